@@ -1,0 +1,1 @@
+"""Programs that measure speed and size, as ratios within one run."""

@@ -1,0 +1,1 @@
+"""The offline side: a trained model and its training set become an index directory of sketches."""

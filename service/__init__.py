@@ -1,0 +1,1 @@
+"""The online side: attribution requests over HTTP against index directories."""

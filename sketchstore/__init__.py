@@ -1,0 +1,1 @@
+"""The index directory: its format, writer, reader, and searches over its sketches."""
