@@ -1,14 +1,14 @@
-"""What the noise does: relative information and fraction of 50 picks, over six noises (method.md section 6b).
+"""What the noise does: relative information and fraction of 50 picks, over six noises.
 
-Expected on Fashion-MNIST (25 %, MLP 512-256, own-label logit, NTK scaling): the approximation tracks exact InfoGain from
-relative noise 1 upward, plain nearest neighbours lag until 1000, and the curve of the InfoGain rules dips at 100.
+Expected on Fashion-MNIST (25 %, MLP 512-256, own-label logit, NTK scaling): the approximation tracks exact InfoGain
+from relative noise 1 upward, nearest neighbours lag until 1000, and the curve of the InfoGain rules dips at 100.
 
     python -m experiments.relative_information --index indexes/fashion-mnist --out results/relative-information
 
 Pool and conditioning set D are the rows of the query's label, because an own-label index has no other comparable rows:
 a departure from the paper, whose D is the whole training set. Every figure is computed twice from the same stored
-sketches, by this project's index and attribution code and by a dense float64 program that shares none of it; the largest
-difference of any two cells is printed and written beside them.
+sketches, by this project's index and attribution code and by a dense float64 program that shares none of it; the
+largest difference of any two cells is printed and written beside them.
 """
 
 import argparse
@@ -217,7 +217,7 @@ def plot(rows: list[dict[str, float]], budget: int, path: Path) -> None:
 
 
 def printed(console: Console, title: str, rows: list[dict[str, float]]) -> None:
-    """Print one table in the layout of method.md section 6b."""
+    """Print one table noise by noise."""
     table = Table(title=title, title_justify="left")
     for heading in (
         "relative noise",

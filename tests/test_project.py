@@ -251,7 +251,7 @@ def test_an_unauthenticated_service_is_published_on_loopback_only(name):
 def test_compose_up_serves_what_its_first_job_builds():
     assert SERVICES["service"]["depends_on"] == {"digits-index": {"condition": "service_completed_successfully"}}
     assert "indexer build digits --out /indexes/digits" in SERVICES["digits-index"]["command"][0]
-    assert SERVICES["service"]["command"] == ["--index", "digits=/indexes/digits"]
+    assert SERVICES["service"]["command"][:2] == ["--index-root", "/indexes"]
     assert "profiles" not in SERVICES["service"]
     assert "profiles" not in SERVICES["digits-index"]
 
