@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -210,7 +211,7 @@ class TangentFeatures:
         rows = num_rows(few)
         while self._layers:
             try:
-                factors = capture(self._layers, lambda: self.values(few, targets), rows)
+                factors = capture(self._layers, partial(self.values, few, targets), rows)
                 break
             except CaptureError as error:
                 self._leave(error.layer, error.reason)
@@ -236,7 +237,7 @@ class TangentFeatures:
             stop = min(start + chunk, rows)
             part, part_targets = take_rows(inputs, start, stop), targets[start:stop]
             try:
-                parts.append(capture(self._layers, lambda p=part, t=part_targets: self.values(p, t), stop - start))
+                parts.append(capture(self._layers, partial(self.values, part, part_targets), stop - start))
             except CaptureError as error:
                 raise JacobianError(f"{error}, unlike in the first batch; exclude it or make the model regular.") from (
                     error
@@ -293,7 +294,7 @@ class TangentFeatures:
         return max(1, min(rows, self._memory_budget_bytes // max(1, row_bytes)))
 
     def _gradients(self, group: Sequence[Parameter], inputs: Batch, targets: Tensor) -> list[Tensor]:
-        """NTK-scaled gradients, one tensor [b, size] per parameter of the group."""
+        # NTK-scaled gradients, one tensor [b, size] per parameter of the group
         if self._vectorised:
             gradients = self._vmap_gradients(group, inputs, targets)
         else:
@@ -319,7 +320,7 @@ class TangentFeatures:
         return [gradients[place.name].reshape(len(targets), -1).float() for place in group]
 
     def _single_gradients(self, group: Sequence[Parameter], example: Batch, target: Tensor) -> dict[str, Tensor]:
-        """Unscaled gradients of one example by plain autograd."""
+        # Unscaled gradients of one example by plain autograd
         held = dict(self._called.model.named_parameters())
         weights = {place.name: held[place.name].detach().clone().requires_grad_() for place in group}
         with torch.enable_grad():
@@ -363,7 +364,7 @@ def _agrees(layer: LinearLayer, factors: Factors, alone: dict[str, Tensor]) -> b
 
 
 def _joined(group: Sequence[Parameter], gradients: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
-    """Merge small neighbours (biases, normalisation), so that a sketch is not called for a few numbers at a time."""
+    # Small neighbours (biases, normalisation) are merged: a sketch is not called for a few numbers at a time.
     waiting: list[Tensor] = []
     first = end = 0
     for place, block in zip(group, gradients, strict=True):
