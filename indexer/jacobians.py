@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from indexer.batches import Batch, map_tensors, num_rows, take_rows
-from indexer.measurement import Measurement, check_targets
+from indexer.measurement import Measurement, MeasurementError, check_targets
 from indexer.outer_products import CaptureError, Factors, LinearLayer, capture, linear_layers, outer_slabs
 from indexer.parameters import Parameter, ParameterList
 
@@ -150,6 +150,7 @@ class TangentFeatures:
 
         Raises:
             JacobianError: If the numbers of rows disagree.
+            MeasurementError: If the model's outputs are not logits, or a label is not one of them.
         """
         rows = num_rows(inputs)
         if labels.shape != (rows,):
@@ -158,8 +159,7 @@ class TangentFeatures:
             return
         targets = self.measurement.targets(view, labels)
         if self._num_outputs is None:
-            logits = self.outputs(take_rows(inputs, 0, 1))
-            self._num_outputs = logits.shape[1] if logits.ndim == 2 else 1
+            self._num_outputs = self._count_outputs(inputs)
         check_targets(self.measurement, targets, self._num_outputs)
         self._probe(inputs, targets)
         if self._layers:
@@ -170,6 +170,15 @@ class TangentFeatures:
             del factors
         for group in self._general_groups():
             yield from self._all_rows(group, inputs, targets) if all_rows else self._in_chunks(group, inputs, targets)
+
+    def _count_outputs(self, inputs: Batch) -> int:
+        logits = self.outputs(take_rows(inputs, 0, 1))
+        if logits.ndim == 2 or self.measurement.name == "custom":
+            return logits.shape[-1]
+        raise MeasurementError(
+            f"{self.measurement.name} needs logits of shape [b, C]; the recipe's outputs give {list(logits.shape)} for "
+            "one example. Define measurement(outputs, label) in the recipe to say which scalar is explained."
+        )
 
     def _probe(self, inputs: Batch, targets: Tensor) -> None:
         """Find out, on two rows, what vmap and the layers allow; each doubt moves a layer to a more general route."""
