@@ -155,23 +155,23 @@ def measure(index: Path, num_queries: int, budget: int, url: str) -> dict[str, A
                 served_nats = [hit["cumulative_nats"] for hit in answer["hits"]]
                 chosen_set = served
                 gram = kernel[np.ix_(chosen_set, chosen_set)] + noise * np.eye(len(chosen_set))
-                gain = -0.5 * math.log1p(
-                    -float(cross[chosen_set] @ np.linalg.solve(gram, cross[chosen_set])) / prior
-                )
+                gain = -0.5 * math.log1p(-float(cross[chosen_set] @ np.linalg.solve(gram, cross[chosen_set])) / prior)
                 figures = [
                     *zip(served_nats, nats, strict=True),
                     (answer["information"]["infogain_nats"], gain),
                     (answer["information"]["available_nats"], available),
                 ]
                 wrong = different_picks(served, picks, scores)
-                cells.append({
-                    "query": int(query_row),
-                    "method": method,
-                    "relative_noise": relative,
-                    "wrong_picks": wrong,
-                    "largest_relative_difference": max(abs(a - b) / abs(b) for a, b in figures),
-                    "exact": answer["search"]["exact"],
-                })
+                cells.append(
+                    {
+                        "query": int(query_row),
+                        "method": method,
+                        "relative_noise": relative,
+                        "wrong_picks": wrong,
+                        "largest_relative_difference": max(abs(a - b) / abs(b) for a, b in figures),
+                        "exact": answer["search"]["exact"],
+                    }
+                )
     return {
         "index": manifest["name"],
         "cells": len(cells),

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from indexer.batches import Batch, map_tensors, num_rows, take_rows
-from indexer.measurement import Measurement, check_targets
+from indexer.measurement import Measurement, MeasurementError, check_targets
 from indexer.outer_products import CaptureError, Factors, LinearLayer, capture, linear_layers, outer_slabs
 from indexer.parameters import Parameter, ParameterList
 
@@ -149,6 +150,7 @@ class TangentFeatures:
 
         Raises:
             JacobianError: If the numbers of rows disagree.
+            MeasurementError: If the model's outputs are not logits, or a label is not one of them.
         """
         rows = num_rows(inputs)
         if labels.shape != (rows,):
@@ -157,8 +159,7 @@ class TangentFeatures:
             return
         targets = self.measurement.targets(view, labels)
         if self._num_outputs is None:
-            logits = self.outputs(take_rows(inputs, 0, 1))
-            self._num_outputs = logits.shape[1] if logits.ndim == 2 else 1
+            self._num_outputs = self._count_outputs(inputs)
         check_targets(self.measurement, targets, self._num_outputs)
         self._probe(inputs, targets)
         if self._layers:
@@ -169,6 +170,15 @@ class TangentFeatures:
             del factors
         for group in self._general_groups():
             yield from self._all_rows(group, inputs, targets) if all_rows else self._in_chunks(group, inputs, targets)
+
+    def _count_outputs(self, inputs: Batch) -> int:
+        logits = self.outputs(take_rows(inputs, 0, 1))
+        if logits.ndim == 2 or self.measurement.name == "custom":
+            return logits.shape[-1]
+        raise MeasurementError(
+            f"{self.measurement.name} needs logits of shape [b, C]; the recipe's outputs give {list(logits.shape)} for "
+            "one example. Define measurement(outputs, label) in the recipe to say which scalar is explained."
+        )
 
     def _probe(self, inputs: Batch, targets: Tensor) -> None:
         """Find out, on two rows, what vmap and the layers allow; each doubt moves a layer to a more general route."""
@@ -210,7 +220,7 @@ class TangentFeatures:
         rows = num_rows(few)
         while self._layers:
             try:
-                factors = capture(self._layers, lambda: self.values(few, targets), rows)
+                factors = capture(self._layers, partial(self.values, few, targets), rows)
                 break
             except CaptureError as error:
                 self._leave(error.layer, error.reason)
@@ -236,7 +246,7 @@ class TangentFeatures:
             stop = min(start + chunk, rows)
             part, part_targets = take_rows(inputs, start, stop), targets[start:stop]
             try:
-                parts.append(capture(self._layers, lambda p=part, t=part_targets: self.values(p, t), stop - start))
+                parts.append(capture(self._layers, partial(self.values, part, part_targets), stop - start))
             except CaptureError as error:
                 raise JacobianError(f"{error}, unlike in the first batch; exclude it or make the model regular.") from (
                     error
@@ -293,7 +303,7 @@ class TangentFeatures:
         return max(1, min(rows, self._memory_budget_bytes // max(1, row_bytes)))
 
     def _gradients(self, group: Sequence[Parameter], inputs: Batch, targets: Tensor) -> list[Tensor]:
-        """NTK-scaled gradients, one tensor [b, size] per parameter of the group."""
+        # NTK-scaled gradients, one tensor [b, size] per parameter of the group
         if self._vectorised:
             gradients = self._vmap_gradients(group, inputs, targets)
         else:
@@ -319,7 +329,7 @@ class TangentFeatures:
         return [gradients[place.name].reshape(len(targets), -1).float() for place in group]
 
     def _single_gradients(self, group: Sequence[Parameter], example: Batch, target: Tensor) -> dict[str, Tensor]:
-        """Unscaled gradients of one example by plain autograd."""
+        # Unscaled gradients of one example by plain autograd
         held = dict(self._called.model.named_parameters())
         weights = {place.name: held[place.name].detach().clone().requires_grad_() for place in group}
         with torch.enable_grad():
@@ -363,7 +373,7 @@ def _agrees(layer: LinearLayer, factors: Factors, alone: dict[str, Tensor]) -> b
 
 
 def _joined(group: Sequence[Parameter], gradients: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
-    """Merge small neighbours (biases, normalisation), so that a sketch is not called for a few numbers at a time."""
+    # Small neighbours (biases, normalisation) are merged: a sketch is not called for a few numbers at a time.
     waiting: list[Tensor] = []
     first = end = 0
     for place, block in zip(group, gradients, strict=True):

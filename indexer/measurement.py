@@ -29,10 +29,14 @@ class Measurement(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name in the manifest."""
+        ...
 
     @property
-    def comparable(self) -> Literal["label", "all"]: ...
+    def comparable(self) -> Literal["label", "all"]:
+        """Which rows of a view have comparable sketches."""
+        ...
 
     def views(self, num_classes: int) -> list[str]:
         """Names of the views an index of this measurement has.

@@ -17,7 +17,7 @@ _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 def ntk_scales(model: nn.Module, gain: float) -> dict[str, float]:
     r"""Scale s of every parameter.
 
-    .. math:: s = \mathrm{gain} / \sqrt{\mathrm{fan\_in}}, \quad \mathrm{fan\_in} = (\mathrm{in}/\mathrm{groups})\,k_h k_w
+    .. math:: s = \mathrm{gain} / \sqrt{\mathrm{fan}}, \quad \mathrm{fan} = (\mathrm{in}/\mathrm{groups})\,k_h k_w
 
     for weights of linear and convolution layers, and s = 1 for biases, normalisation, embeddings and everything else.
     A weight shared by several layers counts as the first one's, in the order of ``named_parameters``.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from indexer.sketches.base import Sketch
+from indexer.sketches.gaussian import GaussianSketch
 from indexer.sketches.identity import IdentitySketch
 from indexer.sketches.rademacher import RademacherSketch
+from indexer.sketches.sjlt import SjltSketch
 from indexer.sketches.spec import FAMILIES, Family, SketchSpec, SketchSpecError, sketch_spec
 
 __all__ = ["FAMILIES", "Family", "Sketch", "SketchSpec", "SketchSpecError", "make_sketch", "sketch_spec"]
@@ -23,4 +25,5 @@ def make_sketch(spec: SketchSpec, num_parameters: int, num_threads: int | None =
     """
     if spec.family == "identity":
         return IdentitySketch(spec, num_parameters)
-    return RademacherSketch(spec, num_parameters, num_threads)
+    family = {"rademacher": RademacherSketch, "gaussian": GaussianSketch, "sjlt": SjltSketch}[spec.family]
+    return family(spec, num_parameters, num_threads)

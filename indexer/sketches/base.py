@@ -1,10 +1,11 @@
 """What every sketch family does: take slabs of tangent features and add what R makes of them.
 
-A gradient never has to exist whole: the sketch of a row is the sum over slabs of parameters, R g = Σ R[:, slab] g[slab].
+A gradient never has to exist whole: a row's sketch is the sum over slabs of parameters, R g = Σ R[:, slab] g[slab].
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -87,4 +88,4 @@ def tiles(num_parameters: int, largest: int) -> list[tuple[int, int]]:
     """
     count = -(-num_parameters // largest)
     edges = [num_parameters * i // count for i in range(count + 1)] if count else [0]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))

@@ -5,6 +5,7 @@ At a thousand rows the product outweighs the generator by fifty to one; a few ro
 
 from __future__ import annotations
 
+import math
 import threading
 from abc import ABC, abstractmethod
 
@@ -61,7 +62,7 @@ class DenseSketch(ABC):
     @property
     def scale(self) -> float:
         """1/√d, which makes E[RᵀR] = I."""
-        return float(self.spec.dim) ** -0.5
+        return 1.0 / math.sqrt(self.spec.dim)
 
     def add(self, gradients: Tensor, offset: int, out: Tensor) -> None:
         """Add what R makes of a slab, tile by tile; see `Sketch.add`.

@@ -7,13 +7,15 @@ the GIL and start no threads of their own; `threads.py` splits their ranges. doc
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from indexer.sketches.philox import KEY_STEP_0, KEY_STEP_1, MULTIPLIER_0, MULTIPLIER_1, ROUNDS
 
+Array = npt.NDArray[Any]
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 ONE_BITS = 0x3F800000
@@ -35,20 +37,18 @@ def compiled(kernel: Kernel) -> Kernel:
         The compiled function.
     """
     try:
-        function: Kernel = njit(nogil=True, cache=True)(kernel)
+        return cast(Kernel, njit(nogil=True, cache=True)(kernel))
     except RuntimeError:  # numba finds no folder for its cache (read-only installation without a home): compile anew
-        function = njit(nogil=True)(kernel)
-    return function
+        return cast(Kernel, njit(nogil=True)(kernel))
 
 
 def _inlined(kernel: Kernel) -> Kernel:
-    function: Kernel = njit(inline="always")(kernel)
-    return function
+    return cast(Kernel, njit(inline="always")(kernel))
 
 
 @_inlined
-def _philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
-    """Philox4x32-10 on numpy.uint32 scalars; the readable form is `philox.words`."""
+def _philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> tuple[Any, Any, Any, Any]:
+    # Philox4x32-10 on numpy.uint32 scalars; the readable form is `philox.words`.
     for _ in range(ROUNDS):
         a = _M0 * np.uint64(c0)
         b = _M1 * np.uint64(c2)
@@ -59,8 +59,8 @@ def _philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
 
 
 @_inlined
-def _fill_words(words, calls, parameter, first_call, family, k0, k1):  # type: ignore[no-untyped-def]
-    """Words of `calls` consecutive calls of one parameter; `calls` [4, n] is scratch, so that the loop vectorises."""
+def _fill_words(words: Array, calls: Array, parameter: Any, first_call: int, family: int, k0: Any, k1: Any) -> None:
+    """Words of consecutive calls of one parameter; `calls` [4, n] is scratch, so that the loop vectorises."""
     n = calls.shape[1]
     low = np.uint32(parameter)
     high = np.uint32(parameter >> _32)
@@ -74,7 +74,7 @@ def _fill_words(words, calls, parameter, first_call, family, k0, k1):  # type: i
 
 
 @compiled
-def fill_signs(out, first_parameter, family, k0, k1):  # type: ignore[no-untyped-def]
+def fill_signs(out: Array, first_parameter: Any, family: int, k0: Any, k1: Any) -> None:
     """Signs of parameters first_parameter, … as the bits of float32 ±1, out uint32 [p, d]."""
     p, d = out.shape
     n = (d + 127) // 128
@@ -93,8 +93,10 @@ def fill_signs(out, first_parameter, family, k0, k1):  # type: ignore[no-untyped
 
 
 @compiled
-def add_signed(gradients, first_parameter, out, first_call, family, k0, k1):  # type: ignore[no-untyped-def]
-    """out [b, m] += gradients [b, p] times the signs of positions 128·first_call, …, without a block of signs.
+def add_signed(
+    gradients: Array, first_parameter: Any, out: Array, first_call: int, family: int, k0: Any, k1: Any
+) -> None:
+    """Add: out [b, m] += gradients [b, p] times the signs of positions 128·first_call, …, without a block of signs.
 
     Four parameters at a time: one pass over `out` (a few kB, in the first cache) serves four signs.
     """
@@ -128,7 +130,7 @@ def add_signed(gradients, first_parameter, out, first_call, family, k0, k1):  # 
 
 
 @compiled
-def fill_from_table(out, first_parameter, family, k0, k1, table):  # type: ignore[no-untyped-def]
+def fill_from_table(out: Array, first_parameter: Any, family: int, k0: Any, k1: Any, table: Array) -> None:
     """Entries of parameters first_parameter, … looked up by 16-bit halves, out float32 [p, d], table float32 [2¹⁶]."""
     p, d = out.shape
     n = (d + 7) // 8
@@ -146,7 +148,9 @@ def fill_from_table(out, first_parameter, family, k0, k1, table):  # type: ignor
 
 
 @compiled
-def fill_buckets(positions, signs, first_parameter, family, k0, k1, width):  # type: ignore[no-untyped-def]
+def fill_buckets(
+    positions: Array, signs: Array, first_parameter: Any, family: int, k0: Any, k1: Any, width: int
+) -> None:
     """Position and sign of each copy of parameters first_parameter, …: int32 and float32 [p, s]; width is d / s."""
     p, s = positions.shape
     n = (s + 1) // 2
@@ -161,8 +165,8 @@ def fill_buckets(positions, signs, first_parameter, family, k0, k1, width):  # t
 
 
 @compiled
-def scatter(gradients, positions, signs, out):  # type: ignore[no-untyped-def]
-    """out [b, d] += each gradient [b, p] at its signed positions; one row at a time, so that it stays in cache."""
+def scatter(gradients: Array, positions: Array, signs: Array, out: Array) -> None:
+    """Add: out [b, d] += each gradient [b, p] at its signed positions; one row at a time, so that it stays in cache."""
     b, p = gradients.shape
     s = positions.shape[1]
     for r in range(b):

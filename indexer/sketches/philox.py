@@ -52,7 +52,7 @@ def words(counter: tuple[Tensor, Tensor, Tensor, Tensor], key_words: tuple[int, 
     Returns:
         The four output words in the last dimension, int64 values in [0, 2³²).
     """
-    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
+    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)  # type: ignore[no-untyped-call]
     k0, k1 = key_words
     for _ in range(ROUNDS):
         a, b = c0 * MULTIPLIER_0, c2 * MULTIPLIER_1
