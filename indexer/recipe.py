@@ -187,9 +187,7 @@ class BuiltinRecipe(Recipe):
     option_defaults: ClassVar[Mapping[str, OptionValue]] = {}
     builtin = True
 
-    def __init__(
-        self, *, data_dir: str | Path | None = None, options: Mapping[str, OptionValue] | None = None
-    ) -> None:
+    def __init__(self, *, data_dir: str | Path | None = None, options: Mapping[str, OptionValue] | None = None) -> None:
         given = dict(options or {})
         unknown = sorted(set(given) - set(self.option_defaults))
         if unknown:
