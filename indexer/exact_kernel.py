@@ -85,4 +85,5 @@ def kernel_features(kernel: Tensor) -> Tensor:
         float64 [n, n], row i for row i of the kernel.
     """
     eigenvalues, eigenvectors = torch.linalg.eigh(kernel)
-    return eigenvectors * eigenvalues.clamp_min(0.0).sqrt()
+    features: Tensor = eigenvectors * eigenvalues.clamp_min(0.0).sqrt()
+    return features

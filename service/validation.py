@@ -73,7 +73,9 @@ def pointer_to(location: Sequence[str | int], body: Any, *, absent: bool) -> str
         if tagged and isinstance(here, Mapping) and here.get("type") == part:
             tagged = False
             continue
-        if (isinstance(here, Mapping) and part in here) or (isinstance(here, list) and isinstance(part, int) and part < len(here)):
+        if (isinstance(here, Mapping) and part in here) or (
+            isinstance(here, list) and isinstance(part, int) and part < len(here)
+        ):
             here = here[part]
         elif not (absent and position == len(location) - 1):
             continue
