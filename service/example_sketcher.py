@@ -1,7 +1,9 @@
-"""Turns an example sent by a client into a query: parsed by the recipe, sketched by the featuriser that sketched the
-training set, with the weights that lie in the index. Nothing is trained and nothing is cached.
+"""Turns an example sent by a client into a query by the very featuriser that sketched the training set.
+
+The recipe parses it, the model has the weights that lie in the index. Nothing is trained and nothing is cached.
 """
 
+import base64
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,12 +28,14 @@ class SketchedExample:
         view: The view it is comparable with.
         label: The class whose measurement was sketched; None where the measurement has none.
         predicted_label: The model's prediction; None where it predicts no class.
+        seconds: What sketching cost.
     """
 
     sketch: Tensor
     view: str
     label: int | None
     predicted_label: int | None
+    seconds: float
 
 
 class ExampleSketcher:
@@ -87,8 +91,8 @@ class ExampleSketcher:
             raise InvalidExampleError(
                 f"the model has no finite gradient at this example: {error}", pointer=f"{pointer}/content"
             ) from error
-        self.last_seconds = time.perf_counter() - begun
-        return SketchedExample(sketched[0].double(), view, label, predicted)
+        seconds = self.last_seconds = time.perf_counter() - begun
+        return SketchedExample(sketched[0].double(), view, label, predicted, seconds)
 
     def warm_up(self) -> None:
         """Sketch one stored example, where its preview is content the recipe reads.
@@ -98,8 +102,6 @@ class ExampleSketcher:
         preview = self._index.examples.preview(0)
         if preview is None or preview[0] != "image/png":
             return
-        import base64
-
         content = {"image": base64.b64encode(preview[1]).decode()}
         for _ in range(2):
             self.sketch(content, "predicted", "/query")

@@ -238,11 +238,12 @@ class ServedIndex:
                 pointer=f"{pointer}/type",
                 allowed=["row", "train_id", "sketch"],
             )
-        sketched, seconds = self.sketcher.sketch(query.content, "predicted" if label is None else label, pointer)
-        return sketched, {SKETCH_TIMING: seconds * 1000}
+        sketched = self.sketcher.sketch(query.content, "predicted" if label is None else label, pointer)
+        resolved = QuerySketch(sketched.sketch, sketched.view, sketched.label, sketched.predicted_label)
+        return resolved, {SKETCH_TIMING: sketched.seconds * 1000}
 
     def _named(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Put the name the index is served by in place of the one in its manifest."""
+        """Return facts with the name the index is served by in place of the one in its manifest."""
         return {**facts, "index": {"name": self.name, "revision": self.index.revision}}
 
     def _facts(self, attribution: Attribution, timings: dict[str, float]) -> dict[str, Any]:

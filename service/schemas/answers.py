@@ -59,9 +59,9 @@ class Information(Response):
 class SearchFacts(Response):
     """How the index was searched, and whether the answer is exact."""
 
-    engine: str
-    factory: str
-    strategy: str
+    engine: str = Field(description="faiss or brute_force; none where the method asks no index.")
+    factory: str | None
+    strategy: str | None
     exact: bool = Field(description="Whether the picks equal those of a float64 scan of all stored rows.")
     index_queries: int
     rows_scored: int
