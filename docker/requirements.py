@@ -1,4 +1,4 @@
-"""Print the dependencies that pyproject.toml states for one extra, so an image layer can hold them without the sources."""
+"""Print the dependencies that pyproject.toml states for one extra: an image layer holds them without the sources."""
 
 import sys
 import tomllib

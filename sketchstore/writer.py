@@ -301,6 +301,18 @@ class IndexWriter:
             write_file(self._content / column_file(name), header + array.tobytes())
             self._finished(column_file(name))
 
+    def column(self, name: str) -> Array:
+        """A column as far as it is written, here or before the build was resumed.
+
+        Args:
+            name: The column.
+
+        Returns:
+            All rows, memory-mapped; rows of blocks that are still pending hold no values yet.
+        """
+        values: Array = np.load(self._content / column_file(name), mmap_mode="r", allow_pickle=False)
+        return values
+
     def write_examples(self, rows: Iterable[ExampleRow]) -> None:
         """Store ids, labels, metadata and previews of the training set.
 

@@ -1,0 +1,182 @@
+"""The acquired set: its posterior in factored form, grown by one sketch per step, and the exact nats of an ordered set.
+
+The rows [Φ_A, σI] are kept as an orthonormal basis (modified Gram–Schmidt, orthogonalised twice where digits would be
+lost), so that variances come as sums of squares: positive by construction, and accurate at noise variances where the
+Gram matrix K + σ²I has no digits left. By Woodbury Λ_A⁻¹ = I − WᵀW, with W the first d columns of that basis.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attribution.checks import check_noise_variance, check_query, check_sketches
+from attribution.errors import ShapeError
+from attribution.exact_sums import inner_product, inner_products, weighted_sum
+from attribution.information import info_gain_nats
+from attribution.steps import Step
+
+
+@dataclass(frozen=True)
+class Added:
+    """What adding one example to the acquired set did.
+
+    Attributes:
+        covariances: c(x_q, a | A) before, shape [q], measurement².
+        noisy_variance: σ² + v(a | A) before, measurement².
+        direction: Λ_A⁻¹ φ_a / √(σ² + v(a | A)), shape [d]: its product with φ_n is c(n, a | A) in units of the square
+            root of ``noisy_variance``.
+        coefficients: covariances / √noisy_variance, shape [q]; their squares are the reductions of variance.
+    """
+
+    covariances: Float[Tensor, " q"]
+    noisy_variance: float
+    direction: Float[Tensor, " d"]
+    coefficients: Float[Tensor, " q"]
+
+
+class AcquiredSet:
+    """The posterior of one or more queries given the examples acquired so far.
+
+    Args:
+        queries: Sketches of the queries, shape [q, d].
+        noise_variance: σ² > 0, in squared units of the measurement.
+        capacity: How many examples may be added.
+
+    Attributes:
+        prior_variances: v(x_q | ∅), shape [q].
+        residuals: r_q = Λ_A⁻¹ φ_q (Eq. 15), shape [q, d]; r_q · φ_n = c(x_q, n | A).
+        variances: v(x_q | A), shape [q], as sums of squares.
+        reductions: v(x_q | ∅) − v(x_q | A), shape [q], as sums of squares.
+        size: t, how many examples were added.
+
+    Raises:
+        ShapeError: If ``queries`` is not a matrix.
+    """
+
+    def __init__(self, queries: Float[Tensor, "q d"], noise_variance: float, capacity: int) -> None:
+        check_noise_variance(noise_variance)
+        if queries.ndim != 2:
+            raise ShapeError(f"queries must have shape [q, d], got {list(queries.shape)}.")
+        for query in queries:
+            check_query(query)
+        self.noise_variance = noise_variance
+        self.residuals = queries.double().clone()
+        self.prior_variances = torch.stack([inner_products(q.unsqueeze(0), q)[0] for q in self.residuals])
+        self.variances = self.prior_variances.clone()
+        self.reductions = torch.zeros_like(self.prior_variances)
+        self.size = 0
+        self._basis = torch.zeros(capacity, queries.shape[1], dtype=torch.float64)
+        self._tails = torch.zeros(capacity, capacity, dtype=torch.float64)
+        self._query_tails = torch.zeros(queries.shape[0], capacity, dtype=torch.float64)
+
+    @property
+    def basis(self) -> Float[Tensor, "t d"]:
+        """W, with Λ_A⁻¹ = I − WᵀW."""
+        return self._basis[: self.size]
+
+    def covariances(self, sketches: Float[Tensor, "m d"]) -> Float[Tensor, "m q"]:
+        """Compute c(x_q, n | A) for some examples, each by sums of its own (Eq. 12).
+
+        Args:
+            sketches: Their sketches, shape [m, d], float64.
+
+        Returns:
+            Covariances with each query, shape [m, q].
+        """
+        return torch.stack([inner_products(sketches, residual) for residual in self.residuals], dim=1)
+
+    def add(self, sketch: Float[Tensor, " d"]) -> Added:
+        r"""Condition on one more example, a.
+
+        .. math:: r_q \leftarrow r_q - \Lambda_A^{-1} \phi_a \frac{c(x_q, a \mid A)}{\sigma^2 + v(a \mid A)}
+
+        Args:
+            sketch: φ_a, shape [d], float64.
+
+        Returns:
+            The covariances and variance that this step is made of.
+        """
+        t = self.size
+        basis, tails = self._basis[:t], self._tails[:t, : t + 1]
+        covariances = self.covariances(sketch.unsqueeze(0))[0]
+        head = sketch
+        tail = torch.zeros(t + 1, dtype=torch.float64)
+        tail[t] = math.sqrt(self.noise_variance)
+        before = inner_product(sketch, sketch) + self.noise_variance
+        squared = before
+        # What is left after the first pass has lost digits if it is much shorter than what it came from: then the
+        # components along the basis that rounding left are removed as well ("twice is enough", Parlett 1998).
+        for _ in range(2 if t else 0):
+            along = inner_products(basis, head) + inner_products(tails, tail)
+            head = head - weighted_sum(basis, along)
+            tail = tail - weighted_sum(tails, along)
+            squared = inner_product(head, head) + inner_product(tail, tail)
+            if squared > 0.1 * before:
+                break
+        length = math.sqrt(squared)
+        direction, tail = head / length, tail / length
+        coefficients = covariances / length
+        self._basis[t] = direction
+        self._tails[t, : t + 1] = tail
+        for q in range(self.residuals.shape[0]):
+            self.residuals[q] -= direction * coefficients[q]
+            self._query_tails[q, : t + 1] -= tail * coefficients[q]
+            self.variances[q] = inner_product(self.residuals[q], self.residuals[q]) + inner_product(
+                self._query_tails[q, : t + 1], self._query_tails[q, : t + 1]
+            )
+        self.reductions += coefficients**2
+        self.size = t + 1
+        return Added(covariances, squared, direction, coefficients)
+
+
+def gain_step(acquired: AcquiredSet, added: Added, variance_before: float, *, position: int, score: float) -> Step:
+    """Describe the latest addition for the first query, with its exact InfoGain in nats.
+
+    Args:
+        acquired: The set after the addition.
+        added: What the addition did.
+        variance_before: v(x_* | A) before it.
+        position: Which candidate was added.
+        score: What the rule maximised.
+
+    Returns:
+        The step.
+    """
+    reduction = float(added.coefficients[0]) ** 2
+    variance = float(acquired.variances[0])
+    return Step(
+        rank=acquired.size,
+        position=position,
+        score=score,
+        covariance=float(added.covariances[0]),
+        query_variance=variance,
+        step_nats=info_gain_nats(variance_before, reduction, variance),
+        cumulative_nats=info_gain_nats(
+            float(acquired.prior_variances[0]), float(acquired.reductions[0]), variance
+        ),
+    )
+
+
+def acquire(query: Float[Tensor, " d"], sketches: Float[Tensor, "t d"], noise_variance: float) -> Iterator[Step]:
+    """Compute the exact InfoGain of an ordered set, member by member (Eq. 6): for picks that another rule made.
+
+    Args:
+        query: Sketch of the query, shape [d].
+        sketches: Sketches of the picks in order, shape [t, d]; t may be 0.
+        noise_variance: σ² > 0, in squared units of the measurement.
+
+    Yields:
+        One step per row, ``position`` being its place in ``sketches`` and ``score`` the gain rule's value (Eq. 8).
+    """
+    check_query(query)
+    check_sketches(sketches, query.shape[0], "sketches")
+    acquired = AcquiredSet(query.unsqueeze(0), noise_variance, sketches.shape[0])
+    for position in range(sketches.shape[0]):
+        variance_before = float(acquired.variances[0])
+        added = acquired.add(sketches[position].double())
+        score = float(added.covariances[0]) ** 2 / added.noisy_variance
+        yield gain_step(acquired, added, variance_before, position=position, score=score)

@@ -1,0 +1,91 @@
+"""Approximate InfoGain for one query (Eq. 15): the greedy loop over a vector database, literal or certified.
+
+Both strategies pick the row whose float64 inner product with the residual is largest, ties to the lowest row; they
+differ in how often they ask the index. ``literal`` asks at every step, as the paper does; ``certified`` asks once and
+asks again only when its bounds (method.md section 6) no longer prove the pick.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attribution.acquired import AcquiredSet, gain_step
+from attribution.certified import CertifiedPicker
+from attribution.checks import check_budget, check_option, check_query
+from attribution.literal import LiteralPicker
+from attribution.search import Search
+from attribution.steps import Step
+
+STRATEGIES = ("certified", "literal")
+
+
+def select_infogain_approx(
+    query: Float[Tensor, " d"],
+    search: Search,
+    sketches: Callable[[Int[Tensor, " m"]], Float[Tensor, "m d"]],
+    noise_variance: float,
+    *,
+    budget: int,
+    rows_allowed: Int[Tensor, " a"] | None,
+    num_allowed: int,
+    largest_norm: float,
+    strategy: str = "certified",
+    squared_norms: Float[Tensor, " n"] | None = None,
+    float32_sketches: Callable[[Int[Tensor, " m"]], Float[Tensor, "m d"]] | None = None,
+    max_results: int = 2048,
+) -> Iterator[Step]:
+    r"""Select the examples whose posterior covariance with the query is largest, one at a time (Eq. 15).
+
+    .. math:: a = \arg\max_n (\phi_n \cdot r_A)^2, \quad
+        r_A = \phi_* - \Phi_A^\top (\Phi_A \Phi_A^\top + \sigma^2 I)^{-1} \Phi_A \phi_*
+
+    The score is the numerator of the linear-response reduction (Eq. 14) and overstates it by 1 + v(n | A)/σ²: it ranks,
+    and the nats of every step are the exact InfoGain of what was picked (Eq. 6). A good choice when relative noise is 1
+    or more, where it picks nearly what exact InfoGain picks, without a pass over the pool per step.
+
+    Args:
+        query: Sketch of the query, shape [d].
+        search: The vector database. Only an exact one certifies; over another, steps carry ``exact=False``.
+        sketches: Reads exact stored sketches of some rows, float64, shape [m, d].
+        noise_variance: σ² > 0, in squared units of the measurement.
+        budget: How many examples to select, from 1 to ``num_allowed``.
+        rows_allowed: Rows that may be picked, sorted, int64; None for all rows of the search.
+        num_allowed: How many rows that is.
+        largest_norm: max ‖φ‖ over the allowed rows, measurement.
+        strategy: ``"certified"`` or ``"literal"``. The picks are the same.
+        squared_norms: ‖φ‖² by row, float64, shape [n]; makes the certified bounds tighter.
+        float32_sketches: Reads the same sketches as float32, for products that only nominate; spares a conversion
+            when they are stored in float32 or less.
+        max_results: Longest list asked of the index. A pool within it needs one search for the whole selection.
+
+    Yields:
+        One step per pick, with the search's counters so far. It ends early when the best score is exactly 0.
+    """
+    check_query(query)
+    check_budget(budget, num_allowed)
+    check_option(strategy, STRATEGIES, "strategy")
+    acquired = AcquiredSet(query.unsqueeze(0), noise_variance, budget)
+    picker: CertifiedPicker | LiteralPicker
+    if strategy == "literal":
+        picker = LiteralPicker(search, sketches, rows_allowed, num_allowed, largest_norm)
+    else:
+        picker = CertifiedPicker(
+            search,
+            sketches,
+            float32_sketches,
+            rows_allowed,
+            num_allowed,
+            largest_norm,
+            squared_norms,
+            max_results=max_results,
+        )
+    for _ in range(budget):
+        pick = picker.best(acquired.residuals[0])
+        if pick is None:
+            return
+        variance_before = float(acquired.variances[0])
+        added = acquired.add(pick.sketch)
+        step = gain_step(acquired, added, variance_before, position=pick.row, score=pick.covariance**2)
+        yield replace(step, index_queries=picker.index_queries, rows_scored=picker.rows_scored, exact=search.exact)

@@ -1,0 +1,120 @@
+"""What every answer is compared with: the formulas of method.md in float64, dense, solved anew at every step.
+
+As plain as possible and independent of ``attribution``: no updates, no factor kept, no clever form. Slow on purpose.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def covariance(left: Tensor, right: Tensor, acquired: Tensor, noise_variance: float) -> Tensor:
+    """Eq. 9 by an explicit solve."""
+    left, right, acquired = left.double(), right.double(), acquired.double()
+    noisy = acquired @ acquired.T + noise_variance * torch.eye(acquired.shape[0], dtype=torch.float64)
+    return left @ right.T - left @ acquired.T @ torch.linalg.solve(noisy, acquired @ right.T)
+
+
+def variance(points: Tensor, acquired: Tensor, noise_variance: float) -> Tensor:
+    """Eq. 10."""
+    return covariance(points, points, acquired, noise_variance).diagonal()
+
+
+def query_variance(query: Tensor, acquired: Tensor, noise_variance: float) -> float:
+    """v(x_* | A) for one query."""
+    return float(variance(query.unsqueeze(0), acquired, noise_variance)[0])
+
+
+def residual(query: Tensor, acquired: Tensor, noise_variance: float) -> Tensor:
+    """Eq. 15, first form: the precision (Eq. 13) solved against the query."""
+    acquired = acquired.double()
+    precision = torch.eye(query.shape[0], dtype=torch.float64) + acquired.T @ acquired / noise_variance
+    return torch.linalg.solve(precision, query.double())
+
+
+def info_gain(query: Tensor, acquired: Tensor, noise_variance: float) -> float:
+    """Eq. 6, through log1p of the explained share so that it stays an oracle at large noise."""
+    query, acquired = query.double(), acquired.double()
+    noisy = acquired @ acquired.T + noise_variance * torch.eye(acquired.shape[0], dtype=torch.float64)
+    cross = acquired @ query
+    explained = float(cross @ torch.linalg.solve(noisy, cross))
+    return -0.5 * math.log1p(-explained / float(query @ query))
+
+
+def info_loss(query: Tensor, everything: Tensor, removed: list[int], noise_variance: float) -> float:
+    """Eq. 4: the ratio of two variances, each solved for."""
+    kept = [i for i in range(everything.shape[0]) if i not in set(removed)]
+    before = query_variance(query, everything, noise_variance)
+    return 0.5 * math.log(query_variance(query, everything[kept], noise_variance) / before)
+
+
+def greedy_infogain(query: Tensor, candidates: Tensor, noise_variance: float, budget: int) -> list[int]:
+    """Eq. 8, every candidate's covariance and variance solved for at every step; ties to the lowest row."""
+    picks: list[int] = []
+    for _ in range(budget):
+        acquired = candidates[picks]
+        cov = covariance(query.unsqueeze(0), candidates, acquired, noise_variance)[0]
+        values = cov**2 / (noise_variance + variance(candidates, acquired, noise_variance))
+        picks.append(_best(values, picks))
+    return picks
+
+
+def greedy_infoloss(query: Tensor, everything: Tensor, noise_variance: float, budget: int) -> list[int]:
+    """Eq. 62 with the state T = D∖A, every covariance solved for at every step."""
+    picks: list[int] = []
+    for _ in range(budget):
+        kept = everything[[i for i in range(everything.shape[0]) if i not in picks]]
+        cov = covariance(query.unsqueeze(0), everything, kept, noise_variance)[0]
+        values = cov**2 / (noise_variance - variance(everything, kept, noise_variance))
+        picks.append(_best(values, picks))
+    return picks
+
+
+def greedy_approx(query: Tensor, candidates: Tensor, noise_variance: float, budget: int) -> list[int]:
+    """Eq. 15: largest squared product with the residual."""
+    picks: list[int] = []
+    for _ in range(budget):
+        r = residual(query, candidates[picks], noise_variance)
+        picks.append(_best((candidates.double() @ r) ** 2, picks))
+    return picks
+
+
+def greedy_many(
+    queries: Tensor,
+    candidates: Tensor,
+    noise_variance: float,
+    budget: int,
+    *,
+    rule: str,
+    inverse_variance: bool = True,
+) -> list[int]:
+    """Eqs. 94 and 95, the InfoLoss sum, and the joint criterion (Eq. 89) as a determinant per candidate."""
+    picks: list[int] = []
+    for _ in range(budget):
+        left = [i for i in range(candidates.shape[0]) if i not in picks]
+        state = candidates[left] if rule == "infoloss" else candidates[picks]
+        cov = covariance(queries, candidates, state, noise_variance)
+        weights = 1 / variance(queries, state, noise_variance) if inverse_variance else torch.ones(queries.shape[0])
+        values = (cov**2 * weights.double().unsqueeze(1)).sum(dim=0)
+        if rule == "infogain":
+            values = values / (noise_variance + variance(candidates, state, noise_variance))
+        elif rule == "infoloss":
+            values = values / (noise_variance - variance(candidates, state, noise_variance))
+        elif rule == "joint":
+            values = torch.tensor(
+                [
+                    -float(torch.logdet(covariance(queries, queries, candidates[[*picks, n]], noise_variance)))
+                    for n in range(candidates.shape[0])
+                ],
+                dtype=torch.float64,
+            )
+        picks.append(_best(values, picks))
+    return picks
+
+
+def _best(values: Tensor, taken: list[int]) -> int:
+    """Lowest row among the largest values."""
+    values = values.clone()
+    values[taken] = -math.inf
+    return int((values == values.max()).nonzero()[0])
