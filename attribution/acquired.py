@@ -155,9 +155,7 @@ def gain_step(acquired: AcquiredSet, added: Added, variance_before: float, *, po
         covariance=float(added.covariances[0]),
         query_variance=variance,
         step_nats=info_gain_nats(variance_before, reduction, variance),
-        cumulative_nats=info_gain_nats(
-            float(acquired.prior_variances[0]), float(acquired.reductions[0]), variance
-        ),
+        cumulative_nats=info_gain_nats(float(acquired.prior_variances[0]), float(acquired.reductions[0]), variance),
     )
 
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from indexer.featurise import Featuriser
 from indexer.jacobians import JacobianError
 from indexer.recipe import UNLABELLED, Recipe, RecipeInputError
 from service.errors import InvalidExampleError
+from sketchstore.errors import IncompatibleSketchError
 from sketchstore.reader import Index
 
 
@@ -38,6 +40,30 @@ class SketchedExample:
     seconds: float
 
 
+def load_model(index: Index, recipe: Recipe) -> nn.Module:
+    """Put the weights that lie in the index into the recipe's architecture; nothing is trained.
+
+    Args:
+        index: The open index, built with its weights.
+        recipe: The recipe.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        IncompatibleSketchError: If the recipe's modules are not those of the weights.
+    """
+    model = recipe.architecture()
+    assert index.weights_path is not None
+    try:
+        model.load_state_dict(load_file(index.weights_path))
+    except RuntimeError as error:
+        raise IncompatibleSketchError(
+            f"the weights in index {index.name!r} do not fit the model of recipe {recipe.name!r}: {error}"
+        ) from error
+    return model.eval()
+
+
 class ExampleSketcher:
     """Sketches examples for one index.
 
@@ -54,7 +80,7 @@ class ExampleSketcher:
         """
         self._index = index
         self._recipe = recipe
-        self._featuriser = Featuriser.from_manifest(index, recipe)
+        self._featuriser = Featuriser.from_manifest(index.manifest, recipe, load_model(index, recipe))
         self.last_seconds: float | None = None
 
     def sketch(
