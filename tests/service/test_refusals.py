@@ -149,7 +149,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], int, str, str | None, Any]] = {
         {"query": ROW, "filter": {"labels": [0, 2]}},
         422,
         "label_mismatch",
-        "/filter/labels",
+        "/filter/labels/0",
         "1",
     ),
     "own-label index asked for a target that was not sketched": (
