@@ -53,7 +53,7 @@ class Information(Response):
     infoloss_nats: float | None
     available_nats: float | None = Field(description="InfoGain of all of D.")
     fraction: float | None = Field(description="infogain_nats / available_nats.")
-    available_reason: str | None = Field(None, description="Why available_nats is null.")
+    available_reason: str | None = Field(default=None, description="Why available_nats is null.")
 
 
 class SearchFacts(Response):
