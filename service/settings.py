@@ -26,7 +26,7 @@ class Settings(BaseSettings):
     )
     recipe: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="The recipe of an index, as NAME=FILE or NAME=BUILTIN; repeatable. Built-in recipes load by themselves.",
+        description="The recipe of an index, as NAME=FILE or NAME=BUILTIN; repeatable. A built-in one needs no flag.",
     )
     data_dir: Path | None = Field(None, description="The folder of data files that recipes read.")
     engine: Literal["faiss", "brute_force"] = Field("faiss", description="What searches the sketches.")
@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="The port to bind; 0 takes a free one and prints it.")
     api_keys_file: Path | None = Field(
         None,
-        description="A file with one API key a line (# starts a comment); requests then need Authorization: Bearer KEY.",
+        description="A file with one API key a line (# starts a comment); requests need Authorization: Bearer KEY.",
     )
     allow_unauthenticated: bool = Field(False, description="Serve beyond loopback without API keys.")
 

@@ -40,9 +40,7 @@ async def attribute(
     summary="Several attributions, answered one by one",
     openapi_extra=batch_examples(),
 )
-async def attribute_batch(
-    index: IndexName, batch: BatchRequest, request: Request, service: Service
-) -> BatchResponse:
+async def attribute_batch(index: IndexName, batch: BatchRequest, request: Request, service: Service) -> BatchResponse:
     """Each request gets its own status and body, an answer or a problem; a bad one does not spoil the others."""
     service.engine.served(index)
     service.check_length("requests", len(batch.requests), "max_batch")

@@ -43,7 +43,7 @@ class LabelFacts(Response):
 class ViewFacts(Response):
     """One view: the sketches of one measurement."""
 
-    comparable: str = Field(description="\"all\": every row is comparable; \"label\": rows of one label are.")
+    comparable: str = Field(description='"all": every row is comparable; "label": rows of one label are.')
     mean_squared_norm: float = Field(description="The unit of relative noise where all rows are comparable.")
     mean_squared_norm_by_label: dict[str, float]
 
@@ -96,7 +96,9 @@ class IndexCard(Response):
     query_sketch_seconds: float | None = Field(
         description="What one query by example costs to sketch, measured here; null without a recipe."
     )
-    distortion: Any = Field(description="How far the sketched kernel and its nats are from the exact ones, as measured.")
+    distortion: Any = Field(
+        description="How far the sketched kernel and its nats are from the exact ones, as measured."
+    )
     warnings: list[str]
 
 

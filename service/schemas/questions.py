@@ -79,8 +79,10 @@ class CandidateFilter(Request):
     labels: list[Label] | None = Field(None, min_length=1, description="Only rows with one of these labels.")
     ids: list[Id] | None = Field(None, min_length=1, description="Only these rows.")
     exclude_ids: list[Id] | None = Field(None, description="Rows to leave out of the candidates and of D.")
-    where: dict[Id, Scalar] | None = Field(
-        None, description="Only rows whose metadata equals these values.", examples=[{"source": "web"}]
+    where: dict[Id, Scalar | list[Scalar]] | None = Field(
+        None,
+        description="Only rows whose metadata have these values; a list means any of them.",
+        examples=[{"source": "web"}],
     )
 
 
@@ -90,7 +92,7 @@ class Asked(Request):
     query: Query
     target: Target | None = Field(
         None,
-        description="The explained class; omitted: the predicted one, or the label the query's stored sketch belongs to.",
+        description="The explained class; omitted: the predicted one, or the label the stored sketch belongs to.",
     )
     noise_variance: Positive | None = Field(
         None, description="σ² in squared measurement units. Not together with relative_noise."
@@ -122,7 +124,7 @@ class AttributionRequest(Asked):
     )
     available: Flag | None = Field(
         None,
-        description="Whether to compute what all of D knows: null does where cached matrices make it cheap, true always.",
+        description="Whether to compute what all of D knows; null: where cached matrices make it cheap.",
     )
     min_step_nats: NotNegative | None = Field(None, description="Stop before a step that adds less than this.")
     information_fraction: Annotated[Number, Field(gt=0, le=1)] | None = Field(
