@@ -33,7 +33,8 @@ DEFAULT_ROW = 12
 
 def build(console: Console, directory: Path) -> None:
     """Train the digits model (or take it from the cache) and build its index with the command line."""
-    arguments = ["build", "digits", "--measurement", "margin", "--out", str(directory), "--overwrite"]
+    arguments = ["build", "digits", "--measurement", "margin", "--sketch", "identity", "--overwrite"]
+    arguments += ["--out", str(directory)]
     console.print(f"[bold]$ indexer {shlex.join(arguments)}[/bold]", highlight=False)
     result = subprocess.run([sys.executable, "-m", "indexer.cli", *arguments], check=False)
     if result.returncode != 0:
@@ -81,8 +82,8 @@ def drawn(client: Client, answer: Answer, row: int, milliseconds: float) -> Draw
             for hit in answer.hits
         ),
         sentence=(
-            f"These {len(answer.hits)} examples carry {information.fraction:.0%} of what the {num_rows:,} training "
-            f"examples\nknow about this prediction: {information.infogain_nats:.3f} of {information.available_nats:.3f} nats."
+            f"These {len(answer.hits)} examples carry {information.fraction:.0%} of what the {num_rows:,} "
+            f"training examples\nknow about this prediction: {information.infogain_nats:.3f} of {information.available_nats:.3f} nats."
         ),
         available_nats=information.available_nats,
         footer=(
