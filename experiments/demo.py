@@ -82,7 +82,7 @@ def drawn(client: Client, answer: Answer, row: int, milliseconds: float) -> Draw
             for hit in answer.hits
         ),
         sentence=(
-            f"These {len(answer.hits)} examples carry {information.fraction:.0%} of what the {num_rows:,} training "
+            f"These {len(answer.hits)} examples carry {100 * information.fraction:.0f} % of what the {num_rows:,} training "
             "examples know\n"
             f"about this prediction: {information.infogain_nats:.3f} of {information.available_nats:.3f} nats."
         ),

@@ -32,7 +32,7 @@ def test_demo_prints_and_draws_an_answer_whose_sentence_is_true(tmp_path):
     manifest = json.loads((out / "digits" / "manifest.json").read_text(encoding="utf-8"))
     (view,) = manifest["views"].values()
     assert view["comparable"] == "all"  # else "what the training examples know" would be about one label's rows
-    sentence = re.search(r"These (\d+) examples carry (\d+)% of what the ([\d,]+) training examples", result.stdout)
+    sentence = re.search(r"These (\d+) examples carry (\d+) % of what the ([\d,]+) training examples", result.stdout)
     assert sentence is not None, result.stdout
     assert int(sentence[1]) == len(answer["hits"]) == 10
     assert int(sentence[2]) == round(100 * answer["information"]["fraction"])
