@@ -159,9 +159,6 @@ class FileRecipe(Recipe):
             )
         return dataset
 
-    def _part(self, part: str) -> Callable[..., Any]:
-        return self._parts.get(part) or getattr(super(), part)  # type: ignore[no-any-return]
-
     def collate(self, examples: Sequence[Example]) -> tuple[Any, Tensor]:  # noqa: D102
         if "collate" not in self._parts:
             return super().collate(examples)

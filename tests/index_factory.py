@@ -192,7 +192,7 @@ def make_index(
         path = writer.publish(default_relative_noise=default_relative_noise)
     index = open_index(path)
     if faiss is not None:
-        from sketchstore.faiss_search import write_faiss
+        from sketchstore.faiss_build import write_faiss
 
         for each in index.views.values():
             for label in each.partitions:
