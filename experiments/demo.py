@@ -82,9 +82,9 @@ def drawn(client: Client, answer: Answer, row: int, milliseconds: float) -> Draw
             for hit in answer.hits
         ),
         sentence=(
-            f"These {len(answer.hits)} examples carry {100 * information.fraction:.0f} % of what the {num_rows:,} training "
-            "examples know\n"
-            f"about this prediction: {information.infogain_nats:.3f} of {information.available_nats:.3f} nats."
+            f"These {len(answer.hits)} examples carry {100 * information.fraction:.0f} % of what the {num_rows:,} "
+            "training examples\n"
+            f"know about this prediction: {information.infogain_nats:.3f} of {information.available_nats:.3f} nats."
         ),
         available_nats=information.available_nats,
         footer=(
