@@ -20,6 +20,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -33,7 +35,7 @@ from indexer.parameters import select_parameters
 from indexer.sketches import Sketch, make_sketch, sketch_spec
 
 WIDTHS = (784, 512, 256, 10)
-NUM_PARAMETERS = sum(a * b for a, b in zip(WIDTHS[:-1], WIDTHS[1:], strict=True))
+NUM_PARAMETERS = sum(a * b for a, b in pairwise(WIDTHS))
 
 
 class _Tensors:
@@ -79,15 +81,15 @@ def products(family: str, rows: int, dim: int, rounds: int, slices: int) -> dict
     sketch = make_sketch(sketch_spec(family, dim, NUM_PARAMETERS), NUM_PARAMETERS)
     size = NUM_PARAMETERS // slices
     gradients = torch.randn(rows, size)
+    product, out, one_out = torch.empty(rows, dim), torch.empty(rows, dim), torch.zeros(1, dim)
     plain, sketched, alone = [], [], []
     for turn in range(rounds + 1):
         offset = turn % slices * size
         matrix = sketch.columns(offset, size)
-        product, out = torch.empty(rows, dim), torch.zeros(rows, dim)
-        one, one_out = gradients[:1].contiguous(), torch.zeros(1, dim)
-        plain.append(_seconds(lambda p=product, m=matrix: torch.mm(gradients, m, out=p)))  # type: ignore[misc]
-        sketched.append(_seconds(lambda o=offset, s=out: _sketch_in_slabs(sketch, gradients, o, s)))  # type: ignore[misc]
-        alone.append(_seconds(lambda o=offset, s=one_out: sketch.add(one, o, s)))  # type: ignore[misc]
+        out.zero_()
+        plain.append(_seconds(partial(torch.mm, gradients, matrix, out=product)))
+        sketched.append(_seconds(partial(_sketch_in_slabs, sketch, gradients, offset, out)))
+        alone.append(_seconds(partial(sketch.add, gradients[:1], offset, one_out)))
         error = float((out - product).norm() / product.norm())
         if error > 1e-5:
             raise SystemExit(f"the sketch differs from the plain product by {error:.1e}")
@@ -118,7 +120,7 @@ def featurise(family: str, rows: int, dim: int) -> dict[str, float]:
     """
     torch.manual_seed(0)
     layers: list[nn.Module] = []
-    for width, following in zip(WIDTHS[:-1], WIDTHS[1:], strict=True):
+    for width, following in pairwise(WIDTHS):
         layers += [nn.Linear(width, following, bias=False), nn.ReLU()]
     model = nn.Sequential(*layers[:-1]).eval()
     parameters = select_parameters(model, scales=ntk_scales(model, math.sqrt(2)))

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from attribution.candidates import DenseCandidates
 from attribution.infogain import select_infogain
-from attribution.information import info_gain
 from torch import Tensor
 
+from attribution.candidates import DenseCandidates
+from attribution.information import info_gain
 from indexer.exact_kernel import exact_kernel, kernel_features
 from indexer.featurise import Featuriser
 from indexer.kernel_errors import kernel_errors, random_pairs

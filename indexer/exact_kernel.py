@@ -13,8 +13,8 @@ from torch import Tensor
 
 from indexer.jacobians import Slab
 
-PAIR_BYTES = 64 * 1024**2
-"""Size of the products of pairs that are formed at once."""
+COLUMNS_AT_ONCE = 8192
+"""Coordinates whose products are formed together, so that the float64 copy of a slab stays small."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +56,22 @@ def exact_kernel(slabs: Iterable[Slab], rows: int, pairs: Pairs) -> ExactKernel:
     Returns:
         The products.
     """
-    kernel = torch.zeros(rows, rows, dtype=torch.float64)
-    squared_products = torch.zeros(len(pairs.first), dtype=torch.float64)
+    kernel, squares = torch.zeros(2, rows, rows, dtype=torch.float64)
     squared_mean = torch.zeros((), dtype=torch.float64)
-    width = max(1, PAIR_BYTES // (4 * max(1, len(pairs.first))))
+    # Row i of `partners` sums the rows that i is paired with: Σ_pairs g g′ at a coordinate = Σ_i g_i (partners g)_i.
+    partners = torch.zeros(rows, rows)
+    partners.index_put_((pairs.first, pairs.second), torch.ones(len(pairs.first)), accumulate=True)
+    count = max(1, len(pairs.first))
     for slab in slabs:
-        gradients = slab.gradients.cpu()
-        for start in range(0, gradients.shape[1], width):
-            part = gradients[:, start : start + width]
-            precise = part.double()
+        for gradients in slab.gradients.cpu().split(COLUMNS_AT_ONCE, dim=1):
+            precise = gradients.double()
             kernel += precise @ precise.T
-            if len(pairs.first):
-                products = part[pairs.first] * part[pairs.second]
-                squared_products += products.square().sum(1, dtype=torch.float64)
-                squared_mean += products.mean(0, dtype=torch.float64).square().sum()
-    return ExactKernel(kernel, squared_products, squared_mean)
+            # What theory is made of needs no more than float32.
+            squared = gradients.square()
+            squares += squared @ squared.T
+            products = (gradients * (partners @ gradients)).sum(0)
+            squared_mean += (products / count).double().square().sum()
+    return ExactKernel(kernel, squares[pairs.first, pairs.second], squared_mean)
 
 
 def kernel_features(kernel: Tensor) -> Tensor:
@@ -85,4 +86,5 @@ def kernel_features(kernel: Tensor) -> Tensor:
         float64 [n, n], row i for row i of the kernel.
     """
     eigenvalues, eigenvectors = torch.linalg.eigh(kernel)
-    return eigenvectors * eigenvalues.clamp_min(0.0).sqrt()
+    features: Tensor = eigenvectors * eigenvalues.clamp_min(0.0).sqrt()
+    return features

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -17,9 +17,12 @@ from torch import Tensor, nn
 
 from indexer.batches import Batch, move, num_rows, pad_rows, take_rows
 from indexer.jacobians import MEMORY_BUDGET_BYTES, JacobianError, Slab, TangentFeatures
-from indexer.measurement import Measurement
-from indexer.parameters import ParameterList
-from indexer.sketches import SketchSpec, make_sketch
+from indexer.measurement import Measurement, MeasurementError, make_measurement
+from indexer.parameters import ParameterList, ParameterSelectionError
+from indexer.sketches import SketchSpec, SketchSpecError, make_sketch, sketch_spec
+from indexer.training import state_digest
+from sketchstore.errors import IncompatibleSketchError
+from sketchstore.manifest import Manifest
 
 COMPUTE_ROWS = 1024
 """Rows that go through the model and the sketch together."""
@@ -120,6 +123,64 @@ class Featuriser:
             memory_budget_bytes=memory_budget_bytes,
         )
         self._sketch = make_sketch(spec, parameters.num_parameters, num_threads)
+
+    @classmethod
+    def from_manifest(
+        cls,
+        manifest: Manifest,
+        recipe: RecipeCalls,
+        model: nn.Module,
+        *,
+        device: str | torch.device = "cpu",
+        num_threads: int | None = None,
+        memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+    ) -> Featuriser:
+        """The featuriser that built an index, to sketch queries that compare with its rows.
+
+        Args:
+            manifest: The index's manifest.
+            recipe: The recipe it was built with.
+            model: The recipe's model with the index's weights, in eval mode.
+            device: Where to compute.
+            num_threads: Threads of the sketch's kernels; None takes torch's number.
+            memory_budget_bytes: What gradients and kept activations may take.
+
+        Returns:
+            The featuriser.
+
+        Raises:
+            IncompatibleSketchError: If parameters, weights, measurement or sketch are not those of the index.
+        """
+        entries = [(entry.name, entry.shape, entry.ntk_scale) for entry in manifest.sketch.parameters]
+        sketch = manifest.sketch
+        own = getattr(recipe, "measurement", None) if manifest.measurement.name == "custom" else None
+        classes = [int(view) for view in manifest.views] if manifest.measurement.name == "class_logit" else None
+        try:
+            parameters = ParameterList.of_entries(entries)
+            parameters.check_model(model)
+            measurement = make_measurement(manifest.measurement.name, classes=classes, function=own)
+            options = cast(Mapping[str, int], sketch.options)
+            spec = sketch_spec(sketch.family, sketch.dim, parameters.num_parameters, sketch.seed, options)
+        except (ParameterSelectionError, MeasurementError, SketchSpecError) as error:
+            raise IncompatibleSketchError(f"index {manifest.name!r} does not fit this recipe: {error}") from error
+        weights = state_digest(model.state_dict())
+        if manifest.digests.weights not in (None, weights):
+            raise IncompatibleSketchError(
+                f"index {manifest.name!r} was sketched at weights with digest {manifest.digests.weights}, the model "
+                f"has {weights}; sketches taken at different weights mean nothing to each other. Load the index's "
+                "model.safetensors into the recipe's architecture, or rebuild the index."
+            )
+        return cls(
+            recipe,
+            model,
+            spec,
+            measurement,
+            parameters,
+            device=device,
+            compute_rows=manifest.build.compute_rows,
+            num_threads=num_threads,
+            memory_budget_bytes=memory_budget_bytes,
+        )
 
     @property
     def parameters(self) -> ParameterList:

@@ -47,7 +47,7 @@ def kernel_errors(spec: SketchSpec, exact: ExactKernel, sketches: Tensor, pairs:
     first, second = pairs.first, pairs.second
     kernel, norms = exact.kernel, exact.kernel.diagonal()
     products = kernel[first, second]
-    sketched = (sketches[first] * sketches[second]).sum(1)
+    sketched = (sketches @ sketches.T)[first, second]
     errors = sketched - products
     variance = inner_product_variance(spec, norms[first], norms[second], products, exact.squared_products)
     squared = (

@@ -1,12 +1,11 @@
 """The app factory: settings and an engine become an ASGI app. Nothing happens at import."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from importlib.metadata import version
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 
-from service import documentation, problems
+from service import __version__, documentation, problems
 from service.authentication import ApiKeys
 from service.engine import Engine
 from service.metrics import Metrics
@@ -15,6 +14,33 @@ from service.routes import attributions, examples, indexes, info, operations, sc
 from service.settings import Settings
 from service.state import State
 from service.workplace import Workplace
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def bare_app(lifespan: Lifespan | None = None) -> FastAPI:
+    """Make the app's routes and documentation without anything behind them.
+
+    Args:
+        lifespan: What runs around serving.
+
+    Returns:
+        An app that can describe itself and not yet answer.
+    """
+    app = FastAPI(
+        title=documentation.TITLE,
+        version=__version__,
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for resource in (info, indexes, attributions, scores, sketches, examples, operations):
+        app.include_router(resource.router)
+    problems.install(app)
+    documentation.install(app)
+    return app
 
 
 def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
@@ -39,19 +65,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         yield
         state.ready = False
 
-    app = FastAPI(
-        title=documentation.TITLE,
-        version=version("nattribute"),
-        lifespan=lifespan,
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+    app = bare_app(lifespan)
     app.state.service = state
-    for resource in (info, indexes, attributions, scores, sketches, examples, operations):
-        app.include_router(resource.router)
-    problems.install(app)
-    documentation.install(app)
     app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes, keys=keys, metrics=state.metrics)
     return app

@@ -2,7 +2,6 @@
 
 import inspect
 import socket
-import sys
 from typing import Annotated, Any, get_origin
 
 import typer
@@ -145,4 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

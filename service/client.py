@@ -79,7 +79,7 @@ class Client:
         return call.read(response.status_code, response.content)
 
     def ready(self) -> bool:
-        """Say whether the service takes requests."""
+        """Return whether the service takes requests."""
         return self._make(calls.ready()).status == "ready"
 
     def info(self) -> Info:
@@ -245,7 +245,7 @@ class AsyncClient:
         return call.read(response.status_code, response.content)
 
     async def ready(self) -> bool:
-        """Say whether the service takes requests."""
+        """Return whether the service takes requests."""
         return (await self._make(calls.ready())).status == "ready"
 
     async def info(self) -> Info:

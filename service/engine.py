@@ -15,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from service import __version__
 from service.about import ABOUT
 from service.card import index_card
 from service.errors import UnknownIndexError
@@ -166,7 +167,7 @@ class Engine:
         """
         return Info(
             name="nattribute",
-            version=version("nattribute"),
+            version=__version__,
             indexes=list(self.names),
             methods=list(get_args(Method)),
             strategies=list(get_args(Strategy)),

@@ -1,19 +1,23 @@
-"""Turns an example sent by a client into a query: parsed by the recipe, sketched by the featuriser that sketched the
-training set, with the weights that lie in the index. Nothing is trained and nothing is cached.
+"""Turns an example sent by a client into a query by the very featuriser that sketched the training set.
+
+The recipe parses it, the model has the weights that lie in the index. Nothing is trained and nothing is cached.
 """
 
+import base64
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from indexer.featurise import Featuriser
 from indexer.jacobians import JacobianError
 from indexer.recipe import UNLABELLED, Recipe, RecipeInputError
 from service.errors import InvalidExampleError
+from sketchstore.errors import IncompatibleSketchError
 from sketchstore.reader import Index
 
 
@@ -26,12 +30,38 @@ class SketchedExample:
         view: The view it is comparable with.
         label: The class whose measurement was sketched; None where the measurement has none.
         predicted_label: The model's prediction; None where it predicts no class.
+        seconds: What sketching cost.
     """
 
     sketch: Tensor
     view: str
     label: int | None
     predicted_label: int | None
+    seconds: float
+
+
+def load_model(index: Index, recipe: Recipe) -> nn.Module:
+    """Put the weights that lie in the index into the recipe's architecture; nothing is trained.
+
+    Args:
+        index: The open index, built with its weights.
+        recipe: The recipe.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        IncompatibleSketchError: If the recipe's modules are not those of the weights.
+    """
+    model = recipe.architecture()
+    assert index.weights_path is not None
+    try:
+        model.load_state_dict(load_file(index.weights_path))
+    except RuntimeError as error:
+        raise IncompatibleSketchError(
+            f"the weights in index {index.name!r} do not fit the model of recipe {recipe.name!r}: {error}"
+        ) from error
+    return model.eval()
 
 
 class ExampleSketcher:
@@ -50,7 +80,7 @@ class ExampleSketcher:
         """
         self._index = index
         self._recipe = recipe
-        self._featuriser = Featuriser.from_manifest(index, recipe)
+        self._featuriser = Featuriser.from_manifest(index.manifest, recipe, load_model(index, recipe))
         self.last_seconds: float | None = None
 
     def sketch(
@@ -87,8 +117,8 @@ class ExampleSketcher:
             raise InvalidExampleError(
                 f"the model has no finite gradient at this example: {error}", pointer=f"{pointer}/content"
             ) from error
-        self.last_seconds = time.perf_counter() - begun
-        return SketchedExample(sketched[0].double(), view, label, predicted)
+        seconds = self.last_seconds = time.perf_counter() - begun
+        return SketchedExample(sketched[0].double(), view, label, predicted, seconds)
 
     def warm_up(self) -> None:
         """Sketch one stored example, where its preview is content the recipe reads.
@@ -98,8 +128,6 @@ class ExampleSketcher:
         preview = self._index.examples.preview(0)
         if preview is None or preview[0] != "image/png":
             return
-        import base64
-
         content = {"image": base64.b64encode(preview[1]).decode()}
         for _ in range(2):
             self.sketch(content, "predicted", "/query")

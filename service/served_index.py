@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from indexer.attributor import Attribution, Attributor, CandidateFilter, QuerySketch, Question
 from indexer.attributor.errors import QuestionError
+from indexer.attributor.queries import resolve_query_row, resolve_sketch, resolve_train_id, resolve_train_row
 
 from indexer.recipe import Recipe
 from indexer.recipe_file import load_recipe
@@ -215,16 +216,16 @@ class ServedIndex:
         try:
             match query:
                 case RowQuery(split="query"):
-                    resolved = self._attributor.resolve_query_row(query.row, label)
+                    resolved = resolve_query_row(self.index, query.row, label)
                 case RowQuery():
-                    resolved = self._attributor.resolve_train_row(query.row, label, include_self=query.include_self)
+                    resolved = resolve_train_row(self.index, query.row, label, include_self=query.include_self)
                 case SketchQuery():
                     values = torch.tensor(query.values, dtype=torch.float64)
-                    resolved = self._attributor.resolve_sketch(values, query.label, label)
+                    resolved = resolve_sketch(self.index, values, query.label, label)
                 case ExampleQuery():
                     resolved, timings = self._sketch_example(query, label, pointer)
                 case _:
-                    resolved = self._attributor.resolve_train_id(query.id, label, include_self=query.include_self)
+                    resolved = resolve_train_id(self.index, query.id, label, include_self=query.include_self)
         except QuestionError as error:
             if error.pointer is not None and error.pointer.startswith("/query/"):
                 error.pointer = pointer + error.pointer.removeprefix("/query")
@@ -238,11 +239,12 @@ class ServedIndex:
                 pointer=f"{pointer}/type",
                 allowed=["row", "train_id", "sketch"],
             )
-        sketched, seconds = self.sketcher.sketch(query.content, "predicted" if label is None else label, pointer)
-        return sketched, {SKETCH_TIMING: seconds * 1000}
+        sketched = self.sketcher.sketch(query.content, "predicted" if label is None else label, pointer)
+        resolved = QuerySketch(sketched.sketch, sketched.view, sketched.label, sketched.predicted_label)
+        return resolved, {SKETCH_TIMING: sketched.seconds * 1000}
 
     def _named(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Put the name the index is served by in place of the one in its manifest."""
+        """Return facts with the name the index is served by in place of the one in its manifest."""
         return {**facts, "index": {"name": self.name, "revision": self.index.revision}}
 
     def _facts(self, attribution: Attribution, timings: dict[str, float]) -> dict[str, Any]:

@@ -25,5 +25,8 @@ def make_sketch(spec: SketchSpec, num_parameters: int, num_threads: int | None =
     """
     if spec.family == "identity":
         return IdentitySketch(spec, num_parameters)
-    family = {"rademacher": RademacherSketch, "gaussian": GaussianSketch, "sjlt": SjltSketch}[spec.family]
-    return family(spec, num_parameters, num_threads)
+    if spec.family == "gaussian":
+        return GaussianSketch(spec, num_parameters, num_threads)
+    if spec.family == "sjlt":
+        return SjltSketch(spec, num_parameters, num_threads)
+    return RademacherSketch(spec, num_parameters, num_threads)

@@ -7,8 +7,14 @@ from torch import Tensor, nn
 from indexer.batches import BatchError, map_tensors, num_rows, pad_rows
 from indexer.featurise import Featuriser
 from indexer.jacobians import JacobianError
+from indexer.measurement import MeasurementError, make_measurement
+from indexer.ntk import ntk_scales
 from indexer.parameters import select_parameters
-from indexer.sketches import SketchSpec, make_sketch
+from indexer.sketches import SketchSpec, make_sketch, sketch_spec
+from indexer.training import state_digest
+from sketchstore import manifest
+from sketchstore.errors import IncompatibleSketchError
+from sketchstore.manifest import Manifest
 from tests.indexer.cases import CASES, Case, PairsRecipe, naive_tangent_features
 
 ROUNDING = 2e-5
@@ -148,3 +154,70 @@ def test_batches_are_trees_of_tensors_with_one_row_each() -> None:
         num_rows(torch.zeros(()))
     with pytest.raises(BatchError, match="gave a str"):
         map_tensors(lambda tensor: tensor, {"text": "hello"})
+
+
+def manifest_of(featuriser: Featuriser, model: nn.Module, views=("own",)) -> Manifest:
+    """The parts of a manifest that say how to sketch a query."""
+    parameters = featuriser.parameters
+    return Manifest.model_construct(
+        name="small",
+        sketch=manifest.Sketch(
+            num_parameters=parameters.num_parameters,
+            parameters=parameters.as_manifest(),
+            **featuriser.spec.as_manifest(),
+        ),
+        measurement=manifest.Measurement(name=featuriser.measurement.name),
+        views=dict.fromkeys(views),
+        build=manifest.Build(block_rows=4, shard_rows=4, compute_rows=3),
+        digests=manifest.SourceDigests(weights=state_digest(model.state_dict())),
+    )
+
+
+@pytest.mark.parametrize("family", ["rademacher", "gaussian", "sjlt", "identity"])
+def test_a_featuriser_from_the_manifest_gives_the_rows_of_the_index(family: str) -> None:
+    case = CASES["convolution"]
+    model, inputs, labels = case.build()
+    parameters = select_parameters(model, scales=ntk_scales(model, 2.0))
+    spec = sketch_spec(family, None if family == "identity" else 48, parameters.num_parameters, seed=3)
+    built = Featuriser(PairsRecipe(), model, spec, case.measurement, parameters, compute_rows=3)
+    again = Featuriser.from_manifest(manifest_of(built, model), PairsRecipe(), case.build()[0])
+    assert again.parameters == built.parameters
+    examples = examples_of(inputs, labels)
+    assert torch.equal(again.sketch(examples), built.sketch(examples))
+
+
+def test_class_views_come_from_the_manifest() -> None:
+    case = CASES["mlp"]
+    model, inputs, labels = case.build()
+    measurement = make_measurement("class_logit", classes=[1, 3])
+    built = Featuriser(PairsRecipe(), model, SketchSpec("rademacher", 8), measurement, select_parameters(model))
+    again = Featuriser.from_manifest(manifest_of(built, model, ("1", "3")), PairsRecipe(), model)
+    examples = examples_of(inputs, labels)
+    assert torch.equal(again.sketch(examples, view="3"), built.sketch(examples, view="3"))
+    with pytest.raises(MeasurementError, match="no view '2'"):
+        again.sketch(examples, view="2")
+
+
+def test_a_model_with_other_weights_is_refused() -> None:
+    case = CASES["mlp"]
+    model, _, _ = case.build()
+    written = manifest_of(featuriser_of(case, model, SketchSpec("rademacher", 8)), model)
+    with pytest.raises(IncompatibleSketchError, match="sketched at weights with digest"):
+        Featuriser.from_manifest(written, PairsRecipe(), case.build(seed=1)[0])
+
+
+def test_a_model_with_other_parameters_is_refused() -> None:
+    case = CASES["mlp"]
+    model, _, _ = case.build()
+    written = manifest_of(featuriser_of(case, model, SketchSpec("rademacher", 8)), model)
+    model[4] = nn.Linear(3, 5)
+    with pytest.raises(IncompatibleSketchError, match=r"'4\.weight' has shape \[5, 3\]"):
+        Featuriser.from_manifest(written, PairsRecipe(), model)
+
+
+def test_a_recipe_without_the_indexs_own_measurement_is_refused() -> None:
+    case = CASES["regression"]
+    model, _, _ = case.build()
+    written = manifest_of(featuriser_of(case, model, SketchSpec("rademacher", 8)), model, ("custom",))
+    with pytest.raises(IncompatibleSketchError, match="needs the recipe's measurement function"):
+        Featuriser.from_manifest(written, PairsRecipe(), model)

@@ -82,10 +82,10 @@ def test_a_model_that_does_not_fit_the_list_is_refused() -> None:
     parameters = select_parameters(Net())
     other = Net()
     other.head = nn.Linear(6, 4)
-    with pytest.raises(ParameterSelectionError, match=r"'head.weight' has shape \[4, 6\] in the model, \[3, 6\]"):
+    with pytest.raises(ParameterSelectionError, match=r"'head\.weight' has shape \[4, 6\] in the model, \[3, 6\]"):
         parameters.check_model(other)
     del other.head
-    with pytest.raises(ParameterSelectionError, match="no parameter 'head.weight'"):
+    with pytest.raises(ParameterSelectionError, match=r"no parameter 'head\.weight'"):
         parameters.check_model(other)
 
 

@@ -20,14 +20,13 @@ async def test_work_beyond_the_queue_is_refused_and_the_rest_is_done():
             await workplace.run(lambda: go.wait(10), Deadline(10))
             outcomes.append("done")
         except QueueFullError as error:
-            outcomes.append("refused")
-            assert error.headers == {"Retry-After": "1"}
+            outcomes.append(f"refused, {error.headers}")
             go.set()
 
     async with anyio.create_task_group() as tasks:
         for _ in range(3):
             tasks.start_soon(ask)
-    assert sorted(outcomes) == ["done", "done", "refused"]
+    assert sorted(outcomes) == ["done", "done", "refused, {'Retry-After': '1'}"]
     assert (workplace.busy, workplace.waiting) == (0, 0)
 
 
@@ -69,7 +68,7 @@ async def test_a_failing_computation_gives_its_place_back():
 
 
 def test_a_deadline_that_has_passed_stops_the_work():
-    with pytest.raises(DeadlineExceededError, match="0.001 s"):
-        deadline = Deadline(0.001)
-        time.sleep(0.01)
+    deadline = Deadline(0.001)
+    time.sleep(0.01)
+    with pytest.raises(DeadlineExceededError, match=r"0\.001 s"):
         deadline.check()
