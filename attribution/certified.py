@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from attribution.acquired import AcquiredSet
 from attribution.exact_sums import inner_product_error
 from attribution.literal import Pick, best_by_float64
 from attribution.search import Search
@@ -117,15 +118,16 @@ class CertifiedPicker:
         self.index_queries = 0
         self.rows_scored = 0
 
-    def best(self, residual: Float[Tensor, " d"]) -> Pick | None:
+    def best(self, acquired: AcquiredSet) -> Pick | None:
         """Find the row with the largest |φ · r| among those not yet picked.
 
         Args:
-            residual: r, float64, shape [d].
+            acquired: The acquired set, all of whose members this picker chose; its residual is r.
 
         Returns:
             The pick, now counted as taken; None when nothing is left whose product is not exactly 0.
         """
+        residual = acquired.residuals[0]
         length = float(torch.linalg.vector_norm(residual))
         num_results = min(self._num_allowed, self._max_results + len(self._taken))
         fresh = not self._searched
@@ -220,12 +222,11 @@ class CertifiedPicker:
 
     def _tiles_of(self, places: Int[Tensor, " m"], looked: Bool[Tensor, " m"]) -> list[tuple[int, int]]:
         """Cover places with runs of tiles not yet looked at, contiguous in memory."""
-        tiles: list[int] = torch.unique(places // _TILE_ROWS).tolist()
-        done = looked[::_TILE_ROWS]
+        wanted = torch.zeros((self._rows.shape[0] + _TILE_ROWS - 1) // _TILE_ROWS, dtype=torch.bool)
+        wanted[places // _TILE_ROWS] = True
+        wanted &= ~looked[::_TILE_ROWS]
         runs: list[tuple[int, int]] = []
-        for tile in tiles:
-            if bool(done[tile]):
-                continue
+        for tile in wanted.nonzero().squeeze(1).tolist():
             left, right = tile * _TILE_ROWS, min((tile + 1) * _TILE_ROWS, self._rows.shape[0])
             if runs and runs[-1][1] == left:
                 runs[-1] = (runs[-1][0], right)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from attribution.acquired import AcquiredSet
 from attribution.exact_sums import inner_product_error, inner_products
 from attribution.search import Search
 
@@ -93,15 +94,16 @@ class LiteralPicker:
         self.index_queries = 0
         self.rows_scored = 0
 
-    def best(self, residual: Float[Tensor, " d"]) -> Pick | None:
+    def best(self, acquired: AcquiredSet) -> Pick | None:
         """Find the row with the largest |φ · r| among those not yet picked.
 
         Args:
-            residual: r, float64, shape [d].
+            acquired: The acquired set, all of whose members this picker chose; its residual is r.
 
         Returns:
             The pick, now counted as taken; None when nothing is left whose product is not exactly 0.
         """
+        residual = acquired.residuals[0]
         # Products of the search are off by at most this, so a row this far below the best may still be the best.
         length = float(torch.linalg.vector_norm(residual))
         dim = residual.shape[0]

@@ -122,8 +122,7 @@ class LossSystem:
         Returns:
             α [s, q] and P_nn [s].
         """
-        duals, pivots, _, _ = self.removal.evaluate(self._pool[positions])
-        return duals, pivots
+        return self.removal.evaluate(self._pool[positions])
 
     def accept(self, position: int) -> Column:
         """Remove one example of the pool.
