@@ -30,8 +30,8 @@ class Added:
         direction: Λ_A⁻¹ φ_a / √(σ² + v(a | A)), shape [d]: its product with φ_n is c(n, a | A) in units of the square
             root of ``noisy_variance``.
         coefficients: covariances / √noisy_variance, shape [q]; their squares are the reductions of variance.
-        along: w_j · φ_a for the t directions before it, shape [t]: the row that the Cholesky factor of K_AA + σ²I gains,
-            its diagonal being √noisy_variance.
+        along: w_j · φ_a for the t directions before it, shape [t]: the row that the Cholesky factor of K_AA + σ²I
+            gains, its diagonal being √noisy_variance.
     """
 
     covariances: Float[Tensor, " q"]

@@ -183,11 +183,11 @@ class CertifiedPicker:
         self._searched = True
 
     def _certified_pick(self, residual: Float[Tensor, " d"], length: float) -> Pick | None:
-        """Find the best known row, if no unknown row can match it; None asks for a new search."""
+        # The best known row, if no unknown row can match it; None asks for a new search.
         if not bool(self._free.any()):
             return None
-        # β and the length of r off each older residual. The difference of squares is off by less than 1e-11 ‖r‖² for any
-        # dimension in use, which its square root would make visible: it is added.
+        # β and the length of r off each older residual. The difference of squares is off by less than 1e-11 ‖r‖² for
+        # any dimension in use, which its square root would make visible: it is added.
         along = (self._anchors @ residual).abs()
         off = torch.sqrt(torch.clamp(length**2 - along**2, min=0.0) + 1e-11 * length**2)
         remainder = torch.sqrt(torch.clamp(self._squared_norms - self._lower_squared, min=0.0))
@@ -216,12 +216,12 @@ class CertifiedPicker:
         return pick if abs(pick.covariance) > outside + self._decision_error * length else None
 
     def _proven(self, scores: Float[Tensor, " m"], looked: Bool[Tensor, " m"], length: float) -> float:
-        """A value that the best float64 score certainly reaches."""
+        # A value that the best float64 score certainly reaches.
         proven = torch.where(looked & self._free, scores - self._look_error * length, 0.0)
         return max(float(proven.max()) - 2 * self._decision_error * length, 0.0)
 
     def _tiles_of(self, places: Int[Tensor, " m"], looked: Bool[Tensor, " m"]) -> list[tuple[int, int]]:
-        """Cover places with runs of tiles not yet looked at, contiguous in memory."""
+        # Runs of tiles, contiguous in memory, that cover places not yet looked at.
         wanted = torch.zeros((self._rows.shape[0] + _TILE_ROWS - 1) // _TILE_ROWS, dtype=torch.bool)
         wanted[places // _TILE_ROWS] = True
         wanted &= ~looked[::_TILE_ROWS]
@@ -271,8 +271,8 @@ class CertifiedPicker:
 
 
 def _distinct(rows: Int[Tensor, " m"]) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
-    """Give every row once, and a place where it stands: the lists of r and −r overlap when they are long."""
-    distinct, inverse = rows.unique(return_inverse=True)
+    # Every row once, and a place where it stands: the lists of r and −r overlap when they are long.
+    distinct, inverse = torch.unique(rows, return_inverse=True)
     places = torch.empty_like(distinct)
     places[inverse] = torch.arange(rows.shape[0], device=rows.device)
     return distinct, places

@@ -109,13 +109,14 @@ class GainSystem:
         if bool(new.any()):
             self._variances[positions[new]] = squared_norms(sketches[new])
             self._accounted[positions[new]] = 0
-        accounted, variances = self._accounted[positions], self._variances[positions]
         # One subtraction per acquired example, in order: the same bits however often a candidate was looked at before.
-        for step in range(int(accounted.min()), self.acquired.size):
-            along = inner_products(sketches, self.acquired.basis[step])
-            variances = torch.where(accounted <= step, variances - along**2, variances)
-        self._variances[positions] = variances
+        for position, sketch in zip(positions.tolist(), sketches, strict=True):
+            variance = float(self._variances[position])
+            for along in inner_products(self.acquired.basis[int(self._accounted[position]) :], sketch).tolist():
+                variance -= along**2
+            self._variances[position] = variance
         self._accounted[positions] = self.acquired.size
+        variances = self._variances[positions]
         # Rounding can leave a variance of −1e-16‖φ‖²; none is negative.
         return self.acquired.covariances(sketches), self._noise_variance + torch.clamp(variances, min=0.0)
 

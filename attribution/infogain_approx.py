@@ -62,8 +62,8 @@ def select_infogain_approx(
         float32_sketches: Reads the same sketches as float32, for products that only nominate; spares a conversion
             when they are stored in float32 or less.
         kernel_column: Gives K(n, a) of every allowed row n, ascending, for an allowed row a, float64, shape
-            [num_allowed]: a column of a stored Gram matrix. Then a certified selection from a pool within ``max_results``
-            costs one search and no look at any row but contenders.
+            [num_allowed]: a column of a stored Gram matrix. Then a certified selection from a pool within
+            ``max_results`` costs one search and no look at any row but contenders.
         max_results: Longest list asked of the index. A pool within it needs one search for the whole selection.
 
     Yields:
@@ -77,9 +77,7 @@ def select_infogain_approx(
     if strategy == "literal":
         picker = LiteralPicker(search, sketches, rows_allowed, num_allowed, largest_norm)
     elif kernel_column is not None and search.exact and num_allowed <= max_results:
-        picker = GramPicker(
-            search, sketches, kernel_column, rows_allowed, num_allowed, largest_norm, squared_norms
-        )
+        picker = GramPicker(search, sketches, kernel_column, rows_allowed, num_allowed, largest_norm, squared_norms)
     else:
         picker = CertifiedPicker(
             search,

@@ -105,7 +105,7 @@ class InverseCovariance:
             P_nn, shape [s], 1/measurement².
         """
         missing = torch.tensor([p for p in positions.tolist() if p not in self._diagonal], dtype=torch.int64)
-        for chunk in missing.split(_GROUP_ROWS) if missing.numel() else ():
+        for chunk in torch.split(missing, _GROUP_ROWS) if missing.numel() else ():
             if self.is_kernel:
                 values = self.spectrum.eigenvectors[chunk].square() @ self.weights
             else:

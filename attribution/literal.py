@@ -47,7 +47,7 @@ def best_by_float64(
     """
     rows = rows.sort().values
     best: Pick | None = None
-    for chunk in rows.split(_DECIDING_ROWS):
+    for chunk in torch.split(rows, _DECIDING_ROWS):
         values = sketches(chunk)
         covariances = inner_products(values, residual)
         place = _first_largest(covariances.abs())
@@ -58,7 +58,7 @@ def best_by_float64(
 
 
 def _first_largest(values: Float[Tensor, " m"]) -> int:
-    """Give the first place of the maximum; torch.argmax promises no order among equals."""
+    # torch.argmax promises no order among equals.
     return int((values == values.max()).nonzero()[0])
 
 
@@ -108,7 +108,7 @@ class LiteralPicker:
         length = float(torch.linalg.vector_norm(residual))
         dim = residual.shape[0]
         error = (self._search.relative_error + inner_product_error(dim, torch.float64)) * self._largest_norm * length
-        # The acquired may fill a list, and ties at its end hide rows: ask for more until the list's end is out of reach.
+        # The acquired may fill a list, and ties at its end hide rows: ask for more until the end is out of reach.
         num_results = min(self._num_allowed, len(self._taken) + 8)
         while True:
             scores, rows, reach = self._signed_lists(residual, num_results)
@@ -120,7 +120,7 @@ class LiteralPicker:
                 if num_results >= self._num_allowed or not self._search.exact or best - 2 * error > reach:
                     break
             num_results = min(self._num_allowed, 4 * num_results)
-        contenders = rows[scores >= best - 2 * error].unique()
+        contenders = torch.unique(rows[scores >= best - 2 * error])
         pick = best_by_float64(contenders, self._sketches, residual)
         self.rows_scored += contenders.numel()
         if pick.covariance == 0:
@@ -131,7 +131,7 @@ class LiteralPicker:
     def _signed_lists(
         self, residual: Float[Tensor, " d"], num_results: int
     ) -> tuple[Float[Tensor, " m"], Int[Tensor, " m"], float]:
-        """Search r and −r: absolute scores and rows not yet taken, and the score that no row outside exceeds."""
+        # Search r and −r: absolute scores and rows not yet taken, and the score that no row outside exceeds.
         found = self._search.search(torch.stack([residual, -residual]), num_results, self._rows_allowed)
         self.index_queries += 2
         self.rows_scored += 2 * self._num_allowed

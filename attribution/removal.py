@@ -182,7 +182,7 @@ class Removal:
         return Removed(duals, pivot, coefficients)
 
     def _rounding(self, features: Float[Tensor, "s m"]) -> Float[Tensor, "s q"]:
-        """Error of α_n = F_n · (w ∘ rotated): of the rotation, and of F_n. Rounding errors add like a random walk."""
+        # Error of α_n = F_n · (w ∘ rotated): of the rotation, and of F_n. Rounding errors add like a random walk.
         posterior = self._posterior
         lengths = (
             torch.ones(features.shape[0], dtype=torch.float64)
@@ -190,5 +190,5 @@ class Removal:
             else torch.linalg.vector_norm(features, dim=1)
         )
         weighted = torch.linalg.vector_norm(features * (posterior.weights * posterior.resolved), dim=1)
-        scale = weighted[:, None] * self._source_norms + lengths[:, None] * self._dual_norms
+        scale: Tensor = weighted[:, None] * self._source_norms + lengths[:, None] * self._dual_norms
         return 8 * math.sqrt(features.shape[1]) * unit_roundoff(torch.float64) * scale
