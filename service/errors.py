@@ -9,6 +9,7 @@ ServiceError
 ├ UnsupportedMediaTypeError  415  a body that is not JSON
 ├ LimitExceededError         422  more than a setting allows
 ├ ExampleUnsupportedError    422  a query by example where no recipe is loaded
+├ InvalidExampleError        422  content that is no example of the recipe
 ├ QueueFullError             429  more requests wait than the queue holds
 ├ DeadlineExceededError      503
 └ NotReadyError              503  indexes are still being opened
@@ -117,6 +118,12 @@ class ExampleUnsupportedError(ServiceError, ValueError):
     """Examples cannot be sketched: no recipe, or no weights."""
 
     status, code, title = 422, "example_unsupported", "This index takes no queries by example"
+
+
+class InvalidExampleError(ServiceError, ValueError):
+    """The content of a query by example is not an example of the index's recipe."""
+
+    status, code, title = 422, "invalid_example", "The content is not an example"
 
 
 class QueueFullError(ServiceError):

@@ -39,13 +39,13 @@ class EventStream(EventSourceResponse):
 
 
 def wants_stream(request: Request) -> bool:
-    """Say whether the client asked for server-sent events."""
+    """Return whether the client asked for server-sent events."""
     accepted = request.headers.get("accept", "").lower().split(",")
     return any(item.partition(";")[0].strip() == "text/event-stream" for item in accepted)
 
 
 def encode(event: str, data: BaseModel) -> bytes:
-    """Encode one event with its data as JSON on one line."""
+    """Return one event with its data as JSON on one line."""
     return format_sse_event(event=event, data_str=data.model_dump_json())
 
 
@@ -64,11 +64,14 @@ async def open_stream(
     Returns:
         The response.
     """
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(state.workplace.desk(deadline))
+    held = AsyncExitStack()
+    await held.enter_async_context(state.workplace.desk(deadline))
+    try:
         parts = await state.workplace.at_desk(lambda: state.stream(index, asked, deadline))
-        return EventStream(events(state, request, parts), stack.pop_all())
-    raise AssertionError("unreachable: an exit stack swallows nothing")
+    except BaseException:
+        await held.aclose()
+        raise
+    return EventStream(events(state, request, parts), held)
 
 
 async def events(state: State, request: Request, parts: Iterator[BaseModel]) -> AsyncIterator[bytes]:

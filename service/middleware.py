@@ -90,13 +90,15 @@ class Gate:
             try:
                 self._check(scope, headers)
                 await self._app(scope, receive_counted, send_unless_too_large)
-                if too_large and not status:
-                    raise BodyTooLargeError(self._max_body_bytes)
             except Exception as error:
                 if status:
                     raise
                 refusal = BodyTooLargeError(self._max_body_bytes) if too_large else error
                 await problem_response(problem_of(refusal, request_id))(scope, receive, send_labelled)
+            else:
+                if too_large and not status:  # the app answered something else, and that was held back
+                    refused = problem_of(BodyTooLargeError(self._max_body_bytes), request_id)
+                    await problem_response(refused)(scope, receive, send_labelled)
             finally:
                 self._record(scope, status, time.perf_counter() - begun)
 

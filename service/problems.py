@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from attribution.errors import NotPositiveDefiniteError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from indexer.attributor.errors import QuestionError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from attribution.errors import NotPositiveDefiniteError
-from indexer.attributor.errors import QuestionError
-from indexer.recipe import RecipeInputError
 from service.errors import ServiceError
 from service.schemas.problem import Problem, ProblemItem
 from service.validation import validation_items
@@ -124,14 +123,6 @@ def problem_of(error: Exception, request_id: str, *, body: Any = None) -> Outcom
         case QuestionError():
             item = ProblemItem(code=error.code, detail=str(error), pointer=error.pointer, allowed=error.allowed)
             problem = make_problem(422, error.code, "The question cannot be answered", str(error), request_id, [item])
-        case RecipeInputError():
-            item = ProblemItem(
-                code="invalid_example",
-                detail=str(error),
-                pointer=f"/query/content{error.pointer}",
-                allowed=error.allowed,
-            )
-            problem = make_problem(422, item.code, "The content is not an example", str(error), request_id, [item])
         case NotPositiveDefiniteError():
             item = ProblemItem(code="noise_too_small", detail=str(error), pointer="/noise_variance")
             problem = make_problem(422, item.code, "The noise is too small", str(error), request_id, [item])

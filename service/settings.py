@@ -19,39 +19,45 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="NATTRIBUTE_", extra="forbid", frozen=True, validate_default=True)
 
     index: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="An index to serve, as NAME=DIR or DIR; repeatable (in the environment: separated by spaces)."
+        default=(),
+        description="An index to serve, as NAME=DIR or DIR; repeatable (in the environment: separated by spaces).",
     )
     index_root: Path | None = Field(
-        None, description="A folder; every directory in it that holds a manifest.json is served under its own name."
+        default=None,
+        description="A folder; every directory in it that holds a manifest.json is served under its own name.",
     )
     recipe: Annotated[tuple[str, ...], NoDecode] = Field(
-        (),
-        description="The recipe of an index, as NAME=FILE or NAME=BUILTIN; repeatable. Built-in recipes load by themselves.",
+        default=(),
+        description="The recipe of an index, as NAME=FILE or NAME=BUILTIN; repeatable. A built-in one needs no flag.",
     )
-    data_dir: Path | None = Field(None, description="The folder of data files that recipes read.")
-    engine: Literal["faiss", "brute_force"] = Field("faiss", description="What searches the sketches.")
+    data_dir: Path | None = Field(default=None, description="The folder of data files that recipes read.")
+    engine: Literal["faiss", "brute_force"] = Field(default="faiss", description="What searches the sketches.")
 
-    host: str = Field("127.0.0.1", description="The address to bind; beyond loopback, API keys are required.")
-    port: int = Field(8000, ge=0, le=65535, description="The port to bind; 0 takes a free one and prints it.")
+    host: str = Field(default="127.0.0.1", description="The address to bind; beyond loopback, API keys are required.")
+    port: int = Field(default=8000, ge=0, le=65535, description="The port to bind; 0 takes a free one and prints it.")
     api_keys_file: Path | None = Field(
-        None,
-        description="A file with one API key a line (# starts a comment); requests then need Authorization: Bearer KEY.",
+        default=None,
+        description="A file with one API key a line (# starts a comment); requests need Authorization: Bearer KEY.",
     )
-    allow_unauthenticated: bool = Field(False, description="Serve beyond loopback without API keys.")
+    allow_unauthenticated: bool = Field(default=False, description="Serve beyond loopback without API keys.")
 
-    max_body_bytes: int = Field(16 * 2**20, ge=1024, description="The largest request body, in bytes.")
-    max_budget: int = Field(1000, ge=1, description="The largest budget of one attribution.")
-    max_batch: int = Field(64, ge=1, description="The most requests in a batch, or queries to sketch, at once.")
-    max_ids: int = Field(10_000, ge=1, description="The most ids in a filter or in one scores request.")
-    max_page: int = Field(1000, ge=1, description="The most examples in one page.")
-    workers: int = Field(2, ge=1, description="How many requests compute at the same time.")
-    queue: int = Field(32, ge=0, description="How many requests may wait for a worker; beyond that the answer is 429.")
-    deadline_seconds: float = Field(
-        60.0, gt=0, description="How long one request may take, waiting included; beyond that the answer is 503."
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="The largest request body, in bytes.")
+    max_budget: int = Field(default=1000, ge=1, description="The largest budget of one attribution.")
+    max_batch: int = Field(default=64, ge=1, description="The most requests in a batch, or queries to sketch, at once.")
+    max_ids: int = Field(default=10_000, ge=1, description="The most ids in a filter or in one scores request.")
+    max_page: int = Field(default=1000, ge=1, description="The most examples in one page.")
+    workers: int = Field(default=2, ge=1, description="How many requests compute at the same time.")
+    queue: int = Field(
+        default=32, ge=0, description="How many requests may wait for a worker; beyond that the answer is 429."
     )
-    threads: int = Field(1, ge=1, description="Threads of one computation (torch and FAISS).")
+    deadline_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="How long one request may take, waiting included; beyond that the answer is 503.",
+    )
+    threads: int = Field(default=1, ge=1, description="Threads of one computation (torch and FAISS).")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least level that is logged."
+        default="info", description="The least level that is logged."
     )
 
     @field_validator("index", "recipe", mode="before")
@@ -87,10 +93,10 @@ class Settings(BaseSettings):
             ValueError: If two directories share a name, or ``index_root`` is not a folder.
         """
         directories: dict[str, Path] = {}
-        pairs = []
+        pairs: list[tuple[str, Path]] = []
         for item in self.index:
-            name, equals, directory = item.partition("=")
-            pairs.append((name, Path(directory)) if equals else (Path(item).resolve().name, Path(item)))
+            name, equals, path = item.partition("=")
+            pairs.append((name, Path(path)) if equals else (Path(item).resolve().name, Path(item)))
         if self.index_root is not None:
             if not self.index_root.is_dir():
                 raise ValueError(f"--index-root {self.index_root} is not a folder")

@@ -73,9 +73,8 @@ def pointer_to(location: Sequence[str | int], body: Any, *, absent: bool) -> str
         if tagged and isinstance(here, Mapping) and here.get("type") == part:
             tagged = False
             continue
-        if (isinstance(here, Mapping) and part in here) or (
-            isinstance(here, list) and isinstance(part, int) and part < len(here)
-        ):
+        exists = part in here if isinstance(here, Mapping) else isinstance(here, list) and part in range(len(here))
+        if exists:
             here = here[part]
         elif not (absent and position == len(location) - 1):
             continue

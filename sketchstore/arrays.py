@@ -1,5 +1,6 @@
 """Array files read through a memory map: safetensors by their header, .npy by theirs, never a pickle."""
 
+import io
 import json
 import math
 import os
@@ -67,7 +68,7 @@ def read_tensor_header(path: Path, file: str) -> dict[str, TensorEntry]:
 
     Raises:
         MissingFileError: If it is not there.
-        FileHeaderError: If the header is not that of a safetensors file.
+        FileHeaderError: If the header is not that of a safetensors file of known types.
         TruncatedFileError: If the tensors need more bytes than the file has.
     """
     try:
@@ -89,7 +90,7 @@ def read_tensor_header(path: Path, file: str) -> dict[str, TensorEntry]:
             shape = tuple(int(size) for size in fields["shape"])
             start, stop = fields["data_offsets"]
             if min(shape, default=0) < 0 or start != end or stop - start != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"tensor {name!r}: offsets {start}–{stop} do not fit shape {list(shape)} {dtype}")
+                _refuse(f"tensor {name!r}: offsets {start}–{stop} do not fit shape {list(shape)} {dtype}")
             entries[name] = TensorEntry(dtype, shape, 8 + length + start)
             end = stop
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -99,6 +100,10 @@ def read_tensor_header(path: Path, file: str) -> dict[str, TensorEntry]:
     if 8 + length + end < total:
         raise FileHeaderError(file, f"has {total} bytes, its tensors end at {8 + length + end}")
     return entries
+
+
+def _refuse(reason: str) -> None:
+    raise ValueError(reason)
 
 
 def map_tensor(
@@ -216,3 +221,19 @@ def tensor_file_bytes(tensors: Mapping[str, Array]) -> bytes:
     text += b" " * (-(8 + len(text)) % DATA_ALIGNMENT)
     data = [np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes() for array in tensors.values()]
     return len(text).to_bytes(8, "little") + text + b"".join(data)
+
+
+def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """The bytes before the data of a .npy file of version 1.0.
+
+    Args:
+        dtype: Element type.
+        shape: Shape of the array.
+
+    Returns:
+        Magic, version and header, as numpy.save writes them.
+    """
+    buffer = io.BytesIO()
+    fields = {"descr": dtype.newbyteorder("<").str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, fields)
+    return buffer.getvalue()

@@ -50,7 +50,7 @@ class DerivedManifest(Section):
 
     format: Literal["nattribute-derived"] = "nattribute-derived"
     format_version: Literal[1] = 1
-    entries: dict[FilePath, Entry] = {}
+    entries: dict[FilePath, Entry] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

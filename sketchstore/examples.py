@@ -26,8 +26,17 @@ from sketchstore.errors import (
 )
 
 METADATA = "metadata."
-FIXED_COLUMNS = {"row": pa.int64(), "id": pa.string(), "label": pa.int64(), "predicted_label": pa.int64()}
-PREVIEW_COLUMNS = {"preview_png": pa.binary(), "preview_text": pa.string(), "preview_json": pa.string()}
+FIXED_COLUMNS: dict[str, pa.DataType] = {
+    "row": pa.int64(),
+    "id": pa.string(),
+    "label": pa.int64(),
+    "predicted_label": pa.int64(),
+}
+PREVIEW_COLUMNS: dict[str, pa.DataType] = {
+    "preview_png": pa.binary(),
+    "preview_text": pa.string(),
+    "preview_json": pa.string(),
+}
 PREVIEW_TYPES = {
     "preview_png": "image/png",
     "preview_text": "text/plain; charset=utf-8",
@@ -54,7 +63,7 @@ class ExampleTable:
         self._path = path / file
         self._file = file
         self._lock = threading.RLock()
-        self._columns: dict[str, pa.ChunkedArray] = {}
+        self._columns: dict[str, Any] = {}
         self._group: tuple[int, pa.Table] | None = None
 
     @cached_property
@@ -87,7 +96,7 @@ class ExampleTable:
             raise RowCountError(self._file, f"has {parquet.metadata.num_rows} rows, the manifest says {self.count}")
         return parquet
 
-    def column(self, name: str) -> pa.ChunkedArray:
+    def column(self, name: str) -> Any:
         """One whole column, kept once read.
 
         Args:
@@ -110,8 +119,8 @@ class ExampleTable:
 
     @cached_property
     def _default_ids(self) -> bool:
-        expected = pc.binary_join_element_wise(self.split, pa.array(range(self.count)).cast(pa.string()), ":")
-        return bool(pc.all(pc.equal(self.column("id"), expected)).as_py())
+        ids: list[str] = self.column("id").to_pylist()
+        return all(id == f"{self.split}:{row}" for row, id in enumerate(ids))
 
     @cached_property
     def _rows_by_id(self) -> dict[str, int]:

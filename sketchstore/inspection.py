@@ -73,8 +73,8 @@ def find_damage(path: Path, depth: Depth, derived: bool = True) -> Iterator[Corr
     """
     try:
         manifest = read_manifest(path)
-    except (ManifestError, MissingFileError) as error:
-        yield error
+    except (ManifestError, MissingFileError) as unreadable:
+        yield unreadable
         return
     bad: set[str] = set()
     for error in _file_damage(path, manifest, depth):
@@ -132,7 +132,7 @@ def _size_error(file: str, size: int, entry: FileEntry) -> CorruptIndexError:
 def _inspections(
     path: Path, manifest: Manifest, depth: Depth
 ) -> Iterator[tuple[set[str], Callable[[], Iterator[CorruptIndexError]]]]:
-    """Pairs of the files an inspection reads and the inspection: it is left out when one of them is damaged."""
+    # Pairs of the files an inspection reads and the inspection: it is left out when one of them is damaged.
     labels_file = column_file("labels")
     yield {labels_file}, lambda: _label_damage(path, manifest)
     for name in manifest.views:

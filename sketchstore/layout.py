@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PARTIAL_SUFFIX = ".partial"
@@ -107,3 +108,51 @@ def exchange(first: Path, second: Path) -> bool:
     if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return False
     raise OSError(number, os.strerror(number), str(first), None, str(second))
+
+
+@contextmanager
+def _descriptor(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def write_at(path: Path, total: int, pieces: list[tuple[int, bytes | memoryview]]) -> None:
+    """Write pieces of a file that will have ``total`` bytes, and sync it.
+
+    Args:
+        path: The file; it and its folder are made.
+        total: Its length once it is finished.
+        pieces: Offsets and bytes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _descriptor(path, os.O_RDWR | os.O_CREAT) as descriptor:
+        if os.fstat(descriptor).st_size != total:
+            os.ftruncate(descriptor, total)
+        for offset, data in pieces:
+            rest = memoryview(data)
+            while rest:
+                written = os.pwrite(descriptor, rest, offset)
+                rest, offset = rest[written:], offset + written
+        os.fsync(descriptor)
+
+
+def read_at(path: Path, offset: int, size: int) -> bytes:
+    """Read a piece of a file.
+
+    Args:
+        path: The file.
+        offset: First byte.
+        size: Number of bytes.
+
+    Returns:
+        The bytes; fewer where the file ends earlier or is not there.
+    """
+    try:
+        with path.open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(size)
+    except FileNotFoundError:
+        return b""

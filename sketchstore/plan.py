@@ -92,9 +92,20 @@ class BuildPlan(Section):
         Yields:
             The blocks.
         """
-        rows = self.build.block_rows
         for number in range(self.num_blocks):
-            yield Block(number, number * rows, min(self.num_rows, (number + 1) * rows))
+            yield self.block(number)
+
+    def block(self, number: int) -> Block:
+        """One block.
+
+        Args:
+            number: The block, from 0.
+
+        Returns:
+            The block.
+        """
+        rows = self.build.block_rows
+        return Block(number, number * rows, min(self.num_rows, (number + 1) * rows))
 
     def check_resumes(self, planned: "BuildPlan", where: str) -> None:
         """Refuse to continue a build that was planned otherwise: its rows would not belong to this index.

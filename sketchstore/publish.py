@@ -9,14 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 from pydantic import JsonValue
 
-from sketchstore.arrays import map_npy, map_tensor
+from sketchstore.arrays import Array, map_npy, map_tensor, npy_header
 from sketchstore.digests import digest_file
 from sketchstore.errors import IncompleteBuildError, IndexExistsError
 from sketchstore.layout import exchange, files_below, sync_directory, sync_tree, write_file
 from sketchstore.manifest import (
     BUILD_LOG,
-    FORMAT,
-    FORMAT_VERSION,
     MANIFEST,
     Column,
     FileEntry,
@@ -46,6 +44,7 @@ def publish(
     distortion: JsonValue,
     default_relative_noise: float | None,
     overwrite: bool,
+    written: set[str],
 ) -> Path:
     """Finish a build whose blocks and tables are all written.
 
@@ -58,6 +57,7 @@ def publish(
         distortion: For the manifest.
         default_relative_noise: For the manifest.
         overwrite: Whether an index at ``target`` is replaced.
+        written: Files that the build wrote; others but the shards are leftovers and are deleted.
 
     Returns:
         ``target``.
@@ -67,7 +67,10 @@ def publish(
     """
     if os.path.lexists(target) and not overwrite:
         raise IndexExistsError(f"{target} exists. Choose another --out, or replace it with --overwrite.")
-    (content / MANIFEST).unlink(missing_ok=True)
+    shards = {shard_file(view, number) for view in plan.views for number in range(plan.num_shards)}
+    for file in files_below(content):
+        if file not in written | shards and file != BUILD_LOG:
+            (content / file).unlink()
     _write_labels(content, plan)
     for view, exponent in scales.items():
         _write_norms(content, plan, view, 2.0**exponent)
@@ -96,7 +99,11 @@ def _rename(content: Path, target: Path, partial: Path) -> None:
 
 
 def _write_labels(content: Path, plan: BuildPlan) -> None:
-    """The labels column, and the predicted one where every example has it, from the table unless they were written."""
+    """Write the label columns from the examples table, unless they were written.
+
+    Raises:
+        IncompleteBuildError: If labels were written and the table has others.
+    """
     table = pq.read_table(content / "examples.parquet", columns=["label", "predicted_label"])
     labels = table.column("label").to_numpy()
     labels_file = column_file("labels")
@@ -114,9 +121,8 @@ def _write_labels(content: Path, plan: BuildPlan) -> None:
         _save(content / column_file("predicted_labels"), predicted.to_numpy().astype(np.int64))
 
 
-def _save(path: Path, values: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, values, allow_pickle=False)
+def _save(path: Path, values: Array) -> None:
+    write_file(path, npy_header(values.dtype, values.shape) + values.tobytes())
 
 
 def _write_norms(content: Path, plan: BuildPlan, view: str, scale: float) -> None:
@@ -172,8 +178,8 @@ def _manifest(
         queries = Queries(count=count, sketches=sketched)
     values, counts = np.unique(labels[labels >= 0], return_counts=True)
     return Manifest(
-        format=FORMAT,
-        format_version=FORMAT_VERSION,
+        format="nattribute-index",
+        format_version=1,
         name=plan.name,
         revision="0" * 32,  # replaced once everything it digests is there
         num_rows=plan.num_rows,

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sketchstore.errors import ExampleValueError, listed
-from sketchstore.examples import FIXED_COLUMNS, METADATA, PREVIEW_COLUMNS, Scalar
+from sketchstore.examples import METADATA, PREVIEW_COLUMNS, Scalar
 from sketchstore.manifest import NO_LABEL
 
 ROW_GROUP_ROWS = 1024
@@ -75,16 +75,13 @@ def write_examples_table(path: Path, rows: Iterable[ExampleRow], count: int) -> 
         seen: set[str] = set()
         repeated = next(id for id in ids if id in seen or seen.add(id))  # type: ignore[func-returns-value]
         raise ExampleValueError(f"{path.name}: id {repeated!r} is given twice; ids must be unique")
-    light = {
+    light: dict[str, Any] = {
         "row": pa.array(range(count), pa.int64()),
         "id": pa.array(ids, pa.string()),
         "label": pa.array(labels, pa.int64()),
         "predicted_label": pa.array(predicted, pa.int64()),
     } | {METADATA + name: _metadata_array(name, metadata[name]) for name in sorted(metadata)}
-    schema = pa.schema(
-        [(name, array.type) for name, array in light.items()]
-        + [pa.field(name, t) for name, t in PREVIEW_COLUMNS.items()]
-    )
+    schema = pa.schema({name: array.type for name, array in light.items()} | PREVIEW_COLUMNS)
     with (
         pa.OSFile(str(spool_path), "rb") as source,
         pa.ipc.open_file(source) as spool,
@@ -139,8 +136,9 @@ def _preview(example: ExampleRow, row: int) -> tuple[str, bytes | str | None]:
             raise ExampleValueError(f"row {row}: preview is a {kind}, must be PNG bytes, str, a JSON object or None")
 
 
-def _metadata_array(name: str, values: list[Scalar | None]) -> pa.Array:
+def _metadata_array(name: str, values: list[Scalar | None]) -> Any:
     kinds = {type(value) for value in values if value is not None}
+    kind: pa.DataType
     if kinds <= {bool}:
         kind = pa.bool_()
     elif kinds <= {int}:
@@ -152,4 +150,6 @@ def _metadata_array(name: str, values: list[Scalar | None]) -> pa.Array:
     else:
         found = listed(sorted(kind.__name__ for kind in kinds))
         raise ExampleValueError(f"metadata {name!r} mixes {found}; give every example the same type")
-    return pa.array([float(value) for value in values] if kind == pa.float64() and None not in values else values, kind)
+    if kinds == {int, float}:
+        values = [None if value is None else float(value) for value in values]
+    return pa.array(values, kind)

@@ -92,7 +92,7 @@ class View:
         """The labels that split the comparable rows, ascending; ``[None]`` where all rows are comparable."""
         if self.comparable == "all":
             return [None]
-        return sorted(int(label) for label in self._entry.mean_squared_norm_by_label)
+        return [*sorted(int(label) for label in self._entry.mean_squared_norm_by_label)]
 
     def partition(self, label: int | None = None) -> str:
         """Name of a partition in derived/.

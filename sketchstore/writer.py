@@ -1,56 +1,56 @@
 """Writing an index directory: blocks of sketches into shards, journaled, resumable, published by one rename."""
 
-import io
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import filelock
 import numpy as np
 import numpy.typing as npt
 import safetensors.torch
-from pydantic import JsonValue, TypeAdapter
+from pydantic import JsonValue
 from torch import Tensor
 
-from sketchstore.arrays import Array, shard_header, tensor_file_bytes
+from sketchstore.arrays import Array, npy_header, shard_header, tensor_file_bytes
+from sketchstore.border import as_array, as_column, as_queries, check_finite
 from sketchstore.digests import digest_bytes, digest_file
 from sketchstore.errors import (
     AlreadyPublishedError,
-    BuildInProgressError,
     IncompleteBuildError,
     IndexExistsError,
-    NotFiniteSketchError,
-    ResumeMismatchError,
     SketchBlockError,
     UnfinishedBuildError,
     listed,
 )
 from sketchstore.float16 import check_subnormals, to_float16
 from sketchstore.journal import BlockLine, FileLine, Journal
-from sketchstore.layout import PARTIAL_SUFFIX, finish_file, write_file
-from sketchstore.manifest import BUILD_LOG, NO_LABEL, ColumnName, column_file, query_file, shard_file
+from sketchstore.layout import finish_file, read_at, write_at, write_file
+from sketchstore.manifest import BUILD_LOG, column_file, query_file, shard_file
 from sketchstore.plan import Block, BuildPlan, published_from
 from sketchstore.publish import PUBLISHING, publish
 from sketchstore.tables import ExampleRow, write_examples_table
-
-PLAN = "plan.json"
-SCALES = "scales.json"
-JOURNAL = "journal.jsonl"
-LOCK = "lock"
-CONTENT = "index"
-COLUMN_DTYPES = ("int64", "float32", "float64")
+from sketchstore.unfinished import (
+    CONTENT,
+    JOURNAL,
+    PLAN,
+    SCALES,
+    partial_path,
+    prepare,
+    read_scales,
+    take_lock,
+    was_published,
+)
 
 
 class IndexWriter:
-    """An index being built in ``name.partial/``. Use ``create`` as a context manager; leaving it keeps what was written.
+    """An index being built in ``name.partial/``. Use ``create`` as a context manager.
 
-    Blocks may be written in any order. Everything else may be written again, which replaces it.
+    Leaving it without ``publish`` keeps what was written. Blocks may be written in any order; everything else may be
+    written again, which replaces it.
     """
 
     def __init__(self, path: Path, plan: BuildPlan, lock: filelock.BaseFileLock) -> None:
@@ -59,7 +59,7 @@ class IndexWriter:
         self._partial = partial_path(path)
         self._content = self._partial / CONTENT
         self._lock = lock
-        self._scales = _read_scales(self._partial / SCALES, plan)
+        self._scales = read_scales(self._partial / SCALES, plan)
         self._journal = Journal.open(self._partial / JOURNAL)
         self._overwrite = False
 
@@ -90,6 +90,7 @@ class IndexWriter:
         partial = partial_path(target)
         started = (partial / PLAN).exists()
         if resume and not started and published_from(target, plan):
+            shutil.rmtree(partial, ignore_errors=True)
             raise AlreadyPublishedError(f"{target} is already published from this plan; nothing is left to build.")
         if os.path.lexists(target) and not overwrite and not (resume and (partial / PUBLISHING).exists()):
             raise IndexExistsError(f"{target} exists. Choose another --out, or replace it with --overwrite.")
@@ -98,12 +99,12 @@ class IndexWriter:
                 f"{partial} holds an unfinished build. Continue it with --resume, or discard it with --overwrite."
             )
         partial.mkdir(parents=True, exist_ok=True)
-        lock = _take_lock(partial)
+        lock = take_lock(partial)
         try:
-            if started and resume and _was_published(target, partial):
+            if started and resume and was_published(target, partial):
                 shutil.rmtree(partial)
                 raise AlreadyPublishedError(f"{target} is already published from this plan; nothing is left to build.")
-            _prepare(partial, plan, keep=started and resume)
+            prepare(partial, plan, keep=started and resume)
             writer = cls(target, plan, lock)
             writer._overwrite = overwrite
             writer._drop_unsound()
@@ -135,9 +136,9 @@ class IndexWriter:
     def _is_sound(self, number: int, line: BlockLine) -> bool:
         if number >= self.plan.num_blocks or set(line.sketches) != set(self.plan.views):
             return False
-        block = list(self.plan.blocks())[number]
+        block = self.plan.block(number)
         for view, digest in line.sketches.items():
-            pieces = [_read_at(path, offset, size) for path, offset, _, size in self._pieces(view, block)]
+            pieces = [read_at(path, offset, size) for path, offset, _, size in self._pieces(view, block)]
             if digest_bytes(b"".join(pieces)) != digest:
                 return False
         for name, digest in line.columns.items():
@@ -208,20 +209,20 @@ class IndexWriter:
         stored: dict[str, Array] = {}
         subnormal: dict[str, int] = {}
         for view, values in sketches.items():
-            array = _as_array(values)
+            array = as_array(values)
             what = f"view {view!r}, block {block.number}"
             if array.dtype != np.float32 or array.shape != (block.rows, self.plan.sketch.dim):
                 raise SketchBlockError(
                     f"{what}: sketches are {array.dtype} {list(array.shape)}, must be float32 "
                     f"[{block.rows}, {self.plan.sketch.dim}]"
                 )
-            _check_finite(array, what, block.start)
+            check_finite(array, what, block.start)
             if self.plan.dtype == "float16":
                 stored[view], subnormal[view] = to_float16(array, self._scales[view], what)
                 self._check_subnormals(view, subnormal[view], block.number)
             else:
                 stored[view], subnormal[view] = array, 0
-        column_arrays = {name: _as_column(name, values, block.rows) for name, values in (columns or {}).items()}
+        column_arrays = {name: as_column(name, values, block.rows) for name, values in (columns or {}).items()}
         for view, array in stored.items():
             self._write_shards(view, block, np.ascontiguousarray(array))
         for name, array in column_arrays.items():
@@ -242,7 +243,7 @@ class IndexWriter:
         check_subnormals(here + others, self.plan.num_rows * self.plan.sketch.dim, view, self._scales[view])
 
     def _pieces(self, view: str, block: Block) -> Iterator[tuple[Path, int, int, int]]:
-        """Where a block lies: file, byte offset, shard number and byte length, piece by piece."""
+        # Where a block lies: file, byte offset, shard number and byte length, piece by piece.
         per_row = self.plan.sketch.dim * np.dtype(self.plan.dtype).itemsize
         shard_rows = self.plan.build.shard_rows
         for number in range(block.start // shard_rows, (block.stop - 1) // shard_rows + 1):
@@ -255,23 +256,23 @@ class IndexWriter:
         return shard_header(self.plan.dtype, (self.plan.shard_size(number), self.plan.sketch.dim))
 
     def _write_shards(self, view: str, block: Block, array: Array) -> None:
-        data = memoryview(array).cast("B")
+        data = array.data.cast("B")
         per_row = self.plan.sketch.dim * array.itemsize
         for path, offset, number, size in self._pieces(view, block):
             header = self._header(number)
             total = len(header) + self.plan.shard_size(number) * per_row
-            _write_at(path, total, [(0, header), (offset, data[:size])])
+            write_at(path, total, [(0, header), (offset, data[:size])])
             data = data[size:]
 
     def _write_column_rows(self, name: str, block: Block, array: Array) -> None:
-        header = _npy_header(array.dtype, (self.plan.num_rows, *array.shape[1:]))
+        header = npy_header(array.dtype, (self.plan.num_rows, *array.shape[1:]))
         per_row = array[:1].nbytes
         path = self._content / column_file(name)
         total = len(header) + self.plan.num_rows * per_row
-        if path.exists() and self._journal.blocks and _read_at(path, 0, len(header)) != header:
+        if path.exists() and self._journal.blocks and read_at(path, 0, len(header)) != header:
             raise SketchBlockError(f"column {name!r}: {array.dtype} {list(array.shape)} differs from earlier blocks")
         offset = len(header) + block.start * per_row
-        _write_at(path, total, [(0, header), (offset, memoryview(array).cast("B"))])
+        write_at(path, total, [(0, header), (offset, array.data.cast("B"))])
 
     # Whole files
 
@@ -296,10 +297,22 @@ class IndexWriter:
             columns: Arrays of int64, float32 or float64 by name, first axis all rows.
         """
         for name, values in columns.items():
-            array = _as_column(name, values, self.plan.num_rows)
-            header = _npy_header(array.dtype, array.shape)
+            array = as_column(name, values, self.plan.num_rows)
+            header = npy_header(array.dtype, array.shape)
             write_file(self._content / column_file(name), header + array.tobytes())
             self._finished(column_file(name))
+
+    def column(self, name: str) -> Array:
+        """A column as far as it is written, here or before the build was resumed.
+
+        Args:
+            name: The column.
+
+        Returns:
+            All rows, memory-mapped; rows of blocks that are still pending hold no values yet.
+        """
+        values: Array = np.load(self._content / column_file(name), mmap_mode="r", allow_pickle=False)
+        return values
 
     def write_examples(self, rows: Iterable[ExampleRow]) -> None:
         """Store ids, labels, metadata and previews of the training set.
@@ -331,23 +344,13 @@ class IndexWriter:
                 (−1 for a measurement without a target).
 
         Raises:
-            SketchBlockError: If an array does not fit, or a query row and target is given twice.
+            SketchBlockError: If a view is not one of the plan's.
         """
         if not set(sketches) <= set(self.plan.views):
             raise SketchBlockError(f"query sketches for {listed(sketches)}, the plan has {listed(self.plan.views)}")
         for view, (values, query_rows, targets) in sketches.items():
             file = query_file(view)
-            if values.dtype != np.float32 or values.ndim != 2 or values.shape[1] != self.plan.sketch.dim:
-                raise SketchBlockError(f"{file}: sketches must be float32 [M, {self.plan.sketch.dim}]")
-            positions, labels = query_rows.astype(np.int64), targets.astype(np.int64)
-            if positions.shape != (len(values),) or labels.shape != (len(values),):
-                raise SketchBlockError(f"{file}: query rows and target labels must have shape [{len(values)}]")
-            if len(values) and (positions.min() < 0 or positions.max() >= count or labels.min() < NO_LABEL):
-                raise SketchBlockError(f"{file}: query rows must be 0 to {count - 1}, target labels -1 or more")
-            if len(set(zip(positions.tolist(), labels.tolist(), strict=True))) != len(values):
-                raise SketchBlockError(f"{file}: a query row and target label is given twice")
-            _check_finite(values, file, 0)
-            data = {"sketches": values, "query_rows": positions, "target_labels": labels}
+            data = as_queries(file, values, query_rows, targets, count, self.plan.sketch.dim)
             write_file(self._content / file, tensor_file_bytes(data))
             self._finished(file)
         self._write_table("queries/examples.parquet", rows, count)
@@ -383,13 +386,18 @@ class IndexWriter:
             The published directory.
 
         Raises:
-            IncompleteBuildError: If a block or the examples table is missing.
+            IncompleteBuildError: If a block, one of its columns or the examples table is missing.
         """
         pending = self.pending_blocks()
         if pending:
             raise IncompleteBuildError(f"{len(pending)} of {self.plan.num_blocks} blocks are not written yet")
         if not self.written("examples.parquet"):
             raise IncompleteBuildError("examples.parquet is not written yet")
+        block_columns = {frozenset(line.columns) for line in self._journal.blocks.values()}
+        if len(block_columns) > 1:
+            raise IncompleteBuildError(
+                f"blocks were written with different columns: {listed(map(sorted, block_columns))}"
+            )
         assert self._scales is not None
         for view, exponent in self._scales.items():
             subnormal = sum(line.subnormal[view] for line in self._journal.blocks.values())
@@ -403,134 +411,8 @@ class IndexWriter:
             distortion=distortion,
             default_relative_noise=default_relative_noise,
             overwrite=self._overwrite,
+            written={*self._journal.files, *map(column_file, next(iter(block_columns)))},
         )
         self.close()
         shutil.rmtree(self._partial, ignore_errors=True)
         return finished
-
-
-def partial_path(path: Path) -> Path:
-    """Where an index is built before it is published.
-
-    Args:
-        path: Where it will be.
-
-    Returns:
-        ``name.partial`` beside it.
-    """
-    return path.with_name(path.name + PARTIAL_SUFFIX)
-
-
-def _take_lock(partial: Path) -> filelock.BaseFileLock:
-    lock = filelock.FileLock(partial / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise BuildInProgressError(f"another process is building {partial}; wait for it, or stop it") from error
-    return lock
-
-
-def _was_published(target: Path, partial: Path) -> bool:
-    """Whether a kill came between the rename that published and the clean-up after it."""
-    try:
-        revision = json.loads((partial / PUBLISHING).read_bytes())["revision"]
-        found = json.loads((target / "manifest.json").read_bytes())["revision"]
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
-        return False
-    return bool(revision == found)
-
-
-def _prepare(partial: Path, plan: BuildPlan, *, keep: bool) -> None:
-    if keep:
-        planned = BuildPlan.model_validate_json((partial / PLAN).read_bytes())
-        plan.check_resumes(planned, str(partial))
-    else:
-        for entry in partial.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            elif entry.name != LOCK:
-                entry.unlink()
-        write_file(partial / PLAN, (plan.model_dump_json(indent=2) + "\n").encode())
-    (partial / CONTENT).mkdir(exist_ok=True)
-    (partial / PUBLISHING).unlink(missing_ok=True)
-    for leftover in [*partial.rglob(".*.tmp"), *partial.rglob(".*.spool")]:
-        leftover.unlink()
-
-
-def _read_scales(path: Path, plan: BuildPlan) -> dict[str, int] | None:
-    if plan.dtype == "float32":
-        return dict.fromkeys(plan.views, 0)
-    if not path.exists():
-        return None
-    scales = TypeAdapter(dict[str, int]).validate_json(path.read_bytes())
-    if set(scales) != set(plan.views):
-        raise ResumeMismatchError(f"{path} has scales of {listed(scales)}, the plan has {listed(plan.views)}")
-    return scales
-
-
-def _as_array(values: Array | Tensor) -> Array:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
-
-
-def _as_column(name: str, values: Array | Tensor, rows: int) -> Array:
-    TypeAdapter(ColumnName).validate_python(name)
-    array = np.ascontiguousarray(_as_array(values))
-    if name.startswith("squared_norms"):
-        raise SketchBlockError(f"column {name!r} is computed at publication from the stored sketches")
-    if array.dtype.name not in COLUMN_DTYPES or array.ndim == 0 or len(array) != rows:
-        raise SketchBlockError(
-            f"column {name!r} is {array.dtype} {list(array.shape)}, must be one of {listed(COLUMN_DTYPES)} with "
-            f"{rows} rows"
-        )
-    if name in ("labels", "predicted_labels") and (
-        array.dtype != np.int64 or array.ndim != 1 or array.min(initial=0) < NO_LABEL
-    ):
-        raise SketchBlockError(f"column {name!r} must be int64 [{rows}], each 0 or more, or -1 for none")
-    _check_finite(array, f"column {name!r}", 0)
-    return array
-
-
-def _check_finite(array: Array, what: str, first_row: int) -> None:
-    finite = np.isfinite(array)
-    if not finite.all():
-        row = int(np.argwhere(~finite)[0][0])
-        raise NotFiniteSketchError(f"{what}: row {first_row + row} holds NaN or an infinity")
-
-
-def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    buffer = io.BytesIO()
-    fields = {"descr": dtype.newbyteorder("<").str, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(buffer, fields)
-    return buffer.getvalue()
-
-
-@contextmanager
-def _descriptor(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags, 0o644)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _write_at(path: Path, total: int, pieces: list[tuple[int, bytes | memoryview]]) -> None:
-    """Write pieces of a file that will have ``total`` bytes, and sync it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _descriptor(path, os.O_RDWR | os.O_CREAT) as descriptor:
-        if os.fstat(descriptor).st_size != total:
-            os.ftruncate(descriptor, total)
-        for offset, data in pieces:
-            rest = memoryview(data)
-            while rest:
-                written = os.pwrite(descriptor, rest, offset)
-                rest, offset = rest[written:], offset + written
-        os.fsync(descriptor)
-
-
-def _read_at(path: Path, offset: int, size: int) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            stream.seek(offset)
-            return stream.read(size)
-    except FileNotFoundError:
-        return b""

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from service import stored_examples
 from service.parameters import IndexName, RowNumber, SplitName
 from service.schemas.cards import Example, ExamplePage
 from service.schemas.values import LARGEST_INTEGER
@@ -22,14 +23,16 @@ async def list_examples(
     """Consecutive rows of a split; a page beyond the end is empty."""
     service.check_length("limit", limit, "max_page", parameter=True)
     return await service.workplace.run(
-        lambda: service.engine.served(index).examples(split, offset, limit), service.deadline()
+        lambda: stored_examples.page(service.engine.served(index).index, split, offset, limit), service.deadline()
     )
 
 
 @router.get("/v1/indexes/{index}/examples/{row}", response_model=Example, summary="One example")
 async def read_example(index: IndexName, row: RowNumber, service: Service, split: SplitName = "train") -> Example:
     """Its id, label, metadata, and the media type of its stored content."""
-    return await service.workplace.run(lambda: service.engine.served(index).example(split, row), service.deadline())
+    return await service.workplace.run(
+        lambda: stored_examples.single(service.engine.served(index).index, split, row), service.deadline()
+    )
 
 
 @router.get(
@@ -50,6 +53,6 @@ async def read_example(index: IndexName, row: RowNumber, service: Service, split
 async def read_content(index: IndexName, row: RowNumber, service: Service, split: SplitName = "train") -> Response:
     """A small image, text, or JSON; 404 where the index was built without previews."""
     media_type, content = await service.workplace.run(
-        lambda: service.engine.served(index).content(split, row), service.deadline()
+        lambda: stored_examples.content(service.engine.served(index).index, split, row), service.deadline()
     )
     return Response(content, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})

@@ -19,5 +19,4 @@ router = APIRouter(tags=["attributions"], dependencies=[JsonBody])
 )
 async def score(index: IndexName, asked: ScoresRequest, service: Service) -> ScoresResponse:
     """InfoGain and InfoLoss of the whole set and of each member alone."""
-    deadline = service.deadline()
-    return await service.workplace.run(lambda: service.score(index, asked, deadline), deadline)
+    return await service.workplace.run(lambda: service.score(index, asked), service.deadline())

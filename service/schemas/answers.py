@@ -53,15 +53,15 @@ class Information(Response):
     infoloss_nats: float | None
     available_nats: float | None = Field(description="InfoGain of all of D.")
     fraction: float | None = Field(description="infogain_nats / available_nats.")
-    available_reason: str | None = Field(None, description="Why available_nats is null.")
+    available_reason: str | None = Field(default=None, description="Why available_nats is null.")
 
 
 class SearchFacts(Response):
     """How the index was searched, and whether the answer is exact."""
 
-    engine: str
-    factory: str
-    strategy: str
+    engine: str = Field(description="faiss or brute_force; none where the method asks no index.")
+    factory: str | None
+    strategy: str | None
     exact: bool = Field(description="Whether the picks equal those of a float64 scan of all stored rows.")
     index_queries: int
     rows_scored: int

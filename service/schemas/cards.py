@@ -65,7 +65,7 @@ class RecipeFacts(Response):
     builtin: bool
     options: dict[str, Any]
     loaded: bool
-    reason: str | None = Field(None, description="Why it is not loaded.")
+    reason: str | None = Field(default=None, description="Why it is not loaded.")
 
 
 class QuerySetFacts(Response):

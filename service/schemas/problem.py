@@ -12,9 +12,9 @@ class ProblemItem(Response):
 
     code: str
     detail: str
-    pointer: str | None = Field(None, description='JSON pointer into the request body; "" is the body itself.')
-    parameter: str | None = Field(None, description="The path or query parameter at fault.")
-    allowed: Any = Field(None, description="What would have been accepted.")
+    pointer: str | None = Field(default=None, description='JSON pointer into the request body; "" is the body itself.')
+    parameter: str | None = Field(default=None, description="The path or query parameter at fault.")
+    allowed: Any = Field(default=None, description="What would have been accepted.")
 
 
 class Problem(Response):

@@ -30,10 +30,10 @@ class RowQuery(Request):
     """A stored row: of the query set sketched at build, or of the training set."""
 
     type: Literal["row"]
-    split: Split = Field("query", description="The set the row is in.")
+    split: Split = Field(default="query", description="The set the row is in.")
     row: Count = Field(description="The row number, from 0.", examples=[12])
     include_self: Flag = Field(
-        False, description="Only for split train: whether the row itself stays among the candidates and in D."
+        default=False, description="Only for split train: whether the row itself stays among the candidates and in D."
     )
 
 
@@ -42,7 +42,9 @@ class TrainIdQuery(Request):
 
     type: Literal["train_id"]
     id: Id = Field(examples=["train:17"])
-    include_self: Flag = Field(False, description="Whether the example itself stays among the candidates and in D.")
+    include_self: Flag = Field(
+        default=False, description="Whether the example itself stays among the candidates and in D."
+    )
 
 
 class ExampleQuery(Request):
@@ -59,7 +61,7 @@ class SketchQuery(Request):
 
     type: Literal["sketch"]
     values: list[Number] = Field(min_length=1, description="The sketch in measurement units, sketch_dim numbers.")
-    label: Label | None = Field(None, description="The class whose measurement was sketched.")
+    label: Label | None = Field(default=None, description="The class whose measurement was sketched.")
 
 
 Query = Annotated[RowQuery | TrainIdQuery | ExampleQuery | SketchQuery, Field(discriminator="type")]
@@ -76,11 +78,13 @@ class Target(Request):
 class CandidateFilter(Request):
     """Which rows may be chosen. Several conditions are joined by and."""
 
-    labels: list[Label] | None = Field(None, min_length=1, description="Only rows with one of these labels.")
-    ids: list[Id] | None = Field(None, min_length=1, description="Only these rows.")
-    exclude_ids: list[Id] | None = Field(None, description="Rows to leave out of the candidates and of D.")
-    where: dict[Id, Scalar] | None = Field(
-        None, description="Only rows whose metadata equals these values.", examples=[{"source": "web"}]
+    labels: list[Label] | None = Field(default=None, min_length=1, description="Only rows with one of these labels.")
+    ids: list[Id] | None = Field(default=None, min_length=1, description="Only these rows.")
+    exclude_ids: list[Id] | None = Field(default=None, description="Rows to leave out of the candidates and of D.")
+    where: dict[Id, Scalar | list[Scalar]] | None = Field(
+        default=None,
+        description="Only rows whose metadata have these values; a list means any of them.",
+        examples=[{"source": "web"}],
     )
 
 
@@ -89,46 +93,49 @@ class Asked(Request):
 
     query: Query
     target: Target | None = Field(
-        None,
-        description="The explained class; omitted: the predicted one, or the label the query's stored sketch belongs to.",
+        default=None,
+        description="The explained class; omitted: the predicted one, or the label the stored sketch belongs to.",
     )
     noise_variance: Positive | None = Field(
-        None, description="σ² in squared measurement units. Not together with relative_noise."
+        default=None, description="σ² in squared measurement units. Not together with relative_noise."
     )
     relative_noise: Positive | None = Field(
-        None,
+        default=None,
         description="σ² in units of the mean squared norm of the comparable rows. Neither: the index's tuned default, "
         "else 1.0 with a warning.",
     )
     condition: Condition = Field(
-        "comparable", description="D of InfoLoss and of available_nats: every comparable row, or the candidates."
+        default="comparable",
+        description="D of InfoLoss and of available_nats: every comparable row, or the candidates.",
     )
 
 
 class AttributionRequest(Asked):
     """Which training examples inform this prediction?"""
 
-    method: Method = Field("infogain_approx", description="The rule that picks.")
-    budget: PositiveCount = Field(10, description="How many examples to pick; at most the candidates there are.")
-    filter: CandidateFilter | None = Field(
-        None, description="Limits the candidates; omitted on an own-label index: the target's label."
+    method: Method = Field(default="infogain_approx", description="The rule that picks.")
+    budget: PositiveCount = Field(
+        default=10, description="How many examples to pick; at most the candidates there are."
     )
-    clip_budget: Flag = Field(False, description="Take a budget larger than the pool as the whole pool.")
+    filter: CandidateFilter | None = Field(
+        default=None, description="Limits the candidates; omitted on an own-label index: the target's label."
+    )
+    clip_budget: Flag = Field(default=False, description="Take a budget larger than the pool as the whole pool.")
     strategy: Strategy = Field(
-        "certified", description="As few index queries as the bounds allow, or the paper's loop of two a step."
+        default="certified", description="As few index queries as the bounds allow, or the paper's loop of two a step."
     )
     rescore: list[Criterion] = Field(
         default_factory=list, max_length=2, description="Further exact nats of the chosen set to compute."
     )
     available: Flag | None = Field(
-        None,
-        description="Whether to compute what all of D knows: null does where cached matrices make it cheap, true always.",
+        default=None,
+        description="Whether to compute what all of D knows; null: where cached matrices make it cheap.",
     )
-    min_step_nats: NotNegative | None = Field(None, description="Stop before a step that adds less than this.")
+    min_step_nats: NotNegative | None = Field(default=None, description="Stop before a step that adds less than this.")
     information_fraction: Annotated[Number, Field(gt=0, le=1)] | None = Field(
-        None, description="Stop when the set carries this share of available_nats."
+        default=None, description="Stop when the set carries this share of available_nats."
     )
-    seed: Count = Field(0, description="The seed of method random.")
+    seed: Count = Field(default=0, description="The seed of method random.")
 
 
 class ScoresRequest(Asked):
@@ -138,7 +145,7 @@ class ScoresRequest(Asked):
     criteria: list[Criterion] = Field(
         default=["infogain", "infoloss"], min_length=1, max_length=2, description="Which nats to compute."
     )
-    exclude_ids: list[Id] | None = Field(None, description="Rows to leave out of D.")
+    exclude_ids: list[Id] | None = Field(default=None, description="Rows to leave out of D.")
 
 
 class SketchesRequest(Request):
@@ -146,7 +153,7 @@ class SketchesRequest(Request):
 
     queries: list[Query] = Field(min_length=1)
     target: Target | None = Field(
-        None, description="The class whose measurement is sketched; omitted: the predicted one."
+        default=None, description="The class whose measurement is sketched; omitted: the predicted one."
     )
 
 

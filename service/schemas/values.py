@@ -103,7 +103,7 @@ Id = Annotated[str, Field(min_length=1, max_length=1024)]
 Label = Count
 TargetLabel = Annotated[Literal["predicted", "true"] | Label, WrapValidator(name_the_labels)]
 FiniteJson = Annotated[JsonValue, AfterValidator(refuse_not_finite)]
-Scalar = str | StrictBool | Number | None
+Scalar = str | StrictBool | Number
 
 
 class Request(BaseModel):
