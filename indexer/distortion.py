@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from attribution.infogain import select_infogain
 from torch import Tensor
 
 from attribution.candidates import DenseCandidates
+from attribution.infogain import select_infogain
 from attribution.information import info_gain
 from indexer.exact_kernel import exact_kernel, kernel_features
 from indexer.featurise import Featuriser
