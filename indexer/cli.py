@@ -17,11 +17,13 @@ import typer
 from rich.console import Console
 
 from attribution.errors import AttributionError
+from indexer.attributor import QuestionError
 from indexer.batches import BatchError
 from indexer.build import BuildInterruptedError, build_index
 from indexer.build_report import BuildReport
 from indexer.check import check_recipe
 from indexer.cli_directory import derive_command, info, verify
+from indexer.cli_query import numbers, query
 from indexer.derive import DEFAULT_FACTORY
 from indexer.featurise import COMPUTE_ROWS
 from indexer.jacobians import JacobianError
@@ -102,10 +104,7 @@ def _settings(
         options[key] = value
     classes = None
     if views is not None:
-        parts = [part.strip() for part in views.split(",")]
-        if not all(part.isdecimal() for part in parts):
-            raise BuildSettingsError(f"--views {views!r} must be class numbers separated by commas, such as 0,3")
-        classes = tuple(int(part) for part in parts)
+        classes = tuple(numbers(views, "--views"))
     if dtype not in ("float16", "float32"):
         raise BuildSettingsError(f"--dtype {dtype!r} must be float16 or float32")
     if layers not in ("linear", "all"):
@@ -263,6 +262,7 @@ def check(
 
 app.command()(info)
 app.command()(verify)
+app.command()(query)
 app.command("derive")(derive_command)
 
 
@@ -291,7 +291,8 @@ def _print_plan(report: PlanReport) -> None:
         (
             "bytes",
             f"{size(report.total_bytes)}: sketches {size(report.sketch_bytes)}, queries {size(report.query_bytes)}, "
-            f"FAISS {size(report.faiss_bytes)}, spectra {size(report.spectra_bytes)}, weights {size(report.model_bytes)}",
+            f"FAISS {size(report.faiss_bytes)}, spectra {size(report.spectra_bytes)}, "
+            f"weights {size(report.model_bytes)}",
         )
     )
     table.append(("build", f"about {duration(report.build_seconds)}, {duration(report.block_seconds)} a block"))
@@ -309,6 +310,7 @@ USAGE_ERRORS: tuple[type[Exception], ...] = (
     MeasurementError,
     ParameterSelectionError,
     SketchSpecError,
+    QuestionError,
     RecipeError,
 )
 WORK_ERRORS: tuple[type[Exception], ...] = (

@@ -1,4 +1,4 @@
-"""The commands of `indexer` that work on a published index directory: info, verify, derive, query."""
+"""The commands of `indexer` that work on a published index directory: info, verify, derive."""
 
 from __future__ import annotations
 
