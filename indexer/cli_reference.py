@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 from typer.main import get_command
 
@@ -30,29 +31,30 @@ def reference() -> str:
 
 
 def _section(name: str, command: Any) -> str:
+    hints = get_type_hints(command.callback)
     prose, _, example = (command.help or "").partition("Example:")
     arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
     options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
-    usage = " ".join(["indexer", name, *(_metavar(argument) for argument in arguments), "[OPTIONS]"])
+    usage = " ".join(["indexer", name, *(_metavar(argument, hints) for argument in arguments), "[OPTIONS]"])
     lines = [f"## indexer {name}", "", " ".join(prose.split()), "", f"    {usage}", ""]
     if example:
         lines += [f"Example: `{' '.join(example.split())}`", ""]
-    lines += [f"- `{_metavar(argument)}`: {argument.help}" for argument in arguments]
+    lines += [f"- `{_metavar(argument, hints)}`: {argument.help}" for argument in arguments]
     lines += ["", "| option | what it does | default |", "|---|---|---|"]
-    lines += [_row(option) for option in options]
+    lines += [_row(option, hints) for option in options]
     return "\n".join(lines) + "\n"
 
 
-def _metavar(parameter: Any) -> str:
-    return str(
-        parameter.metavar or {"integer": "N", "float": "X"}.get(parameter.type.name, parameter.type.name.upper())
-    )
+def _metavar(parameter: Any, hints: dict[str, Any]) -> str:
+    hint = hints[parameter.name]
+    kind = next((kind for kind in (int, float, Path) if kind in (hint, *get_args(hint))), str)
+    return str(parameter.metavar or {int: "N", float: "X", Path: "PATH", str: "TEXT"}[kind])
 
 
-def _row(option: Any) -> str:
+def _row(option: Any, hints: dict[str, Any]) -> str:
     names = " / ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
     if not option.is_flag:
-        names += f" {_metavar(option)}"
+        names += f" {_metavar(option, hints)}"
     said = (option.help or "").replace("|", "\\|")
     return f"| {names} | {said} | {'required' if option.required else _default(option)} |"
 
