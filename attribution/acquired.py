@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attribution.checks import check_noise_variance, check_query, check_sketches
 from attribution.errors import ShapeError
-from attribution.exact_sums import inner_product, inner_products, weighted_sum
+from attribution.exact_sums import inner_product, inner_products, squared_norms, weighted_sum
 from attribution.information import info_gain_nats
 from attribution.steps import Step
 
@@ -65,7 +65,7 @@ class AcquiredSet:
             check_query(query)
         self.noise_variance = noise_variance
         self.residuals = queries.double().clone()
-        self.prior_variances = torch.stack([inner_products(q.unsqueeze(0), q)[0] for q in self.residuals])
+        self.prior_variances = squared_norms(self.residuals)
         self.variances = self.prior_variances.clone()
         self.reductions = torch.zeros_like(self.prior_variances)
         self.size = 0
@@ -87,7 +87,18 @@ class AcquiredSet:
         Returns:
             Covariances with each query, shape [m, q].
         """
-        return torch.stack([inner_products(sketches, residual) for residual in self.residuals], dim=1)
+        if sketches.shape[0] > self.residuals.shape[0]:
+            return torch.stack([inner_products(sketches, residual) for residual in self.residuals], dim=1)
+        return torch.stack([inner_products(self.residuals, sketch) for sketch in sketches])
+
+    def query_covariances(self) -> Float[Tensor, "q q"]:
+        """Compute c(x_q, x_p | A) between the queries, as sums of products of residuals (M of Eq. 89).
+
+        Returns:
+            Φ_* Λ_A⁻¹ Φ_*ᵀ, shape [q, q], symmetric, measurement².
+        """
+        extended = torch.cat([self.residuals, self._query_tails], dim=1)
+        return torch.stack([inner_products(extended, row) for row in extended])
 
     def add(self, sketch: Float[Tensor, " d"]) -> Added:
         r"""Condition on one more example, a.
@@ -122,12 +133,9 @@ class AcquiredSet:
         coefficients = covariances / length
         self._basis[t] = direction
         self._tails[t, : t + 1] = tail
-        for q in range(self.residuals.shape[0]):
-            self.residuals[q] -= direction * coefficients[q]
-            self._query_tails[q, : t + 1] -= tail * coefficients[q]
-            self.variances[q] = inner_product(self.residuals[q], self.residuals[q]) + inner_product(
-                self._query_tails[q, : t + 1], self._query_tails[q, : t + 1]
-            )
+        self.residuals -= coefficients[:, None] * direction
+        self._query_tails[:, : t + 1] -= coefficients[:, None] * tail
+        self.variances = squared_norms(self.residuals) + squared_norms(self._query_tails[:, : t + 1])
         self.reductions += coefficients**2
         self.size = t + 1
         return Added(covariances, squared, direction, coefficients)

@@ -8,6 +8,7 @@
     ├ BudgetError(ValueError)              a budget below 1 or above what can be selected
     ├ ZeroQueryError(ValueError)           a query sketch of zeros: it has no variance to explain
     ├ NotFiniteError(ValueError)           NaN or infinity in a sketch
+    ├ DependentQueriesError(ValueError)    queries whose joint entropy is −∞
     ├ UnknownOptionError(ValueError)       a rule, strategy or weighting that does not exist
     └ NotPositiveDefiniteError             a factorisation that rounding defeats at this σ²
 """
@@ -35,6 +36,10 @@ class ZeroQueryError(AttributionError, ValueError):
 
 class NotFiniteError(AttributionError, ValueError):
     """A sketch contains NaN or infinity."""
+
+
+class DependentQueriesError(AttributionError, ValueError):
+    """Queries are linearly dependent, so their joint entropy is −∞ and no joint selection can be ranked."""
 
 
 class UnknownOptionError(AttributionError, ValueError):

@@ -87,6 +87,21 @@ def inner_product(left: Float[Tensor, " d"], right: Float[Tensor, " d"]) -> floa
     return float(inner_products(left.unsqueeze(0), right))
 
 
+def squared_norms(rows: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
+    """Multiply each row with itself, in the fixed order of :func:`inner_products`.
+
+    Args:
+        rows: Rows, shape [m, d], float64.
+
+    Returns:
+        The m squared norms, float64.
+    """
+    rows = rows.contiguous()
+    if rows.numel() <= _BLOCK_ELEMENTS and rows.shape[1] <= _SLICE_COLUMNS:
+        return (rows * rows).sum(dim=1)
+    return torch.cat([inner_products(row.unsqueeze(0), row) for row in rows])
+
+
 def weighted_sum(rows: Float[Tensor, "m d"], weights: Float[Tensor, " m"]) -> Float[Tensor, " d"]:
     """Add weighted rows in an order that no thread count changes.
 

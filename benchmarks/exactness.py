@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from benchmarks.local_server import local_server
 from service.client import Client
+from service.local_server import local_server
 
 METHODS = ("infogain_approx", "infogain", "infoloss")
 RELATIVE_NOISES = (0.01, 1.0, 100.0)

@@ -31,8 +31,8 @@ from torch import Tensor
 from attribution.candidates import DenseCandidates
 from attribution.infogain import select_infogain
 from attribution.infogain_approx import select_infogain_approx
-from attribution.information import info_gain
 from attribution.infoloss import select_infoloss
+from attribution.information import info_gain
 from attribution.posterior import SetPosterior, Spectrum, spectrum_of_blocks
 from experiments import dense_reference
 from sketchstore.brute_force import BruteForceSearch

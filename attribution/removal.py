@@ -1,0 +1,195 @@
+"""Removing examples from a conditioning set one by one (Eq. 54): a Cholesky factor of P_SS, grown by a row per example.
+
+With L Lᵀ = P_SS and z = L⁻¹ α_S the variance of a query grows by ‖z‖² = α_Sᵀ P_SS⁻¹ α_S, and by its own z² with each
+removal: sums of squares, never a difference of variances.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attribution.errors import NotPositiveDefiniteError
+from attribution.exact_sums import inner_products, unit_roundoff
+from attribution.inverse_covariance import InverseCovariance, SketchReader
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What removing one example did.
+
+    Attributes:
+        duals: α_n of each query before the removal, shape [q]; σ² α_n = c(x_q, n | T).
+        pivot: P_nn before the removal, 1/measurement²; σ⁴ P_nn = σ² − v(n | T).
+        coefficients: α_n/√P_nn, shape [q]; their squares are how much the variances grow.
+        features: F_n, shape [m].
+    """
+
+    duals: Float[Tensor, " q"]
+    pivot: float
+    coefficients: Float[Tensor, " q"]
+    features: Float[Tensor, " m"]
+
+
+class Removal:
+    """The examples removed so far, S, and what each example left means to each query without them.
+
+    Args:
+        posterior: The posterior given all of T.
+        rotated: Each query in T's eigenvectors (``InverseCovariance.rotate``), shape [q, m].
+        source_norms: ‖k‖ or ‖φ_*‖ of each query, shape [q], to judge what is rounding.
+        sketches: Reads sketches of T by position.
+
+    Attributes:
+        positions: S in order of removal.
+        increases: v(x_q | T∖S) − v(x_q | T), shape [q], measurement².
+    """
+
+    def __init__(
+        self,
+        posterior: InverseCovariance,
+        rotated: Float[Tensor, "q m"],
+        source_norms: Float[Tensor, " q"],
+        sketches: SketchReader,
+    ) -> None:
+        self._posterior = posterior
+        self._duals = posterior.weights * rotated
+        self._source_norms = source_norms
+        self._dual_norms = torch.linalg.vector_norm(self._duals, dim=1)
+        self._sketches = sketches
+        self.positions: list[int] = []
+        self.increases = torch.zeros(rotated.shape[0], dtype=torch.float64)
+        self._features: list[Float[Tensor, " m"]] = []
+        self._factor: list[list[float]] = []
+        self._coefficients: list[Float[Tensor, " q"]] = []
+
+    @classmethod
+    def of_many(cls, removals: Sequence["Removal"]) -> "Removal":
+        """Join the states of several queries that removed the same examples from the same set.
+
+        Args:
+            removals: One state per query, at least one.
+
+        Returns:
+            A state of its own for all of them.
+        """
+        joined = removals[0].copy()
+        joined._duals = torch.cat([removal._duals for removal in removals])
+        joined._source_norms = torch.cat([removal._source_norms for removal in removals])
+        joined._dual_norms = torch.cat([removal._dual_norms for removal in removals])
+        joined.increases = torch.cat([removal.increases for removal in removals])
+        joined._coefficients = [
+            torch.cat(parts) for parts in zip(*(removal._coefficients for removal in removals), strict=True)
+        ]
+        return joined
+
+    def copy(self) -> "Removal":
+        """Branch off: later removals from either leave the other alone.
+
+        Returns:
+            A state with the same examples removed.
+        """
+        other = Removal.__new__(Removal)
+        other.__dict__.update(self.__dict__)
+        other.positions = list(self.positions)
+        other.increases = self.increases.clone()
+        other._features = list(self._features)
+        other._factor = list(self._factor)
+        other._coefficients = list(self._coefficients)
+        return other
+
+    @property
+    def duals(self) -> Float[Tensor, "q m"]:
+        """w ∘ rotated: α_n = F_n · duals before any removal."""
+        return self._duals
+
+    @property
+    def features(self) -> list[Float[Tensor, " m"]]:
+        """F_a of the removed, in order."""
+        return self._features
+
+    @property
+    def factor(self) -> list[list[float]]:
+        """Rows of L, in order of removal."""
+        return self._factor
+
+    @property
+    def coefficients(self) -> list[Float[Tensor, " q"]]:
+        """z of each removal, in order."""
+        return self._coefficients
+
+    def evaluate(
+        self, positions: Int[Tensor, " s"]
+    ) -> tuple[Float[Tensor, "s q"], Float[Tensor, " s"], Float[Tensor, "s m"], Float[Tensor, "s t"]]:
+        """Compute α_n and P_nn of some examples given T∖S, each by sums of its own.
+
+        Args:
+            positions: Their positions in T, shape [s], none removed.
+
+        Returns:
+            α [s, q], exactly 0 where it is within rounding of 0; P_nn [s]; F [s, m]; and their rows of L [s, t].
+        """
+        features = self._posterior.features(positions, self._sketches)
+        duals = torch.stack([inner_products(features, dual) for dual in self._duals], dim=1)
+        rounding = self._rounding(features)
+        apart = torch.zeros(positions.shape[0], dtype=torch.bool)
+        pivots = torch.cat(
+            [self._posterior.entries(f.unsqueeze(0), f, torch.ones(1, dtype=torch.bool)) for f in features]
+        )
+        rows = torch.zeros(positions.shape[0], len(self.positions), dtype=torch.float64)
+        for j, (feature, factor) in enumerate(zip(self._features, self._factor, strict=True)):
+            entry = self._posterior.entries(features, feature, apart)
+            for i in range(j):
+                entry = entry - rows[:, i] * factor[i]
+            rows[:, j] = entry / factor[j]
+            pivots = pivots - rows[:, j] ** 2
+            duals = duals - rows[:, j, None] * self._coefficients[j]
+        # Eigenvectors turn a product that is exactly 0 into rounding; it must not pass for information.
+        duals = torch.where(duals.abs() <= rounding, 0.0, duals)
+        return duals, pivots, features, rows
+
+    def remove(self, position: int) -> Removed:
+        """Remove one example.
+
+        Args:
+            position: Its position in T, not yet removed.
+
+        Returns:
+            What the removal did.
+
+        Raises:
+            NotPositiveDefiniteError: If rounding leaves σ² − v(n | T∖S) without a positive value.
+        """
+        duals, pivots, features, rows = self.evaluate(torch.tensor([position]))
+        pivot = float(pivots[0])
+        if not pivot > 0:
+            noise = self._posterior.noise_variance
+            smallest = float(self._posterior.eigenvalues[-1]) * 1e-12
+            raise NotPositiveDefiniteError(
+                f"σ² − v(n | T) of position {position} is not positive in float64 at noise_variance {noise}. Use a "
+                f"noise_variance of at least {max(smallest, 10 * noise):.3g}.",
+                smallest_noise_variance=max(smallest, 10 * noise),
+            )
+        length = math.sqrt(pivot)
+        coefficients = duals[0] / length
+        self.positions.append(position)
+        self.increases = self.increases + coefficients**2
+        self._features.append(features[0])
+        self._factor.append([*rows[0].tolist(), length])
+        self._coefficients.append(coefficients)
+        return Removed(duals[0], pivot, coefficients, features[0])
+
+    def _rounding(self, features: Float[Tensor, "s m"]) -> Float[Tensor, "s q"]:
+        """Error of α_n = F_n · (w ∘ rotated): of the rotation, and of F_n. Rounding errors add like a random walk."""
+        posterior = self._posterior
+        lengths = (
+            torch.ones(features.shape[0], dtype=torch.float64)
+            if posterior.is_kernel
+            else torch.linalg.vector_norm(features, dim=1)
+        )
+        weighted = torch.linalg.vector_norm(features * (posterior.weights * posterior.resolved), dim=1)
+        scale = weighted[:, None] * self._source_norms + lengths[:, None] * self._dual_norms
+        return 8 * math.sqrt(features.shape[1]) * unit_roundoff(torch.float64) * scale
