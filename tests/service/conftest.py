@@ -60,7 +60,7 @@ async def http(settings: Settings, engine: Engine) -> AsyncIterator[httpx.AsyncC
 @pytest.fixture(scope="session")
 def server(index_root: Path) -> Iterator[str]:
     """A service process of its own on a loopback port."""
-    from benchmarks.local_server import local_server
+    from service.local_server import local_server
 
     with local_server(index_root / "own", "--max-budget", "50", "--max-body-bytes", "100000") as url:
         yield url
