@@ -211,7 +211,7 @@ def plot(rows: list[dict[str, float]], budget: int, path: Path) -> None:
         axis.set_ylim(0, 1.03)
         axis.set_xlabel("noise variance relative to the mean squared norm")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, loc="lower center")
+        axis.legend(fontsize=8, loc="lower right" if axis is left else "lower left")
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
     pyplot.close(figure)
