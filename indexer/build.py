@@ -1,15 +1,10 @@
-"""The build: tangent features → sketches → index directory, by fixed blocks of rows that an interruption cannot spoil."""
+"""The build: tangent features → sketches → index directory, in fixed blocks that an interruption cannot spoil."""
 
 from __future__ import annotations
 
 import os
-import platform
-import resource
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,79 +12,33 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import JsonValue
+from torch import Tensor
+
+from indexer.batches import move
+from indexer.build_report import BuildReport, host_facts, peak_memory_bytes
+from indexer.derive import DEFAULT_FACTORY, derive
+from indexer.distortion import DistortionError, measure_distortion, sample_rows
+from indexer.jacobians import JacobianError
+from indexer.preparation import BuildSettings, build_plan, check_labels, prepare
+from indexer.previews import preview_of
+from indexer.progress import Progress, Silent, Stopwatch
+from indexer.reading import CollatedRows, ExampleError, ExampleReader, ReadOnce, UnstableDataError
+from indexer.recipe import UNLABELLED
+from indexer.training import cpu_threads
 from sketchstore.errors import AlreadyPublishedError
+from sketchstore.faiss_build import check_factory
 from sketchstore.float16 import scale_exponent_for
 from sketchstore.manifest import query_file
 from sketchstore.plan import Block
 from sketchstore.reader import open_index
 from sketchstore.tables import ExampleRow
 from sketchstore.writer import IndexWriter
-from torch import Tensor
-
-from indexer.derive import DEFAULT_FACTORY, derive
-from indexer.distortion import DistortionError, measure_distortion, sample_rows
-from indexer.jacobians import JacobianError
-from indexer.preparation import BYTES_DECIDED_BY, BuildSettings, Prepared, build_plan, check_labels, prepare
-from indexer.previews import preview_of
-from indexer.progress import Progress, Silent, Stopwatch
-from indexer.reading import CollatedRows, ExampleError, ExampleReader, ReadOnce, UnstableDataError
-from indexer.recipe import UNLABELLED
-from indexer.training import cpu_threads
 
 Columns = dict[str, npt.NDArray[Any]]
 
 
 class BuildInterruptedError(RuntimeError):
     """The build stopped because it was asked to; what is finished is kept for ``--resume``."""
-
-
-@dataclass(frozen=True)
-class BuildReport:
-    """What a build did.
-
-    Attributes:
-        path: The index directory.
-        name: Its name.
-        revision: Its revision.
-        num_rows: Training rows.
-        num_queries: Query rows.
-        sketch_dim: d.
-        num_parameters: P.
-        views: Names of the views.
-        dtype: Storage type.
-        sketch_bytes: Bytes below ``sketches/``.
-        total_bytes: Bytes of the whole directory.
-        built_rows: Rows that this process sketched; fewer than ``num_rows`` after a resume.
-        examples_per_second: Rows of the training set that this process sketched a second, all views; None if none.
-        sketch_share: Part of that time spent in the sketch rather than in gradients; None if no row was sketched.
-        seconds: Wall-clock seconds by phase.
-        peak_memory_bytes: Largest resident size of the process.
-        distortion: As in the manifest.
-        notes: What was said on the way.
-    """
-
-    path: Path
-    name: str
-    revision: str
-    num_rows: int
-    num_queries: int
-    sketch_dim: int
-    num_parameters: int
-    views: list[str]
-    dtype: str
-    sketch_bytes: int
-    total_bytes: int
-    built_rows: int
-    examples_per_second: float | None
-    sketch_share: float | None
-    seconds: dict[str, float]
-    peak_memory_bytes: int
-    distortion: JsonValue
-    notes: list[str] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        return {**asdict(self), "path": str(self.path)}
 
 
 def build_index(
@@ -138,6 +87,8 @@ class _Build:
         self.progress.phase("loading the recipe, its model and its data", 0)
         with self.watch.phase("prepare"):
             self.prepared = prepare(self.settings)
+            if faiss is not None:
+                check_factory(faiss, self.prepared.spec.dim)  # now, not after hours of sketching
         with self.watch.phase("read"):
             self.train_rows = self._read_once(self.prepared.train)
             check_labels(self.prepared, self.train_rows)
@@ -170,7 +121,14 @@ class _Build:
         with self.watch.phase("distortion"):
             distortion = self._distortion()
         self._pause()
-        writer.log({"event": "finish", "seconds": dict(self.watch.seconds), "rates": self._rates()})
+        writer.log(
+            {
+                "event": "finish",
+                "seconds": dict(self.watch.seconds),
+                "query_sketch_seconds": self._query_seconds(),
+                **self._rates(),
+            }
+        )
         self.progress.phase("publishing", 0)
         with self.watch.phase("publish"):
             writer.publish(distortion=distortion)
@@ -224,11 +182,13 @@ class _Build:
                 log_p = outputs.double().log_softmax(1).gather(1, rows.labels[:, None]).squeeze(1)
                 columns["one_minus_p"] = -torch.expm1(log_p).numpy()
         with torch.no_grad():
-            inputs = rows.inputs if self.settings.device == "cpu" else move_to(rows.inputs, self.settings.device)
+            inputs = move(rows.inputs, torch.device(self.settings.device))
             features = prepared.recipe.representation(prepared.model, inputs)
         if features is not None:
             if features.ndim != 2 or features.shape[0] != len(rows.labels):
-                raise ExampleError("train", rows.start, f"representation() gave shape {list(features.shape)}, not [b, h]")
+                raise ExampleError(
+                    "train", rows.start, f"representation() gave shape {list(features.shape)}, not [b, h]"
+                )
             columns["representations"] = features.float().cpu().numpy()
         return columns
 
@@ -258,10 +218,8 @@ class _Build:
             raise
 
     def _halving(self, sketch: Callable[[Any, Tensor], Tensor], rows: CollatedRows, targets: Tensor) -> Tensor:
-        """Sketch rows together; where the device has no memory for that, in halves, quarters, ….
-
-        The rule is fixed and in the manifest, so a machine that runs out of memory does so again on resume.
-        """
+        # Where the device has no memory for all rows together: halves, quarters, …. The rule is fixed and in the
+        # manifest, so a machine that runs out of memory splits the same blocks again on resume.
         size, count = len(rows.examples), len(rows.examples)
         while True:
             try:
@@ -330,7 +288,7 @@ class _Build:
         return writer.written("queries/examples.parquet") and all(writer.written(query_file(v)) for v in self._views)
 
     def _targets(self, view: str, labels: Tensor, predicted: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Positions, targets to measure at and targets to store: the predicted label, and the true one if it differs."""
+        # Positions, targets to measure at, targets to store: the predicted label, and the true one where it differs.
         everyone = torch.arange(len(labels))
         if self.prepared.measurement.name == "custom":
             yield everyone, labels, torch.full_like(labels, UNLABELLED)
@@ -338,7 +296,9 @@ class _Build:
             yield everyone, labels, self.prepared.measurement.targets(view, labels)
         else:
             yield everyone, predicted, predicted
-            differs = ((labels != predicted) & (labels >= 0) & (labels < self.prepared.num_outputs)).nonzero().squeeze(1)
+            differs = (
+                ((labels != predicted) & (labels >= 0) & (labels < self.prepared.num_outputs)).nonzero().squeeze(1)
+            )
             if differs.numel():
                 yield differs, labels[differs], labels[differs]
 
@@ -376,6 +336,13 @@ class _Build:
         if message not in self.notes:
             self.notes.append(message)
             self.progress.note(message)
+
+    def _query_seconds(self) -> float | None:
+        # What a query by example will cost the service; for the index card.
+        view, rows = self._views[0], self.prepared.train.collate(0, 1)
+        begun = time.perf_counter()
+        self.prepared.featuriser.sketch(rows.examples, rows.labels.clamp_min(0), view)
+        return round(time.perf_counter() - begun, 6)
 
     def _rates(self) -> dict[str, float | None]:
         seconds = self.watch.seconds.get("blocks", 0.0)
@@ -419,22 +386,3 @@ def _sorted_by_row(
     values, rows, targets = (torch.cat(column) for column in zip(*parts, strict=True))
     order = rows.argsort(stable=True)  # the predicted label's sketch stays before the true one's
     return values[order].numpy(), rows[order].numpy(), targets[order].numpy()
-
-
-def host_facts() -> Mapping[str, JsonValue]:
-    """Return host, processors, threads and versions, for the build log (no digest covers them)."""
-    return {
-        "host": platform.node(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": {name: version(name) for name in BYTES_DECIDED_BY},
-    }
-
-
-def peak_memory_bytes() -> int:
-    """Return the largest resident size of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kibibytes

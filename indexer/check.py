@@ -1,5 +1,6 @@
-"""Finds out on two small batches whether a recipe is sound: whether there is such a thing as *the* gradient of one of
-its examples, which is what the whole line after it takes for granted.
+"""Finds out on two small batches whether a recipe is sound.
+
+Sound means that there is such a thing as *the* gradient of one example, which the whole line takes for granted.
 """
 
 from __future__ import annotations
@@ -120,7 +121,9 @@ class _Check:
             for row, example in enumerate(rows.examples):
                 metadata = reader.metadata(example, row)
                 if keys is not None and set(metadata) != keys:
-                    raise _UnsoundError(f"{reader.split} row {row} has metadata {sorted(metadata)}, row 0 {sorted(keys)}")
+                    raise _UnsoundError(
+                        f"{reader.split} row {row} has metadata {sorted(metadata)}, row 0 {sorted(keys)}"
+                    )
                 keys = set(metadata)
                 preview_of(reader, example, row)
                 reader.id(example, row)
@@ -196,7 +199,7 @@ class _Check:
         return "; ".join(notes) if notes else "per-example gradients are vectorised"
 
     def _autograd(self, inputs: object, labels: Tensor, view: str, *, scaled: bool = False) -> Tensor:
-        """Gradient of row 0's measurement by plain autograd through the whole batch, float32 [P]."""
+        # Gradient of row 0's measurement by plain autograd through the whole batch, float32 [P]
         prepared = self.prepared
         model, device = prepared.model, torch.device(prepared.settings.device)
         named = dict(model.named_parameters())

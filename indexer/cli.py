@@ -1,4 +1,4 @@
-"""The command `indexer`: builds index directories, checks and describes them, and answers one question without a server.
+"""The command `indexer`: builds index directories, checks and describes them, answers a question without a server.
 
 Results go to the standard output, everything else to the standard error.
 """
@@ -51,14 +51,18 @@ RecipeArgument = Annotated[
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the data files that the recipe reads.")]
 Measurement = Annotated[
     str | None,
-    typer.Option(help="label_logit, class_logit, margin or custom. Default: the recipe's own function, else label_logit."),
+    typer.Option(
+        help="label_logit, class_logit, margin or custom. Default: the recipe's own function, else label_logit."
+    ),
 ]
-Views = Annotated[str | None, typer.Option(metavar="0,3,…", help="Classes of class_logit that get a view. Default: all.")]
+Views = Annotated[
+    str | None, typer.Option(metavar="0,3,…", help="Classes of class_logit that get a view. Default: all.")
+]
 Sketch = Annotated[
     str | None,
     typer.Option(
-        help="identity, rademacher, gaussian or sjlt. Default: identity where the model has at most 4096 parameters and "
-        "--dim is not given, else rademacher."
+        help="identity, rademacher, gaussian or sjlt. Default: identity where the model has at most 4096 parameters "
+        "and --dim is not given, else rademacher."
     ),
 ]
 Dim = Annotated[int | None, typer.Option(help="Numbers in a sketch. Default: 4096; for identity, all parameters.")]
@@ -67,9 +71,13 @@ Buckets = Annotated[int | None, typer.Option(help="Signed buckets per parameter 
 Dtype = Annotated[str, typer.Option(help="float32, or float16 for half the bytes.")]
 Ntk = Annotated[
     bool | None,
-    typer.Option("--ntk/--no-ntk", help="Scale gradients as in NTK parameterisation. Default: if the recipe has a gain."),
+    typer.Option(
+        "--ntk/--no-ntk", help="Scale gradients as in NTK parameterisation. Default: if the recipe has a gain."
+    ),
 ]
-Include = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only parameters of these modules. Repeatable.")]
+Include = Annotated[
+    list[str] | None, typer.Option(metavar="GLOB", help="Only parameters of these modules. Repeatable.")
+]
 Exclude = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="No parameters of these. Repeatable.")]
 LayersOption = Annotated[str, typer.Option("--layers", help="all, or linear for linear layers only.")]
 BlockRows = Annotated[int, typer.Option(help="Rows that are computed, written and, if interrupted, redone together.")]
@@ -134,10 +142,12 @@ def build(
     limit: Limit = None,
     num_queries: NumQueries = None,
     option: Options = None,
-    faiss: Annotated[str, typer.Option(metavar="FACTORY", help="FAISS factory string of the search index, or none.")] = (
-        DEFAULT_FACTORY
-    ),
-    spectra: Annotated[bool, typer.Option("--spectra/--no-spectra", help="Store what nats of whole pools need.")] = True,
+    faiss: Annotated[
+        str, typer.Option(metavar="FACTORY", help="FAISS factory string of the search index, or none.")
+    ] = (DEFAULT_FACTORY),
+    spectra: Annotated[
+        bool, typer.Option("--spectra/--no-spectra", help="Store what nats of whole pools need.")
+    ] = True,
     no_weights: Annotated[bool, typer.Option("--no-weights", help="Do not copy the weights into the index.")] = False,
     no_previews: Annotated[bool, typer.Option("--no-previews", help="Do not store previews of examples.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted build.")] = False,
@@ -248,7 +258,7 @@ def check(
         for finding in findings:
             typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check}: {finding.detail}")
     if not sound:
-        raise typer.Exit(1)
+        sys.exit(1)
 
 
 app.command()(info)

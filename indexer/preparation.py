@@ -9,10 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sketchstore.manifest import Build, Parameter, Sketch, SourceDigests, StorageDtype
-from sketchstore.manifest import Measurement as MeasurementEntry
-from sketchstore.manifest import Recipe as RecipeEntry
-from sketchstore.plan import BuildPlan, shard_rows_for
 from torch import nn
 
 from indexer.featurise import COMPUTE_ROWS, Featuriser
@@ -24,6 +20,10 @@ from indexer.recipe import OptionValue, Recipe, RecipeError
 from indexer.recipe_file import load_recipe
 from indexer.sketches import SketchSpec, sketch_spec
 from indexer.training import state_digest
+from sketchstore.manifest import Build, Parameter, Sketch, SourceDigests, StorageDtype
+from sketchstore.manifest import Measurement as MeasurementEntry
+from sketchstore.manifest import Recipe as RecipeEntry
+from sketchstore.plan import BuildPlan, shard_rows_for
 
 DEFAULT_DIM = 4096
 NUM_QUERIES = 1000
@@ -326,9 +326,7 @@ def _measurement(settings: BuildSettings, recipe: Recipe) -> Measurement:
         name = "label_logit" if recipe.measurement is None else "custom"
     if name == "custom" and recipe.measurement is None:
         raise BuildSettingsError(f"--measurement custom: recipe {recipe.name!r} defines no measurement(outputs, label)")
-    return make_measurement(
-        name, classes=settings.views, function=recipe.measurement if name == "custom" else None
-    )
+    return make_measurement(name, classes=settings.views, function=recipe.measurement if name == "custom" else None)
 
 
 def _ntk_gain(settings: BuildSettings, recipe: Recipe) -> float | None:
@@ -347,4 +345,3 @@ def _spec(settings: BuildSettings, num_parameters: int) -> SketchSpec:
         dim = DEFAULT_DIM
     options = {} if settings.buckets is None else {"buckets": settings.buckets}
     return sketch_spec(family, dim, num_parameters, settings.seed, options)
-

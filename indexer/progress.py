@@ -46,7 +46,11 @@ class Silent:
         """Ignore."""
 
     def stop_requested(self) -> bool:
-        """Never; see `Progress.stop_requested`."""
+        """Never; see `Progress.stop_requested`.
+
+        Returns:
+            False.
+        """
         return False
 
 

@@ -1,5 +1,6 @@
-"""Reads a recipe's data set row by row, so that whatever goes wrong names the row; and digests what was read, so that a
-resumed build and a second reading provably see the same examples.
+"""Reads a recipe's data set row by row, so that whatever goes wrong names the row.
+
+What was read is digested, so that a resumed build and a second reading provably see the same examples.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""The recipe: how a user's model, training set and examples are read. The first word of the line, and the only place
-where user code runs; everything to its right (tangent features, sketches, index directory) sees the data through it.
+"""The recipe: how a user's model, training set and examples are read.
+
+It opens the line, and is the only place where user code runs; everything to its right (tangent features, sketches,
+index directory) sees the data through it.
 """
 
 from __future__ import annotations
@@ -119,13 +121,31 @@ class Recipe(ABC):
         return inputs, torch.tensor([self.label(example) for example in examples], dtype=torch.int64)
 
     def call(self, model: nn.Module, inputs: Any) -> Any:
-        """Run the model on collated inputs; a mapping is passed as keyword arguments."""
+        """Run the model on collated inputs; a mapping is passed as keyword arguments.
+
+        Args:
+            model: The model.
+            inputs: What :meth:`collate` gave.
+
+        Returns:
+            Whatever the model returns; :meth:`outputs` reads it.
+        """
         if isinstance(inputs, Mapping):
             return model(**inputs)
         return model(inputs)
 
     def outputs(self, model_output: Any) -> Tensor:
-        """Return the tensor that is measured (logits ``[b, C]`` for classifiers) from what :meth:`call` returned."""
+        """Find the tensor that is measured in what :meth:`call` returned.
+
+        Args:
+            model_output: A tensor, or an object with ``.logits``.
+
+        Returns:
+            Logits ``[b, C]`` for classifiers, or one scalar per example ``[b]``.
+
+        Raises:
+            RecipeError: If it is neither.
+        """
         logits = getattr(model_output, "logits", model_output)
         if not isinstance(logits, Tensor):
             raise RecipeError(
@@ -159,13 +179,10 @@ class Recipe(ABC):
         return None
 
     def parse(self, content: Mapping[str, Any]) -> Example:
-        """Make an example from the JSON content of a request.
+        """Make an example from the JSON content of a request: one that :meth:`collate` accepts; its label may be −1.
 
         Args:
             content: The JSON object.
-
-        Returns:
-            An example that :meth:`collate` accepts; its label may be −1.
 
         Raises:
             RecipeInputError: If the content is not an example; names the offending field.

@@ -276,7 +276,7 @@ def _extra_parameters(part: str, function: Callable[..., Any]) -> dict[str, insp
 
 
 def _settings(functions: Mapping[str, Callable[..., Any]], path: Path) -> dict[str, tuple[type, Any]]:
-    """Return option → (type, default) over all parts; two parts that share an option must agree on its default."""
+    # Option → (type, default) over all parts; two parts that share an option must agree on its default.
     settings: dict[str, tuple[type, Any]] = {}
     for part, function in functions.items():
         try:

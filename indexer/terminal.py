@@ -30,7 +30,11 @@ class _Interruptible:
         self._stop = True
 
     def stop_requested(self) -> bool:
-        """Whether it was asked to stop."""
+        """Say whether it was asked to stop.
+
+        Returns:
+            Whether it was.
+        """
         return self._stop
 
 
@@ -83,7 +87,9 @@ class LineProgress(_Interruptible):
         with self._lock:
             self._finish()
             self._phase = _Phase(name, total, done)
-            self._say(name if not total else f"{name}: {total - done} to do" + (f", {done} done before" if done else ""))
+            self._say(
+                name if not total else f"{name}: {total - done} to do" + (f", {done} done before" if done else "")
+            )
 
     def advance(self, units: int) -> None:
         """Count units; see `progress.Progress.advance`."""

@@ -1,5 +1,6 @@
-"""Trains the models of the built-in recipes, the same bits for the same settings, and keeps their weights as
-safetensors: the start of the line, where "a trained model" comes from when the user does not bring one.
+"""Trains the models of the built-in recipes, the same bits for the same settings, and caches their weights.
+
+The start of the line: where "a trained model" comes from when the user does not bring one.
 """
 
 from __future__ import annotations

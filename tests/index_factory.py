@@ -1,6 +1,7 @@
 """Small real index directories for the tests of every part: made by the writer, opened by the reader."""
 
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sketchstore.digests import digest_file
 from sketchstore.float16 import scale_exponent_for
-from sketchstore.manifest import Build, Measurement, Recipe, Sketch, SourceDigests
+from sketchstore.layout import files_below
+from sketchstore.manifest import Build, Measurement, Recipe, Sketch, SourceDigests, revision_of
 from sketchstore.plan import BuildPlan
 from sketchstore.reader import Index, open_index
 from sketchstore.tables import ExampleRow
@@ -198,3 +201,19 @@ def make_index(
             for label in each.partitions:
                 write_faiss(index, each.name, label, faiss)
     return index
+
+
+def resign(path: Path, changes: Mapping[str, Any] | None = None) -> None:
+    """Make a manifest agree with the files that are there now, as a writer with a bug would have published them.
+
+    ``changes`` replace fields of the manifest before its revision is computed.
+    """
+    manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+    manifest["files"] = {
+        file: {"bytes": (path / file).stat().st_size, "blake3": digest_file(path / file)}
+        for file in files_below(path)
+        if file not in ("manifest.json", "build-log.jsonl") and not file.startswith("derived/")
+    }
+    manifest |= changes or {}
+    manifest["revision"] = revision_of(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest, indent=2), "utf-8")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from indexer.recipe import RecipeDataError, RecipeOptionError
+from indexer.recipe import OptionValue, RecipeDataError, RecipeOptionError
 from indexer.recipes.image_recipe import ImageRecipe
 from indexer.recipes.images import ImageDataset
 from indexer.training import TrainingSettings
@@ -33,7 +35,13 @@ class Cifar10(ImageRecipe):
     channels = 3
     label_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     ntk_gain = 1.0
-    option_defaults = {"seed": 0, "epochs": 24, "num_train": 50_000, "augment": True, "device": "auto"}
+    option_defaults: ClassVar[Mapping[str, OptionValue]] = {
+        "seed": 0,
+        "epochs": 24,
+        "num_train": 50_000,
+        "augment": True,
+        "device": "auto",
+    }
 
     def check_options(self) -> None:  # noqa: D102
         super().check_options()

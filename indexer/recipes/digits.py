@@ -1,12 +1,15 @@
-"""digits: scikit-learn's bundled 8 × 8 images and a small MLP that trains in seconds; the recipe that needs no files."""
+"""digits: scikit-learn's bundled 8 × 8 images and a small MLP that trains in seconds; it needs no files."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor, nn
 
+from indexer.recipe import OptionValue
 from indexer.recipes.image_recipe import ImageRecipe, bias_free_mlp, penultimate
 from indexer.recipes.images import ImageDataset
 from indexer.training import TrainingSettings
@@ -20,7 +23,7 @@ class Digits(ImageRecipe):
     max_value = 16
     label_names = tuple("0123456789")
     ntk_gain = math.sqrt(2.0)
-    option_defaults = {"seed": 0, "epochs": 40}
+    option_defaults: ClassVar[Mapping[str, OptionValue]] = {"seed": 0, "epochs": 40}
 
     def read(self, split: str) -> ImageDataset:  # noqa: D102
         from sklearn.datasets import load_digits  # takes a second to import, and only this recipe needs it

@@ -5,13 +5,15 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from indexer.recipe import RecipeDataError, RecipeOptionError
+from indexer.recipe import OptionValue, RecipeDataError, RecipeOptionError
 from indexer.recipes.image_recipe import ImageRecipe, bias_free_mlp, penultimate
 from indexer.recipes.images import ImageDataset
 from indexer.training import TrainingSettings
@@ -30,7 +32,7 @@ class FashionMnist(ImageRecipe):
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
     )  # fmt: skip
     ntk_gain = math.sqrt(2.0)
-    option_defaults = {"train_fraction": 0.25, "seed": 0, "epochs": 20}
+    option_defaults: ClassVar[Mapping[str, OptionValue]] = {"train_fraction": 0.25, "seed": 0, "epochs": 20}
 
     def check_options(self) -> None:  # noqa: D102
         super().check_options()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -101,7 +102,14 @@ class ImageRecipe(BuiltinRecipe):
         return preview_image(example.pixels, max_value=self.max_value)
 
     def parse(self, content: Mapping[str, Any]) -> ImageExample:
-        """Read ``{"image": base64 of an image file}`` or ``{"pixels": nested lists}``."""
+        """Read ``{"image": base64 of an image file}`` or ``{"pixels": nested lists}``.
+
+        Args:
+            content: The JSON object.
+
+        Returns:
+            The image, with label −1.
+        """
         pixels = pixels_from_content(
             content, height=self.height, width=self.width, channels=self.channels, max_value=self.max_value
         )
@@ -111,7 +119,7 @@ class ImageRecipe(BuiltinRecipe):
 def bias_free_mlp(widths: Sequence[int]) -> nn.Sequential:
     """Return a ReLU network on flat inputs without biases, Kaiming-normal weights (s = √2/√fan_in)."""
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+    for fan_in, fan_out in pairwise(widths):
         linear = nn.Linear(fan_in, fan_out, bias=False)
         nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
         layers += [linear, nn.ReLU()]

@@ -1,5 +1,6 @@
-"""What the image recipes share: examples that keep their integer pixels, previews of them, and reading an image from
-the JSON content of a request without repairing it.
+"""What the image recipes share: examples that keep their integer pixels, their previews, and images from requests.
+
+An image in a request is read, never repaired.
 """
 
 from __future__ import annotations
@@ -180,5 +181,13 @@ def _decode(text: Any, height: int, width: int, channels: int, max_value: int, a
 
 
 def unlabelled(pixels: NDArray[np.uint8], normalise: Any) -> ImageExample:
-    """Make an example without a label from pixels of a request."""
+    """Make an example without a label from pixels of a request.
+
+    Args:
+        pixels: The pixels.
+        normalise: Turns pixels of shape ``[b, …]`` into float32 inputs.
+
+    Returns:
+        The example.
+    """
     return ImageExample(normalise(torch.from_numpy(pixels[None]))[0], UNLABELLED, pixels, -1)
