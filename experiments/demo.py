@@ -73,7 +73,7 @@ def drawn(client: Client, row: int) -> tuple[Answer, DrawnAnswer]:
     timings = ", ".join(f"{name} {value:.0f}" for name, value in answer.timings_ms.items() if name != "total")
     return answer, DrawnAnswer(
         query=picture(client, row, "query"),
-        title=f"Why does the model read this as a {predicted}?" + ("" if predicted == true else f" (It is a {true}.)"),
+        title=f"The model reads this as a {predicted}. Which training examples inform that?",
         facts=(
             f"{query.id}, a test digit; its true label is {true}",
             f"measurement: margin, the log-odds of {predicted}",
@@ -104,7 +104,7 @@ def drawn(client: Client, row: int) -> tuple[Answer, DrawnAnswer]:
             *([f"They stand for {others} near-duplicates as well (kernel cosine > 0.95)."] if others else []),
             f"{search.engine} {search.factory}, {'exact' if search.exact else 'not exact'}, {search.strategy}: "
             f"{search.index_queries} index queries, {search.rows_scored:,} rows scored.",
-            f"{first:.0f} ms over HTTP; asked again, {again:.0f} ms ({timings}).",
+            f"{first:,.0f} ms over HTTP; asked again, {again:.0f} ms (in it: {timings}).",
             *(f"warning: {warning}" for warning in answer.warnings),
         ),
     )
