@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.local_server import local_server
+from service.local_server import local_server
 from service.client import Client
 from service.schemas.answers import Answer
 

@@ -240,13 +240,13 @@ class _Build:
             return
         self._pause()
         reader, prepared = self.prepared.train, self.prepared
-        self.progress.phase("writing the examples table", reader.num_rows)
         predicted = writer.column("predicted_labels") if prepared.classifies else None
         writer.write_examples(self._example_rows(reader, self.train_rows, predicted))
 
     def _example_rows(
         self, reader: ExampleReader, once: ReadOnce, predicted: npt.NDArray[np.int64] | None
     ) -> Iterator[ExampleRow]:
+        self.progress.phase(f"writing the {reader.split} table", reader.num_rows)
         for row in range(reader.num_rows):
             example = reader.example(row)
             yield ExampleRow(

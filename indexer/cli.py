@@ -15,13 +15,15 @@ from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from attribution.errors import AttributionError
+from indexer.attributor import QuestionError
 from indexer.batches import BatchError
-from indexer.build import BuildInterruptedError, BuildReport, build_index
+from indexer.build import BuildInterruptedError, build_index
+from indexer.build_report import BuildReport
 from indexer.check import check_recipe
-from indexer.cli_directory import derive_command, info, query, verify
+from indexer.cli_directory import derive_command, info, verify
+from indexer.cli_query import numbers, query
 from indexer.derive import DEFAULT_FACTORY
 from indexer.featurise import COMPUTE_ROWS
 from indexer.jacobians import JacobianError
@@ -32,7 +34,7 @@ from indexer.preparation import BuildSettings, BuildSettingsError
 from indexer.reading import ExampleError, UnstableDataError
 from indexer.recipe import RecipeDataError, RecipeError
 from indexer.sketches.spec import SketchSpecError
-from indexer.terminal import duration, progress_on, size
+from indexer.terminal import aligned, duration, progress_on, size
 from sketchstore.errors import CorruptIndexError, FaissFactoryError, IndexDirectoryError
 from sketchstore.manifest import StorageDtype
 
@@ -102,10 +104,7 @@ def _settings(
         options[key] = value
     classes = None
     if views is not None:
-        parts = [part.strip() for part in views.split(",")]
-        if not all(part.isdecimal() for part in parts):
-            raise BuildSettingsError(f"--views {views!r} must be class numbers separated by commas, such as 0,3")
-        classes = tuple(int(part) for part in parts)
+        classes = tuple(numbers(views, "--views"))
     if dtype not in ("float16", "float32"):
         raise BuildSettingsError(f"--dtype {dtype!r} must be float16 or float32")
     if layers not in ("linear", "all"):
@@ -268,38 +267,41 @@ app.command("derive")(derive_command)
 
 
 def _print_build(report: BuildReport) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("index", f"{report.path}, revision {report.revision}")
-    table.add_row("rows", f"{report.num_rows} training, {report.num_queries} queries, views {', '.join(report.views)}")
-    table.add_row("sketch", f"{report.num_parameters} parameters to {report.sketch_dim} numbers, {report.dtype}")
-    table.add_row("bytes", f"{size(report.sketch_bytes)} sketches, {size(report.total_bytes)} in all")
+    table: list[tuple[str, str]] = []
+    table.append(("index", f"{report.path}, revision {report.revision}"))
+    table.append(("rows", f"{report.num_rows} training, {report.num_queries} queries, views {', '.join(report.views)}"))
+    table.append(("sketch", f"{report.num_parameters} parameters to {report.sketch_dim} numbers, {report.dtype}"))
+    table.append(("bytes", f"{size(report.sketch_bytes)} sketches, {size(report.total_bytes)} in all"))
     if report.examples_per_second is not None and report.sketch_share is not None:
         rate = f"{report.examples_per_second:.4g} examples/s, {report.sketch_share:.0%} of the time in the sketch"
-        table.add_row("rate", rate)
+        table.append(("rate", rate))
     spent = ", ".join(f"{name} {duration(seconds)}" for name, seconds in report.seconds.items())
-    table.add_row("time", f"{duration(sum(report.seconds.values()))} ({spent})")
-    table.add_row("memory", f"{size(report.peak_memory_bytes)} at the peak")
-    Console().print(table, highlight=False)
+    table.append(("time", f"{duration(sum(report.seconds.values()))} ({spent})"))
+    table.append(("memory", f"{size(report.peak_memory_bytes)} at the peak"))
+    typer.echo(aligned(table))
 
 
 def _print_plan(report: PlanReport) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("rows", f"{report.num_rows} training, {report.num_queries} queries, views {', '.join(report.views)}")
-    table.add_row("blocks", f"{report.num_blocks} of {report.block_rows} rows")
+    table: list[tuple[str, str]] = []
+    table.append(("rows", f"{report.num_rows} training, {report.num_queries} queries, views {', '.join(report.views)}"))
+    table.append(("blocks", f"{report.num_blocks} of {report.block_rows} rows"))
     sketch = f"{report.family}, {report.num_parameters} parameters to {report.sketch_dim} numbers, {report.dtype}"
-    table.add_row("sketch", sketch)
-    table.add_row(
-        "bytes",
-        f"{size(report.total_bytes)}: sketches {size(report.sketch_bytes)}, queries {size(report.query_bytes)}, FAISS "
-        f"{size(report.faiss_bytes)}, spectra {size(report.spectra_bytes)}, weights {size(report.model_bytes)}",
+    table.append(("sketch", sketch))
+    table.append(
+        (
+            "bytes",
+            f"{size(report.total_bytes)}: sketches {size(report.sketch_bytes)}, queries {size(report.query_bytes)}, "
+            f"FAISS {size(report.faiss_bytes)}, spectra {size(report.spectra_bytes)}, "
+            f"weights {size(report.model_bytes)}",
+        )
     )
-    table.add_row("build", f"about {duration(report.build_seconds)}, {duration(report.block_seconds)} a block")
-    table.add_row("query", f"{report.query_sketch_seconds:.3g} s to sketch one by example; by row it costs nothing")
+    table.append(("build", f"about {duration(report.build_seconds)}, {duration(report.block_seconds)} a block"))
+    table.append(("query", f"{report.query_sketch_seconds:.3g} s to sketch one by example; by row it costs nothing"))
     for line in report.notes:
-        table.add_row("note", line)
+        table.append(("note", line))
     for line in report.advice or ["nothing better than what you asked for"]:
-        table.add_row("advice", line)
-    Console().print(table, highlight=False)
+        table.append(("advice", line))
+    typer.echo(aligned(table))
 
 
 USAGE_ERRORS: tuple[type[Exception], ...] = (
@@ -308,6 +310,7 @@ USAGE_ERRORS: tuple[type[Exception], ...] = (
     MeasurementError,
     ParameterSelectionError,
     SketchSpecError,
+    QuestionError,
     RecipeError,
 )
 WORK_ERRORS: tuple[type[Exception], ...] = (

@@ -1,4 +1,4 @@
-"""The commands of `indexer` that work on a published index directory: info, verify, derive, query."""
+"""The commands of `indexer` that work on a published index directory: info, verify, derive."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from indexer.derive import DEFAULT_FACTORY, derive
-from indexer.terminal import progress_on, size
+from indexer.terminal import aligned, progress_on, size
 from sketchstore.reader import Index, open_index, verify_index
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="An index directory.")]
@@ -80,35 +79,40 @@ def info(directory: Directory, as_json: Json = False) -> None:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
     sketch, manifest = index.manifest.sketch, index.manifest
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("index", f"{index.name}, revision {index.revision}, format {manifest.format_version}")
-    table.add_row("recipe", f"{manifest.recipe.name}{'' if manifest.recipe.builtin else ' (a file)'} {_options(facts)}")
+    table: list[tuple[str, str]] = []
+    table.append(("index", f"{index.name}, revision {index.revision}, format {manifest.format_version}"))
+    table.append(
+        ("recipe", f"{manifest.recipe.name}{'' if manifest.recipe.builtin else ' (a file)'} {_options(facts)}")
+    )
     queries = 0 if manifest.queries is None else manifest.queries.count
-    table.add_row("rows", f"{index.num_rows} training, {queries} queries")
-    table.add_row("measurement", manifest.measurement.name)
+    table.append(("rows", f"{index.num_rows} training, {queries} queries"))
+    table.append(("measurement", manifest.measurement.name))
     scaled = "NTK scaling" if manifest.build.options.get("ntk_gain") else "no NTK scaling"
-    table.add_row(
-        "sketch",
-        f"{sketch.family}, seed {sketch.seed}, {sketch.num_parameters} parameters to {sketch.dim} numbers, {scaled}",
+    table.append(
+        (
+            "sketch",
+            f"{sketch.family}, seed {sketch.seed}, {sketch.num_parameters} parameters to {sketch.dim} numbers, "
+            f"{scaled}",
+        )
     )
     for name, view in manifest.views.items():
         compares = "rows of one label" if view.comparable == "label" else "all rows"
         line = f"{name}: {compares} compare, mean ‖φ‖² {view.mean_squared_norm:.4g}, {manifest.dtype}"
-        table.add_row("view", line + (f" × 2^{view.scale_exponent}" if view.scale_exponent else ""))
+        table.append(("view", line + (f" × 2^{view.scale_exponent}" if view.scale_exponent else "")))
     names = manifest.labels.names or {}
     counts = ", ".join(f"{names.get(label, label)} {count}" for label, count in manifest.labels.counts.items())
-    table.add_row("labels", counts or "none")
-    table.add_row("bytes", ", ".join(f"{kind} {size(count)}" for kind, count in facts["bytes"].items()))
+    table.append(("labels", counts or "none"))
+    table.append(("bytes", ", ".join(f"{kind} {size(count)}" for kind, count in facts["bytes"].items())))
     kinds = sorted({entry["kind"] for entry in facts["derived"].values()})
-    table.add_row("derived", f"{len(facts['derived'])} files: {', '.join(kinds)}" if kinds else "nothing")
+    table.append(("derived", f"{len(facts['derived'])} files: {', '.join(kinds)}" if kinds else "nothing"))
     noise = manifest.default_relative_noise
-    table.add_row("noise", "not tuned" if noise is None else f"relative {noise:g} by default")
+    table.append(("noise", "not tuned" if noise is None else f"relative {noise:g} by default"))
     for line in _distortion_lines(manifest.distortion):
-        table.add_row("distortion", line)
+        table.append(("distortion", line))
     build = facts["last_build"]
     if build and build.get("query_sketch_seconds") is not None:
-        table.add_row("query", f"{build['query_sketch_seconds']:.3g} s to sketch one by example where it was built")
-    Console().print(table, highlight=False, markup=False)
+        table.append(("query", f"{build['query_sketch_seconds']:.3g} s to sketch one by example where it was built"))
+    typer.echo(aligned(table))
 
 
 def _options(facts: dict[str, Any]) -> str:

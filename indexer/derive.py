@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from attribution.posterior import spectrum_of_blocks
-
 from indexer.progress import Progress, Silent
 from sketchstore.derived import Kind, StoredSpectrum, check_entry, entry_file
 from sketchstore.errors import DerivedError

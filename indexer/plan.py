@@ -200,6 +200,11 @@ def _advice(prepared: Prepared, alone: float, sjlt_seconds: float | None) -> lis
             f"--sketch identity: the model has {num_parameters} parameters, no more than a sketch has numbers, so the "
             "gradients themselves take less room and are exact"
         )
+    elif num_parameters <= 2 * spec.dim and spec.family != "identity":
+        advice.append(
+            f"--sketch identity: the gradients themselves have {num_parameters} numbers, "
+            f"{num_parameters / spec.dim:.2g} times a sketch's, and are exact"
+        )
     elif alone > SLOW_QUERY_SECONDS and spec.family in ("rademacher", "gaussian"):
         cheaper = "is much cheaper" if sjlt_seconds is None else f"takes {sjlt_seconds:.2g} s"
         advice.append(

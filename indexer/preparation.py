@@ -265,7 +265,7 @@ def build_plan(prepared: Prepared, name: str, train: ReadOnce, queries: ReadOnce
         ),
         measurement=MeasurementEntry(
             name=prepared.measurement.name,
-            options={} if settings.views is None else {"views": sorted(settings.views)},
+            options={} if settings.views is None else {"views": [*sorted(settings.views)]},
         ),
         recipe=RecipeEntry(
             name=recipe.name, builtin=recipe.builtin, options=dict(recipe.options), file_digest=recipe.file_digest

@@ -7,10 +7,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, TextIO
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
@@ -46,7 +46,7 @@ class LineProgress(_Interruptible):
         seconds: Time between lines.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, seconds: float = LINE_SECONDS) -> None:
+    def __init__(self, stream: IO[str] | None = None, *, seconds: float = LINE_SECONDS) -> None:
         super().__init__()
         self._stream = stream or sys.stderr
         self._seconds = seconds
@@ -220,6 +220,20 @@ def size(count: int) -> str:
             return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def aligned(rows: Iterable[tuple[str, str]]) -> str:
+    """Lay out names and what they are as two columns, unwrapped so that it pipes.
+
+    Args:
+        rows: The pairs.
+
+    Returns:
+        One line per pair.
+    """
+    pairs = list(rows)
+    width = max((len(name) for name, _ in pairs), default=0)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in pairs)
 
 
 @contextmanager

@@ -141,7 +141,7 @@ def train_classifier(
                     images = crop_and_flip(images, generator)
                 loss = nn.functional.cross_entropy(model(images), labels[rows])
                 optimiser.zero_grad(set_to_none=True)
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimiser.step()
             if time.monotonic() - reported > 5 or epoch + 1 == settings.epochs:
                 reported = time.monotonic()

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.local_server import free_port, local_server
+from service.local_server import local_server
 from service.settings import Settings
 
 COMMAND = [sys.executable, "-m", "service.cli"]
