@@ -30,12 +30,15 @@ class Added:
         direction: Λ_A⁻¹ φ_a / √(σ² + v(a | A)), shape [d]: its product with φ_n is c(n, a | A) in units of the square
             root of ``noisy_variance``.
         coefficients: covariances / √noisy_variance, shape [q]; their squares are the reductions of variance.
+        along: w_j · φ_a for the t directions before it, shape [t]: the row that the Cholesky factor of K_AA + σ²I
+            gains, its diagonal being √noisy_variance.
     """
 
     covariances: Float[Tensor, " q"]
     noisy_variance: float
     direction: Float[Tensor, " d"]
     coefficients: Float[Tensor, " q"]
+    along: Float[Tensor, " t"]
 
 
 class AcquiredSet:
@@ -52,6 +55,7 @@ class AcquiredSet:
         variances: v(x_q | A), shape [q], as sums of squares.
         reductions: v(x_q | ∅) − v(x_q | A), shape [q], as sums of squares.
         size: t, how many examples were added.
+        capacity: How many may be.
 
     Raises:
         ShapeError: If ``queries`` is not a matrix.
@@ -69,6 +73,7 @@ class AcquiredSet:
         self.variances = self.prior_variances.clone()
         self.reductions = torch.zeros_like(self.prior_variances)
         self.size = 0
+        self.capacity = capacity
         self._basis = torch.zeros(capacity, queries.shape[1], dtype=torch.float64)
         self._tails = torch.zeros(capacity, capacity, dtype=torch.float64)
         self._query_tails = torch.zeros(queries.shape[0], capacity, dtype=torch.float64)
@@ -77,6 +82,11 @@ class AcquiredSet:
     def basis(self) -> Float[Tensor, "t d"]:
         """W, with Λ_A⁻¹ = I − WᵀW."""
         return self._basis[: self.size]
+
+    @property
+    def query_weights(self) -> Float[Tensor, "q t"]:
+        """The α_q of r_q = φ_q − Φ_Aᵀ α_q, with α_q = (K_AA + σ²I)⁻¹ K_Aq."""
+        return self._query_tails[:, : self.size] / -math.sqrt(self.noise_variance)
 
     def covariances(self, sketches: Float[Tensor, "m d"]) -> Float[Tensor, "m q"]:
         """Compute c(x_q, n | A) for some examples, each by sums of its own (Eq. 12).
@@ -119,10 +129,12 @@ class AcquiredSet:
         tail[t] = math.sqrt(self.noise_variance)
         before = inner_product(sketch, sketch) + self.noise_variance
         squared = before
+        total_along = torch.zeros(t, dtype=torch.float64)
         # What is left after the first pass has lost digits if it is much shorter than what it came from: then the
         # components along the basis that rounding left are removed as well ("twice is enough", Parlett 1998).
         for _ in range(2 if t else 0):
             along = inner_products(basis, head) + inner_products(tails, tail)
+            total_along = total_along + along
             head = head - weighted_sum(basis, along)
             tail = tail - weighted_sum(tails, along)
             squared = inner_product(head, head) + inner_product(tail, tail)
@@ -138,7 +150,7 @@ class AcquiredSet:
         self.variances = squared_norms(self.residuals) + squared_norms(self._query_tails[:, : t + 1])
         self.reductions += coefficients**2
         self.size = t + 1
-        return Added(covariances, squared, direction, coefficients)
+        return Added(covariances, squared, direction, coefficients, total_along)
 
 
 def gain_step(acquired: AcquiredSet, added: Added, variance_before: float, *, position: int, score: float) -> Step:

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attribution.checks import check_sketches
-from attribution.exact_sums import inner_product_error
 from attribution.errors import ShapeError
+from attribution.exact_sums import inner_product_error
 
 
 class Candidates(Protocol):
@@ -99,7 +99,7 @@ class DenseCandidates:
             Inner products, shape [b, c], float64, within ``relative_error · ‖φ‖ · ‖vector‖``.
         """
         # Unit vectors: a residual of norm 1e-30 must not vanish in float32.
-        norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        norms: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         units = (vectors / torch.where(norms > 0, norms, 1.0)).to(self._nominating.dtype)
         if units.shape[0] == 1:
             return (self._nominating @ units[0]).double().unsqueeze(0) * norms

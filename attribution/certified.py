@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from attribution.acquired import AcquiredSet
 from attribution.exact_sums import inner_product_error
 from attribution.literal import Pick, best_by_float64
 from attribution.search import Search
@@ -117,15 +118,16 @@ class CertifiedPicker:
         self.index_queries = 0
         self.rows_scored = 0
 
-    def best(self, residual: Float[Tensor, " d"]) -> Pick | None:
+    def best(self, acquired: AcquiredSet) -> Pick | None:
         """Find the row with the largest |φ · r| among those not yet picked.
 
         Args:
-            residual: r, float64, shape [d].
+            acquired: The acquired set, all of whose members this picker chose; its residual is r.
 
         Returns:
             The pick, now counted as taken; None when nothing is left whose product is not exactly 0.
         """
+        residual = acquired.residuals[0]
         length = float(torch.linalg.vector_norm(residual))
         num_results = min(self._num_allowed, self._max_results + len(self._taken))
         fresh = not self._searched
@@ -181,11 +183,11 @@ class CertifiedPicker:
         self._searched = True
 
     def _certified_pick(self, residual: Float[Tensor, " d"], length: float) -> Pick | None:
-        """Find the best known row, if no unknown row can match it; None asks for a new search."""
+        # The best known row, if no unknown row can match it; None asks for a new search.
         if not bool(self._free.any()):
             return None
-        # β and the length of r off each older residual. The difference of squares is off by less than 1e-11 ‖r‖² for any
-        # dimension in use, which its square root would make visible: it is added.
+        # β and the length of r off each older residual. The difference of squares is off by less than 1e-11 ‖r‖² for
+        # any dimension in use, which its square root would make visible: it is added.
         along = (self._anchors @ residual).abs()
         off = torch.sqrt(torch.clamp(length**2 - along**2, min=0.0) + 1e-11 * length**2)
         remainder = torch.sqrt(torch.clamp(self._squared_norms - self._lower_squared, min=0.0))
@@ -214,18 +216,17 @@ class CertifiedPicker:
         return pick if abs(pick.covariance) > outside + self._decision_error * length else None
 
     def _proven(self, scores: Float[Tensor, " m"], looked: Bool[Tensor, " m"], length: float) -> float:
-        """A value that the best float64 score certainly reaches."""
+        # A value that the best float64 score certainly reaches.
         proven = torch.where(looked & self._free, scores - self._look_error * length, 0.0)
         return max(float(proven.max()) - 2 * self._decision_error * length, 0.0)
 
     def _tiles_of(self, places: Int[Tensor, " m"], looked: Bool[Tensor, " m"]) -> list[tuple[int, int]]:
-        """Cover places with runs of tiles not yet looked at, contiguous in memory."""
-        tiles: list[int] = torch.unique(places // _TILE_ROWS).tolist()
-        done = looked[::_TILE_ROWS]
+        # Runs of tiles, contiguous in memory, that cover places not yet looked at.
+        wanted = torch.zeros((self._rows.shape[0] + _TILE_ROWS - 1) // _TILE_ROWS, dtype=torch.bool)
+        wanted[places // _TILE_ROWS] = True
+        wanted &= ~looked[::_TILE_ROWS]
         runs: list[tuple[int, int]] = []
-        for tile in tiles:
-            if bool(done[tile]):
-                continue
+        for tile in wanted.nonzero().squeeze(1).tolist():
             left, right = tile * _TILE_ROWS, min((tile + 1) * _TILE_ROWS, self._rows.shape[0])
             if runs and runs[-1][1] == left:
                 runs[-1] = (runs[-1][0], right)
@@ -270,8 +271,8 @@ class CertifiedPicker:
 
 
 def _distinct(rows: Int[Tensor, " m"]) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
-    """Give every row once, and a place where it stands: the lists of r and −r overlap when they are long."""
-    distinct, inverse = rows.unique(return_inverse=True)
+    # Every row once, and a place where it stands: the lists of r and −r overlap when they are long.
+    distinct, inverse = torch.unique(rows, return_inverse=True)
     places = torch.empty_like(distinct)
     places[inverse] = torch.arange(rows.shape[0], device=rows.device)
     return distinct, places

@@ -1,4 +1,4 @@
-"""The posterior in function space (Eqs. 9, 10, 15): solves of size t × t, for sets smaller than the sketch dimension."""
+"""The posterior in function space (Eqs. 9, 10, 15): solves of size t × t, for sets smaller than d."""
 
 import torch
 from jaxtyping import Float
@@ -32,7 +32,8 @@ def cholesky_of_covariance(gram: Float[Tensor, "t t"], noise_variance: float) ->
             f"It has one from {smallest:.3g} on: use such a noise_variance, or float64 sketches.",
             smallest_noise_variance=smallest,
         )
-    return factor
+    lower: Tensor = factor
+    return lower
 
 
 def covariance(
@@ -56,7 +57,8 @@ def covariance(
     factor = cholesky_of_covariance(acquired @ acquired.T, noise_variance)
     left_whitened = torch.linalg.solve_triangular(factor, acquired @ left.T, upper=False)  # [t, a]
     right_whitened = torch.linalg.solve_triangular(factor, acquired @ right.T, upper=False)  # [t, b]
-    return left @ right.T - left_whitened.T @ right_whitened
+    covariances: Tensor = left @ right.T - left_whitened.T @ right_whitened
+    return covariances
 
 
 def variance(
@@ -77,7 +79,7 @@ def variance(
     check_noise_variance(noise_variance)
     _check_same_dim(points, points, acquired)
     factor = cholesky_of_covariance(acquired @ acquired.T, noise_variance)
-    whitened = torch.linalg.solve_triangular(factor, acquired @ points.T, upper=False)  # [t, a]
+    whitened: Tensor = torch.linalg.solve_triangular(factor, acquired @ points.T, upper=False)  # [t, a]
     return (points**2).sum(dim=1) - (whitened**2).sum(dim=0)
 
 
@@ -101,7 +103,7 @@ def residual(query: Float[Tensor, " d"], acquired: Float[Tensor, "t d"], noise_v
     check_noise_variance(noise_variance)
     _check_same_dim(query.unsqueeze(0), query.unsqueeze(0), acquired)
     factor = cholesky_of_covariance(acquired @ acquired.T, noise_variance)
-    explained = torch.cholesky_solve((acquired @ query).unsqueeze(1), factor).squeeze(1)  # [t]
+    explained: Tensor = torch.cholesky_solve((acquired @ query).unsqueeze(1), factor).squeeze(1)  # [t]
     return query - acquired.T @ explained
 
 

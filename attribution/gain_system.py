@@ -1,5 +1,6 @@
-"""InfoGain as a pursuit (Eqs. 8, 94, 95): M = K + σ²I and b = K_* over the candidates, conditioned on what is acquired."""
+"""InfoGain as a pursuit (Eqs. 8, 94, 95): M = K + σ²I and b = K_* over the candidates, given what is acquired."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,6 +12,9 @@ from attribution.candidates import Candidates
 from attribution.checks import check_query
 from attribution.exact_sums import inner_product_error, inner_products, squared_norms
 from attribution.pursuit import Column, Nominated
+
+#: Gives K(n, a) of every candidate n, in their order, for one a: float64, shape [c].
+KernelColumn = Callable[[int], Float[Tensor, " c"]]
 
 #: Maps the acquired set to G of the score ‖b_n G‖².
 Weighting = Callable[[AcquiredSet], Float[Tensor, "q q"] | Float[Tensor, " q"]]
@@ -37,6 +41,8 @@ class GainSystem:
         noise_variance: σ² > 0, in squared units of the measurement.
         budget: How many will be picked.
         weighting: Weights of the queries, from the acquired set.
+        kernel_column: Gives K(n, a) of every candidate n with candidate a in float64, shape [c], for instance from a
+            stored Gram matrix; columns then need no product with the candidates.
 
     Attributes:
         acquired: The acquired set, in float64.
@@ -50,6 +56,7 @@ class GainSystem:
         noise_variance: float,
         budget: int,
         weighting: Weighting = unweighted,
+        kernel_column: KernelColumn | None = None,
     ) -> None:
         for query in queries:
             check_query(query, candidates.dim)
@@ -58,11 +65,15 @@ class GainSystem:
         self._candidates = candidates
         self._noise_variance = noise_variance
         self._weighting = weighting
+        self._kernel_column = kernel_column
         self._squared_norms = candidates.squared_norms()
         self._norms = torch.sqrt(self._squared_norms)
         # v(n | A) in float64, and how many of the acquired it accounts for: brought up to date only where it decides.
         self._variances = torch.zeros_like(self._squared_norms)
         self._accounted = torch.full(self._norms.shape, -1, dtype=torch.int64)
+        stored = budget if kernel_column is not None else 0
+        self._columns = torch.zeros(stored, candidates.count, dtype=torch.float64)
+        self._column_errors = torch.zeros(stored, candidates.count, dtype=torch.float64)
 
     def nominate(self) -> Nominated:
         """Multiply every candidate with every query.
@@ -98,13 +109,14 @@ class GainSystem:
         if bool(new.any()):
             self._variances[positions[new]] = squared_norms(sketches[new])
             self._accounted[positions[new]] = 0
-        accounted, variances = self._accounted[positions], self._variances[positions]
         # One subtraction per acquired example, in order: the same bits however often a candidate was looked at before.
-        for step in range(int(accounted.min()), self.acquired.size):
-            along = inner_products(sketches, self.acquired.basis[step])
-            variances = torch.where(accounted <= step, variances - along**2, variances)
-        self._variances[positions] = variances
+        for position, sketch in zip(positions.tolist(), sketches, strict=True):
+            variance = float(self._variances[position])
+            for along in inner_products(self.acquired.basis[int(self._accounted[position]) :], sketch).tolist():
+                variance -= along**2
+            self._variances[position] = variance
         self._accounted[positions] = self.acquired.size
+        variances = self._variances[positions]
         # Rounding can leave a variance of −1e-16‖φ‖²; none is negative.
         return self.acquired.covariances(sketches), self._noise_variance + torch.clamp(variances, min=0.0)
 
@@ -118,6 +130,8 @@ class GainSystem:
             c(n, a | A)/√(σ² + v_a).
         """
         self.added = self.acquired.add(self._candidates.sketches(torch.tensor([position]))[0])
+        if self._kernel_column is not None:
+            return self._stored_column(position, self._kernel_column)
         direction = self.added.direction
         length = float(torch.linalg.vector_norm(direction))
         return Column(
@@ -125,6 +139,18 @@ class GainSystem:
             error=self._candidates.relative_error * length * self._norms,
             coefficients=self.added.coefficients,
         )
+
+    def _stored_column(self, position: int, kernel_column: KernelColumn) -> Column:
+        # c(n, a | A) = K_na − Σ_j c_nj c_aj over the columns before: no row of Φ is read.
+        assert self.added is not None, "accept adds"
+        t = self.acquired.size - 1
+        length = math.sqrt(self.added.noisy_variance)
+        along = self.added.along
+        values = (kernel_column(position) - along @ self._columns[:t]) / length
+        rounding = inner_product_error(self._candidates.dim, torch.float64) * self._norms * self._norms[position]
+        errors = (rounding + along.abs() @ self._column_errors[:t]) / length
+        self._columns[t], self._column_errors[t] = values, errors
+        return Column(values, errors, self.added.coefficients)
 
     def weighting(self) -> Float[Tensor, "q q"] | Float[Tensor, " q"]:
         """Weigh the queries.

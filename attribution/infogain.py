@@ -8,13 +8,18 @@ from torch import Tensor
 from attribution.acquired import gain_step
 from attribution.candidates import Candidates
 from attribution.checks import check_budget, check_query
-from attribution.gain_system import GainSystem
+from attribution.gain_system import GainSystem, KernelColumn
 from attribution.pursuit import Pursuit
 from attribution.steps import Step
 
 
 def select_infogain(
-    query: Float[Tensor, " d"], candidates: Candidates, noise_variance: float, *, budget: int
+    query: Float[Tensor, " d"],
+    candidates: Candidates,
+    noise_variance: float,
+    *,
+    budget: int,
+    kernel_column: KernelColumn | None = None,
 ) -> Iterator[Step]:
     r"""Select the examples that greedily narrow the model's belief about a query the most (Eq. 8).
 
@@ -32,6 +37,8 @@ def select_infogain(
         candidates: The rows that may be picked. Their fast products nominate, their stored sketches decide.
         noise_variance: σ² > 0, in squared units of the measurement.
         budget: How many examples to select, from 1 to ``candidates.count``.
+        kernel_column: Gives K(n, a) of every candidate n for candidate a, float64, shape [c]: a column of a stored Gram
+            matrix spares the step's product.
 
     Yields:
         One step per pick, ``position`` being its place among the candidates and ``score`` the variance it explains. It
@@ -39,7 +46,7 @@ def select_infogain(
     """
     check_query(query, candidates.dim)
     check_budget(budget, candidates.count)
-    system = GainSystem(query.unsqueeze(0), candidates, noise_variance, budget)
+    system = GainSystem(query.unsqueeze(0), candidates, noise_variance, budget, kernel_column=kernel_column)
     pursuit = Pursuit(system, budget)
     for _ in range(budget):
         choice = pursuit.choose()

@@ -14,6 +14,8 @@ from torch import Tensor
 from attribution.acquired import AcquiredSet, gain_step
 from attribution.certified import CertifiedPicker
 from attribution.checks import check_budget, check_option, check_query
+from attribution.gain_system import KernelColumn
+from attribution.gram_picker import GramPicker
 from attribution.literal import LiteralPicker
 from attribution.search import Search
 from attribution.steps import Step
@@ -34,6 +36,7 @@ def select_infogain_approx(
     strategy: str = "certified",
     squared_norms: Float[Tensor, " n"] | None = None,
     float32_sketches: Callable[[Int[Tensor, " m"]], Float[Tensor, "m d"]] | None = None,
+    kernel_column: KernelColumn | None = None,
     max_results: int = 2048,
 ) -> Iterator[Step]:
     r"""Select the examples whose posterior covariance with the query is largest, one at a time (Eq. 15).
@@ -58,6 +61,9 @@ def select_infogain_approx(
         squared_norms: ‖φ‖² by row, float64, shape [n]; makes the certified bounds tighter.
         float32_sketches: Reads the same sketches as float32, for products that only nominate; spares a conversion
             when they are stored in float32 or less.
+        kernel_column: Gives K(n, a) of every allowed row n, ascending, for an allowed row a, float64, shape
+            [num_allowed]: a column of a stored Gram matrix. Then a certified selection from a pool within
+            ``max_results`` costs one search and no look at any row but contenders.
         max_results: Longest list asked of the index. A pool within it needs one search for the whole selection.
 
     Yields:
@@ -67,9 +73,11 @@ def select_infogain_approx(
     check_budget(budget, num_allowed)
     check_option(strategy, STRATEGIES, "strategy")
     acquired = AcquiredSet(query.unsqueeze(0), noise_variance, budget)
-    picker: CertifiedPicker | LiteralPicker
+    picker: CertifiedPicker | GramPicker | LiteralPicker
     if strategy == "literal":
         picker = LiteralPicker(search, sketches, rows_allowed, num_allowed, largest_norm)
+    elif kernel_column is not None and search.exact and num_allowed <= max_results:
+        picker = GramPicker(search, sketches, kernel_column, rows_allowed, num_allowed, largest_norm, squared_norms)
     else:
         picker = CertifiedPicker(
             search,
@@ -82,7 +90,7 @@ def select_infogain_approx(
             max_results=max_results,
         )
     for _ in range(budget):
-        pick = picker.best(acquired.residuals[0])
+        pick = picker.best(acquired)
         if pick is None:
             return
         variance_before = float(acquired.variances[0])

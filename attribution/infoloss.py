@@ -39,8 +39,8 @@ def select_infoloss(
             memory, if None.
 
     Yields:
-        One step per pick: ``position`` is its position in T, ``score`` the increase of the query's variance, and nats are
-        InfoLoss. It ends early when no candidate's removal changes the variance beyond rounding.
+        One step per pick: ``position`` is its position in T, ``score`` the increase of the query's variance, and nats
+        are InfoLoss. It ends early when no candidate's removal changes the variance beyond rounding.
 
     Raises:
         ShapeError: If the pool is missing in the gram form, names a position twice or one that is excluded, or

@@ -103,11 +103,9 @@ def info_loss(
 def _explained_in_order(
     query: Float[Tensor, " d"], acquired: Float[Tensor, "t d"], noise_variance: float
 ) -> tuple[Float[Tensor, " t"], Float[Tensor, ""]]:
-    """Split the variance explained by an ordered set into what each row explains after those before it.
-
-    With L Lᵀ = K_AA + σ²I and z = L⁻¹ K_A*, row i explains z_i². What remains is ‖r‖² + σ²‖α‖² with α = L⁻ᵀ z and
-    r = φ_* − Φ_Aᵀ α: a sum of squares, where φ_*·φ_* − ‖z‖² would cancel at small noise.
-    """
+    # The variance explained by an ordered set, split into what each row explains after those before it, and the rest.
+    # With L Lᵀ = K_AA + σ²I and z = L⁻¹ K_A*, row i explains z_i². What remains is ‖r‖² + σ²‖α‖² with α = L⁻ᵀ z and
+    # r = φ_* − Φ_Aᵀ α: a sum of squares, where φ_*·φ_* − ‖z‖² would cancel at small noise.
     query, acquired = query.double(), acquired.double()
     factor = cholesky_of_covariance(acquired @ acquired.T, noise_variance)
     whitened = torch.linalg.solve_triangular(factor, (acquired @ query).unsqueeze(1), upper=False)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attribution.checks import check_noise_variance
 from attribution.errors import NotPositiveDefiniteError
-from attribution.exact_sums import inner_products, unit_roundoff, weighted_sum
+from attribution.exact_sums import unit_roundoff, weighted_sum
 from attribution.spectrum import Spectrum
 
 #: Reads stored sketches of T by position, float64, shape [s, d].
@@ -94,22 +94,6 @@ class InverseCovariance:
             return self.spectrum.eigenvectors[positions]
         return torch.stack([weighted_sum(self.spectrum.eigenvectors, row) for row in sketches(positions)])
 
-    def entries(
-        self, left: Float[Tensor, "s m"], right: Float[Tensor, " m"], same: Bool[Tensor, " s"]
-    ) -> Float[Tensor, " s"]:
-        """Give P_nm from features, each by sums of its own.
-
-        Args:
-            left: F_n for some n, shape [s, m].
-            right: F_m, shape [m].
-            same: Whether n = m, shape [s].
-
-        Returns:
-            P_nm, shape [s], 1/measurement².
-        """
-        products = inner_products(left, self.weights * right)
-        return products if self.is_kernel else (same.double() - products) / self.noise_variance
-
     def diagonal(self, positions: Int[Tensor, " s"], sketches: SketchReader) -> Float[Tensor, " s"]:
         """Give P_nn fast, to nominate, and keep it for later queries.
 
@@ -121,7 +105,7 @@ class InverseCovariance:
             P_nn, shape [s], 1/measurement².
         """
         missing = torch.tensor([p for p in positions.tolist() if p not in self._diagonal], dtype=torch.int64)
-        for chunk in missing.split(_GROUP_ROWS) if missing.numel() else ():
+        for chunk in torch.split(missing, _GROUP_ROWS) if missing.numel() else ():
             if self.is_kernel:
                 values = self.spectrum.eigenvectors[chunk].square() @ self.weights
             else:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from attribution.acquired import AcquiredSet
 from attribution.exact_sums import inner_product_error, inner_products
 from attribution.search import Search
 
@@ -46,7 +47,7 @@ def best_by_float64(
     """
     rows = rows.sort().values
     best: Pick | None = None
-    for chunk in rows.split(_DECIDING_ROWS):
+    for chunk in torch.split(rows, _DECIDING_ROWS):
         values = sketches(chunk)
         covariances = inner_products(values, residual)
         place = _first_largest(covariances.abs())
@@ -57,7 +58,7 @@ def best_by_float64(
 
 
 def _first_largest(values: Float[Tensor, " m"]) -> int:
-    """Give the first place of the maximum; torch.argmax promises no order among equals."""
+    # torch.argmax promises no order among equals.
     return int((values == values.max()).nonzero()[0])
 
 
@@ -93,20 +94,21 @@ class LiteralPicker:
         self.index_queries = 0
         self.rows_scored = 0
 
-    def best(self, residual: Float[Tensor, " d"]) -> Pick | None:
+    def best(self, acquired: AcquiredSet) -> Pick | None:
         """Find the row with the largest |φ · r| among those not yet picked.
 
         Args:
-            residual: r, float64, shape [d].
+            acquired: The acquired set, all of whose members this picker chose; its residual is r.
 
         Returns:
             The pick, now counted as taken; None when nothing is left whose product is not exactly 0.
         """
+        residual = acquired.residuals[0]
         # Products of the search are off by at most this, so a row this far below the best may still be the best.
         length = float(torch.linalg.vector_norm(residual))
         dim = residual.shape[0]
         error = (self._search.relative_error + inner_product_error(dim, torch.float64)) * self._largest_norm * length
-        # The acquired may fill a list, and ties at its end hide rows: ask for more until the list's end is out of reach.
+        # The acquired may fill a list, and ties at its end hide rows: ask for more until the end is out of reach.
         num_results = min(self._num_allowed, len(self._taken) + 8)
         while True:
             scores, rows, reach = self._signed_lists(residual, num_results)
@@ -118,7 +120,7 @@ class LiteralPicker:
                 if num_results >= self._num_allowed or not self._search.exact or best - 2 * error > reach:
                     break
             num_results = min(self._num_allowed, 4 * num_results)
-        contenders = rows[scores >= best - 2 * error].unique()
+        contenders = torch.unique(rows[scores >= best - 2 * error])
         pick = best_by_float64(contenders, self._sketches, residual)
         self.rows_scored += contenders.numel()
         if pick.covariance == 0:
@@ -129,7 +131,7 @@ class LiteralPicker:
     def _signed_lists(
         self, residual: Float[Tensor, " d"], num_results: int
     ) -> tuple[Float[Tensor, " m"], Int[Tensor, " m"], float]:
-        """Search r and −r: absolute scores and rows not yet taken, and the score that no row outside exceeds."""
+        # Search r and −r: absolute scores and rows not yet taken, and the score that no row outside exceeds.
         found = self._search.search(torch.stack([residual, -residual]), num_results, self._rows_allowed)
         self.index_queries += 2
         self.rows_scored += 2 * self._num_allowed

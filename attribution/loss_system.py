@@ -11,9 +11,9 @@ from torch import Tensor
 
 from attribution.candidates import Candidates, DenseCandidates
 from attribution.exact_sums import inner_product_error, inner_products
+from attribution.inverse_covariance import InverseCovariance, SketchReader
 from attribution.pursuit import Column, Nominated
 from attribution.removal import Removal, Removed
-from attribution.inverse_covariance import InverseCovariance, SketchReader
 
 #: Values (rows × d) up to which a pool's products are made in float64; beyond, float32 halves their memory.
 _FLOAT64_VALUES = 2**25
@@ -122,8 +122,7 @@ class LossSystem:
         Returns:
             α [s, q] and P_nn [s].
         """
-        duals, pivots, _, _ = self.removal.evaluate(self._pool[positions])
-        return duals, pivots
+        return self.removal.evaluate(self._pool[positions])
 
     def accept(self, position: int) -> Column:
         """Remove one example of the pool.
@@ -146,21 +145,21 @@ class LossSystem:
         return self._weighting(self.removal)
 
     def _diagonal_rounding(self) -> Float[Tensor, " c"]:
-        """Error of P_nn: relative in the kernel form; of 1 − h_n, absolute, in the gram form."""
+        # Error of P_nn: relative in the kernel form; of 1 − h_n, absolute, in the gram form.
         decided = inner_product_error(self._posterior.weights.shape[0], torch.float64)
         if self._posterior.is_kernel:
             return 2 * decided * self._diagonal
         return torch.full_like(self._diagonal, 4 * decided / self._posterior.noise_variance)
 
     def _multiply(self, right: Float[Tensor, " m"]) -> Float[Tensor, " c"]:
-        """F · right for the whole pool, fast: one product with the pool's rows."""
+        # F · right for the whole pool, fast: one product with the pool's rows.
         if self._posterior.is_kernel:
             return self._features @ right
         direction = inner_products(self._posterior.spectrum.eigenvectors, right)
         return self._candidates.products(direction.unsqueeze(0))[0]
 
     def _column(self, place: int) -> Column:
-        """The column of P that the removal at ``place`` used, given those before it."""
+        # The column of P that the removal at `place` used, given those before it.
         feature, factor = self.removal.features[place], self.removal.factor[place]
         weighted = self._posterior.weights * feature
         products = self._multiply(weighted)

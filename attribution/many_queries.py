@@ -61,6 +61,9 @@ def select_many(
 
     Yields:
         One step per pick. It ends early when the best score is exactly 0.
+
+    Raises:
+        DependentQueriesError: If the joint rule is given linearly dependent queries.
     """
     check_option(rule, RULES, "rule")
     check_option(weighting, WEIGHTINGS, "weighting")
@@ -80,8 +83,8 @@ def select_many(
         weigh = _jointly
         if queries.shape[0] > queries.shape[1]:
             raise DependentQueriesError(
-                f"The joint rule needs at most d = {queries.shape[1]} queries, got {queries.shape[0]}: more are linearly "
-                "dependent. Use rule 'infogain', which drops the interactions between queries."
+                f"The joint rule needs at most d = {queries.shape[1]} queries, got {queries.shape[0]}: more are "
+                "linearly dependent. Use rule 'infogain', which drops the interactions between queries."
             )
     else:
         weigh = unweighted if weighting == "uniform" else _by_inverse_variance
@@ -154,7 +157,7 @@ def _removals(
     weighting: str,
     quota: "_Quota",
 ) -> Iterator[ManyStep]:
-    """The greedy loop of the InfoLoss sum."""
+    # The greedy loop of the InfoLoss sum.
     first = posteriors[0]
     variances = torch.tensor([posterior.variance for posterior in posteriors], dtype=torch.float64)
 
@@ -192,12 +195,12 @@ def _removals(
 
 
 def _by_inverse_variance(acquired: AcquiredSet) -> Float[Tensor, " q"]:
-    """√w_q with w_q = 1/v(x_q | A): diag(M)⁻¹ for M⁻¹ (Eq. 93)."""
+    # √w_q with w_q = 1/v(x_q | A): diag(M)⁻¹ for M⁻¹ (Eq. 93).
     return torch.rsqrt(acquired.variances)
 
 
 def _jointly(acquired: AcquiredSet) -> Float[Tensor, "q q"]:
-    """G = L⁻ᵀ with M = L Lᵀ, so that ‖u G‖² = uᵀ M⁻¹ u (Eq. 92)."""
+    # G = L⁻ᵀ with M = L Lᵀ, so that ‖u G‖² = uᵀ M⁻¹ u (Eq. 92).
     joint = acquired.query_covariances()
     factor, info = torch.linalg.cholesky_ex(joint)
     size = joint.shape[0]
@@ -210,7 +213,8 @@ def _jointly(acquired: AcquiredSet) -> Float[Tensor, "q q"]:
             "repeated ones, or use rule 'infogain'."
         )
     identity = torch.eye(size, dtype=torch.float64)
-    return torch.linalg.solve_triangular(factor, identity, upper=False).T
+    inverse: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
+    return inverse.T
 
 
 class _Quota:
@@ -233,14 +237,14 @@ class _Quota:
             raise BudgetError(f"budget {budget} exceeds the {available} picks that the quotas and candidates allow.")
 
     def eligible(self) -> Bool[Tensor, " c"] | None:
-        """Which candidates may be picked now."""
+        # Which candidates may be picked now.
         if self._left is None or self._labels is None:
             return None
         open_labels = [label for label, left in self._left.items() if left > 0]
         return torch.isin(self._labels, torch.tensor(open_labels, dtype=self._labels.dtype))
 
     def spend(self, position: int) -> None:
-        """Count a pick against its label."""
+        # Count a pick against its label.
         if self._left is not None and self._labels is not None:
             self._left[int(self._labels[position])] -= 1
 

@@ -1,4 +1,4 @@
-"""One query's posterior given a conditioning set T, or T without some examples: what T knows, and what removal costs."""
+"""One query's posterior given a conditioning set T, or part of it: what T knows, and what removal costs."""
 
 from collections.abc import Iterable
 
@@ -128,14 +128,14 @@ class QueryPosterior:
         self.info_gain_nats = info_gain_nats(self.prior_variance, max(reduction - increase, 0.0), self.variance)
 
     def _variance_in_function_space(self, reduction: float, dual: Float[Tensor, " m"]) -> float:
-        """v = φ_*·φ_* − kᵀPk; where that cancels, ‖φ_* − Φᵀα‖² + σ²‖α‖², by one pass over T."""
+        # φ_*·φ_* − kᵀPk; where that cancels, ‖φ_* − Φᵀα‖² + σ²‖α‖², by one pass over T.
         variance = self.prior_variance - reduction
         # Above this share, cancellation costs less than 1e-12 of v.
         if variance > 1e-3 * self.prior_variance:
             return variance
         alpha = inner_products(self.posterior.spectrum.eigenvectors, dual)
         rest = self.query.clone()
-        for positions in torch.arange(alpha.shape[0]).split(_GROUP_ROWS):
+        for positions in torch.split(torch.arange(alpha.shape[0]), _GROUP_ROWS):
             rest -= weighted_sum(self.sketches(positions), alpha[positions])
         return inner_product(rest, rest) + self.posterior.noise_variance * inner_product(alpha, alpha)
 

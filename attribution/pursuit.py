@@ -141,7 +141,7 @@ class Pursuit:
         contending = (allowed & (upper >= floor)).nonzero().squeeze(1)
         contending = contending[upper[contending].argsort(descending=True, stable=True)]
         best: Choice | None = None
-        for chunk in contending.split(_DECIDING_ROWS):
+        for chunk in torch.split(contending, _DECIDING_ROWS):
             if best is not None:
                 chunk = chunk[upper[chunk] >= best.score]
                 if not chunk.numel():
@@ -179,7 +179,7 @@ class Pursuit:
         return column
 
     def _intervals(self, weighting: Tensor) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
-        """Bounds on every candidate's score that hold whatever the fast products rounded."""
+        # Bounds on every candidate's score that hold whatever the fast products rounded.
         used = self._query_errors[: self._picked + 1]
         if weighting.ndim == 1:
             weighted = self._targets * weighting

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attribution.errors import NotPositiveDefiniteError
-from attribution.exact_sums import inner_products, unit_roundoff
+from attribution.exact_sums import inner_product, inner_products, unit_roundoff, weighted_sum
 from attribution.inverse_covariance import InverseCovariance, SketchReader
 
 
@@ -25,13 +25,11 @@ class Removed:
         duals: α_n of each query before the removal, shape [q]; σ² α_n = c(x_q, n | T).
         pivot: P_nn before the removal, 1/measurement²; σ⁴ P_nn = σ² − v(n | T).
         coefficients: α_n/√P_nn, shape [q]; their squares are how much the variances grow.
-        features: F_n, shape [m].
     """
 
     duals: Float[Tensor, " q"]
     pivot: float
     coefficients: Float[Tensor, " q"]
-    features: Float[Tensor, " m"]
 
 
 class Removal:
@@ -62,9 +60,9 @@ class Removal:
         self._sketches = sketches
         self.positions: list[int] = []
         self.increases = torch.zeros(rotated.shape[0], dtype=torch.float64)
-        self._features: list[Float[Tensor, " m"]] = []
+        self._features = torch.zeros(0, rotated.shape[1], dtype=torch.float64)
         self._factor: list[list[float]] = []
-        self._coefficients: list[Float[Tensor, " q"]] = []
+        self._coefficients = torch.zeros(0, rotated.shape[0], dtype=torch.float64)
 
     @classmethod
     def of_many(cls, removals: Sequence["Removal"]) -> "Removal":
@@ -81,9 +79,7 @@ class Removal:
         joined._source_norms = torch.cat([removal._source_norms for removal in removals])
         joined._dual_norms = torch.cat([removal._dual_norms for removal in removals])
         joined.increases = torch.cat([removal.increases for removal in removals])
-        joined._coefficients = [
-            torch.cat(parts) for parts in zip(*(removal._coefficients for removal in removals), strict=True)
-        ]
+        joined._coefficients = torch.cat([removal._coefficients for removal in removals], dim=1)
         return joined
 
     def copy(self) -> "Removal":
@@ -95,19 +91,16 @@ class Removal:
         other = Removal.__new__(Removal)
         other.__dict__.update(self.__dict__)
         other.positions = list(self.positions)
-        other.increases = self.increases.clone()
-        other._features = list(self._features)
         other._factor = list(self._factor)
-        other._coefficients = list(self._coefficients)
         return other
 
     @property
     def duals(self) -> Float[Tensor, "q m"]:
-        """w ∘ rotated: α_n = F_n · duals before any removal."""
+        """Each query as w ∘ rotated: α_n = F_n · duals before any removal."""
         return self._duals
 
     @property
-    def features(self) -> list[Float[Tensor, " m"]]:
+    def features(self) -> Float[Tensor, "t m"]:
         """F_a of the removed, in order."""
         return self._features
 
@@ -117,39 +110,44 @@ class Removal:
         return self._factor
 
     @property
-    def coefficients(self) -> list[Float[Tensor, " q"]]:
-        """z of each removal, in order."""
+    def coefficients(self) -> Float[Tensor, "t q"]:
+        """The z of each removal, in order."""
         return self._coefficients
 
-    def evaluate(
-        self, positions: Int[Tensor, " s"]
-    ) -> tuple[Float[Tensor, "s q"], Float[Tensor, " s"], Float[Tensor, "s m"], Float[Tensor, "s t"]]:
+    def evaluate(self, positions: Int[Tensor, " s"]) -> tuple[Float[Tensor, "s q"], Float[Tensor, " s"]]:
         """Compute α_n and P_nn of some examples given T∖S, each by sums of its own.
 
         Args:
             positions: Their positions in T, shape [s], none removed.
 
         Returns:
-            α [s, q], exactly 0 where it is within rounding of 0; P_nn [s]; F [s, m]; and their rows of L [s, t].
+            α [s, q], exactly 0 where it is within rounding of 0, and P_nn [s].
         """
         features = self._posterior.features(positions, self._sketches)
-        duals = torch.stack([inner_products(features, dual) for dual in self._duals], dim=1)
-        rounding = self._rounding(features)
-        apart = torch.zeros(positions.shape[0], dtype=torch.bool)
-        pivots = torch.cat(
-            [self._posterior.entries(f.unsqueeze(0), f, torch.ones(1, dtype=torch.bool)) for f in features]
-        )
-        rows = torch.zeros(positions.shape[0], len(self.positions), dtype=torch.float64)
-        for j, (feature, factor) in enumerate(zip(self._features, self._factor, strict=True)):
-            entry = self._posterior.entries(features, feature, apart)
-            for i in range(j):
-                entry = entry - rows[:, i] * factor[i]
-            rows[:, j] = entry / factor[j]
-            pivots = pivots - rows[:, j] ** 2
-            duals = duals - rows[:, j, None] * self._coefficients[j]
+        evaluated = [self._evaluate_one(feature) for feature in features]
+        duals = torch.stack([dual for dual, _, _ in evaluated])
         # Eigenvectors turn a product that is exactly 0 into rounding; it must not pass for information.
-        duals = torch.where(duals.abs() <= rounding, 0.0, duals)
-        return duals, pivots, features, rows
+        duals = torch.where(duals.abs() <= self._rounding(features), 0.0, duals)
+        return duals, torch.tensor([pivot for _, pivot, _ in evaluated], dtype=torch.float64)
+
+    def _evaluate_one(self, feature: Float[Tensor, " m"]) -> tuple[Float[Tensor, " q"], float, list[float]]:
+        # α_n, P_nn and the row of L that removing n would add, by forward substitution.
+        weighted = self._posterior.weights * feature
+        products = inner_products(self._features, weighted).tolist()
+        pivot = inner_product(feature, weighted)
+        if not self._posterior.is_kernel:
+            noise = self._posterior.noise_variance
+            products = [-product / noise for product in products]
+            pivot = (1 - pivot) / noise
+        row: list[float] = []
+        for product, factor in zip(products, self._factor, strict=True):
+            for along, earlier in zip(row, factor, strict=False):
+                product -= along * earlier
+            row.append(product / factor[-1])
+            pivot -= row[-1] ** 2
+        duals = inner_products(self._duals, feature)
+        duals -= weighted_sum(self._coefficients, torch.tensor(row, dtype=torch.float64))
+        return duals, pivot, row
 
     def remove(self, position: int) -> Removed:
         """Remove one example.
@@ -163,8 +161,9 @@ class Removal:
         Raises:
             NotPositiveDefiniteError: If rounding leaves σ² − v(n | T∖S) without a positive value.
         """
-        duals, pivots, features, rows = self.evaluate(torch.tensor([position]))
-        pivot = float(pivots[0])
+        features = self._posterior.features(torch.tensor([position]), self._sketches)
+        duals, pivot, row = self._evaluate_one(features[0])
+        duals = torch.where(duals.abs() <= self._rounding(features)[0], 0.0, duals)
         if not pivot > 0:
             noise = self._posterior.noise_variance
             smallest = float(self._posterior.eigenvalues[-1]) * 1e-12
@@ -174,16 +173,16 @@ class Removal:
                 smallest_noise_variance=max(smallest, 10 * noise),
             )
         length = math.sqrt(pivot)
-        coefficients = duals[0] / length
+        coefficients = duals / length
         self.positions.append(position)
         self.increases = self.increases + coefficients**2
-        self._features.append(features[0])
-        self._factor.append([*rows[0].tolist(), length])
-        self._coefficients.append(coefficients)
-        return Removed(duals[0], pivot, coefficients, features[0])
+        self._features = torch.cat([self._features, features])
+        self._factor.append([*row, length])
+        self._coefficients = torch.cat([self._coefficients, coefficients.unsqueeze(0)])
+        return Removed(duals, pivot, coefficients)
 
     def _rounding(self, features: Float[Tensor, "s m"]) -> Float[Tensor, "s q"]:
-        """Error of α_n = F_n · (w ∘ rotated): of the rotation, and of F_n. Rounding errors add like a random walk."""
+        # Error of α_n = F_n · (w ∘ rotated): of the rotation, and of F_n. Rounding errors add like a random walk.
         posterior = self._posterior
         lengths = (
             torch.ones(features.shape[0], dtype=torch.float64)
@@ -191,5 +190,5 @@ class Removal:
             else torch.linalg.vector_norm(features, dim=1)
         )
         weighted = torch.linalg.vector_norm(features * (posterior.weights * posterior.resolved), dim=1)
-        scale = weighted[:, None] * self._source_norms + lengths[:, None] * self._dual_norms
+        scale: Tensor = weighted[:, None] * self._source_norms + lengths[:, None] * self._dual_norms
         return 8 * math.sqrt(features.shape[1]) * unit_roundoff(torch.float64) * scale

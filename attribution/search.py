@@ -1,4 +1,4 @@
-"""What a selection asks of a vector database: the largest inner products with a residual. The protocol, and a dense one.
+"""What a selection asks of a vector database: the largest inner products with a residual.
 
 ``sketchstore`` implements the same shape over index directories; neither package imports the other.
 """

@@ -70,12 +70,12 @@ def spectrum_of(sketches: Float[Tensor, "n d"]) -> Spectrum:
 def _groups(
     blocks: Callable[[], Iterable[Float[Tensor, "b d"]]], num_rows: int, dim: int
 ) -> Iterator[tuple[int, Float[Tensor, "g d"]]]:
-    """Stream row groups of bounded size in float64, with their first position."""
+    # Row groups of bounded size in float64, with their first position.
     start = 0
     for block in blocks():
         if block.ndim != 2 or block.shape[1] != dim:
             raise ShapeError(f"A block of sketches must have shape [b, {dim}], got {list(block.shape)}.")
-        for part in block.split(_GROUP_ROWS):
+        for part in torch.split(block, _GROUP_ROWS):
             yield start, part.double()
             start += part.shape[0]
     if start != num_rows:

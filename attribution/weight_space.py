@@ -1,4 +1,4 @@
-"""The posterior in weight space (Eqs. 12, 13): solves of size d × d, for sets larger than the sketch dimension."""
+"""The posterior in weight space (Eqs. 12, 13): solves of size d × d, for sets larger than d."""
 
 import torch
 from jaxtyping import Float
@@ -50,7 +50,8 @@ def covariance(
     """
     factor = torch.linalg.cholesky(precision(acquired, noise_variance))
     left_whitened = torch.linalg.solve_triangular(factor, left.T, upper=False)  # [d, a]
-    return left_whitened.T @ torch.linalg.solve_triangular(factor, right.T, upper=False)
+    covariances: Tensor = left_whitened.T @ torch.linalg.solve_triangular(factor, right.T, upper=False)
+    return covariances
 
 
 def variance(
@@ -69,7 +70,7 @@ def variance(
         Variances, shape [a], squared units of the measurement. A sum of squares: never negative.
     """
     factor = torch.linalg.cholesky(precision(acquired, noise_variance))
-    whitened = torch.linalg.solve_triangular(factor, points.T, upper=False)  # [d, a]
+    whitened: Tensor = torch.linalg.solve_triangular(factor, points.T, upper=False)  # [d, a]
     return (whitened**2).sum(dim=0)
 
 
@@ -87,4 +88,5 @@ def residual(query: Float[Tensor, " d"], acquired: Float[Tensor, "t d"], noise_v
         The residual, shape [d]; its inner product with a sketch is the posterior covariance with the query.
     """
     factor = torch.linalg.cholesky(precision(acquired, noise_variance))
-    return torch.cholesky_solve(query.unsqueeze(1), factor).squeeze(1)
+    solved: Tensor = torch.cholesky_solve(query.unsqueeze(1), factor)
+    return solved.squeeze(1)

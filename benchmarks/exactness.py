@@ -142,8 +142,8 @@ def measure(index: Path, num_queries: int, budget: int, url: str) -> dict[str, A
                         kernel, cross, prior, noise, budget, exact_rule=method == "infogain"
                     )
                 answer = client.attribute(
-                    manifest["name"],
-                    query={"type": "row", "split": "query", "row": int(query_row)},
+                    index.resolve().name,
+                    {"type": "row", "split": "query", "row": int(query_row)},
                     target={"label": label},
                     method=method,
                     budget=budget,

@@ -33,7 +33,8 @@ from attribution.infogain import select_infogain
 from attribution.infogain_approx import select_infogain_approx
 from attribution.infoloss import select_infoloss
 from attribution.information import info_gain
-from attribution.posterior import SetPosterior, Spectrum, spectrum_of_blocks
+from attribution.posterior import SetPosterior
+from attribution.spectrum import Spectrum, spectrum_of
 from experiments import dense_reference
 from sketchstore.brute_force import BruteForceSearch
 from sketchstore.reader import Index, open_index
@@ -45,8 +46,8 @@ TITLES = {
     "infogain_approx": "InfoGain approx",
     "inner_product": "top by |inner product|",
     "cosine": "top by cosine",
-    "infoloss": "InfoLoss",
 }
+SHORT = {"infogain": "InfoGain", "infogain_approx": "approx", "inner_product": "|φ·φ*|", "cosine": "cosine"}
 PLOTTED = {"infogain": "tab:blue", "infogain_approx": "tab:orange", "inner_product": "tab:green", "cosine": "tab:red"}
 
 
@@ -89,8 +90,7 @@ def read_pool(index: Index, label: int) -> Pool:
     view = index.view("own")
     rows = view.partition_rows(label)
     sketches = view.sketches(rows, dtype=torch.float64)
-    spectrum = spectrum_of_blocks(lambda: iter([sketches]), num_rows=len(rows), dim=sketches.shape[1])
-    return Pool(rows, sketches, spectrum, view.mean_squared_norm(label))
+    return Pool(rows, sketches, spectrum_of(sketches), view.mean_squared_norm(label))
 
 
 def baselines(sketches: Tensor, query: Tensor, budget: int) -> dict[str, list[int]]:
@@ -106,6 +106,7 @@ def measure_with_project(index: Index, pool: Pool, query: Tensor, noise_variance
     posterior = SetPosterior(pool.spectrum, noise_variance).of_query(
         query, pool.sketches @ query, lambda positions: pool.sketches[positions]
     )
+    everything = torch.arange(len(pool.rows))
     search = BruteForceSearch(index.view("own"), pool.rows)
     position = {int(row): number for number, row in enumerate(pool.rows)}
     approx = select_infogain_approx(
@@ -122,7 +123,7 @@ def measure_with_project(index: Index, pool: Pool, query: Tensor, noise_variance
     picks = {
         "infogain": [step.position for step in exact],
         "infogain_approx": [position[step.position] for step in approx],
-        "infoloss": [step.position for step in select_infoloss(posterior, budget=budget)],
+        "infoloss": [step.position for step in select_infoloss(posterior, everything, budget=budget)],
         **baselines(pool.sketches, query, budget),
     }
     return Measured(
@@ -210,7 +211,7 @@ def plot(rows: list[dict[str, float]], budget: int, path: Path) -> None:
         axis.set_ylim(0, 1.03)
         axis.set_xlabel("noise variance relative to the mean squared norm")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, loc="lower center")
+        axis.legend(fontsize=8, loc="lower right" if axis is left else "lower left")
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
     pyplot.close(figure)
@@ -218,18 +219,17 @@ def plot(rows: list[dict[str, float]], budget: int, path: Path) -> None:
 
 def printed(console: Console, title: str, rows: list[dict[str, float]]) -> None:
     """Print one table noise by noise."""
-    table = Table(title=title, title_justify="left")
-    for heading in (
-        "relative noise",
-        "relative information:\nInfoGain / approx / inner product / cosine",
-        "fraction:\nInfoGain / approx / inner product",
-        "picks\nshared",
-    ):
-        table.add_column(heading, justify="right")
+    table = Table(title=title, title_justify="left", header_style="none")
+    table.add_column("relative\nnoise", justify="right")
+    for rule in RULES:
+        table.add_column(f"relative\ninformation\n{SHORT[rule]}", justify="right")
+    for rule in RULES[:3]:
+        table.add_column(f"fraction\n\n{SHORT[rule]}", justify="right")
+    table.add_column("picks\nshared", justify="right")
     for row in rows:
-        information = " / ".join(f"{row[f'relative_information_{rule}']:.2f}" for rule in RULES)
-        fraction = " / ".join(f"{row[f'fraction_{rule}']:.2f}" for rule in RULES[:3])
-        table.add_row(f"{row['relative_noise']:g}", information, fraction, f"{row['picks_shared']:.0%}")
+        information = [f"{row[f'relative_information_{rule}']:.2f}" for rule in RULES]
+        fraction = [f"{row[f'fraction_{rule}']:.2f}" for rule in RULES[:3]]
+        table.add_row(f"{row['relative_noise']:g}", *information, *fraction, f"{row['picks_shared']:.0%}")
     console.print(table)
 
 

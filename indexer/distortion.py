@@ -93,6 +93,7 @@ def measure_distortion(
     sample: Sample,
     view: str,
     *,
+    sketches: Tensor | None = None,
     pairs: int = PAIRS,
     relative_noises: Sequence[float] = RELATIVE_NOISES,
     picks: int = PICKS,
@@ -104,19 +105,29 @@ def measure_distortion(
         train_set: The training set.
         sample: The rows (`sample_rows`).
         view: One of the measurement's views.
+        sketches: The index's own sketches of the sample's pool rows and then its query rows, in true units, float
+            [rows, d], so that storage rounding is measured too; None sketches the rows again.
         pairs: Random pairs of pool rows whose kernel values are compared.
         relative_noises: Noise variances in units of the pool's mean squared exact norm.
         picks: Size of the sets that greedy InfoGain selects for each query.
 
     Returns:
         A JSON object: ``kernel`` has the errors of kernel values, ``nats`` one entry per noise (see docs/sketches.md).
+
+    Raises:
+        DistortionError: If ``sketches`` are not of the sample's rows.
     """
     examples = [train_set[row] for row in (*sample.pool, *sample.queries)]
     size = len(sample.pool)
     chosen = random_pairs(size, pairs)
     exact = exact_kernel(featuriser.slabs(examples, view=view), len(examples), chosen)
-    sketches = featuriser.sketch(examples, view=view).double()
-    exact_rows = kernel_features(exact.kernel)
+    sketches = (featuriser.sketch(examples, view=view) if sketches is None else sketches).double()
+    if sketches.shape != (len(examples), featuriser.spec.dim):
+        raise DistortionError(
+            f"sketches of this sample have shape {[len(examples), featuriser.spec.dim]}, got {list(sketches.shape)}."
+        )
+    # Both kernels as rows of the same small length: the sketched one too, whose d may be thousands.
+    exact_rows, sketched_rows = kernel_features(exact.kernel), kernel_features(sketches @ sketches.T)
     scale = float(exact.kernel.diagonal()[:size].mean())
     return {
         "view": view,
@@ -128,23 +139,23 @@ def measure_distortion(
             {
                 "relative_noise": noise,
                 "noise_variance": noise * scale,
-                **_nats(sketches, exact_rows, size, noise * scale, min(picks, size)),
+                **_nats(sketched_rows, exact_rows, size, noise * scale, min(picks, size)),
             }
             for noise in relative_noises
         ],
     }
 
 
-def _nats(sketches: Tensor, exact_rows: Tensor, pool: int, noise_variance: float, picks: int) -> dict[str, Any]:
+def _nats(sketched_rows: Tensor, exact_rows: Tensor, pool: int, noise_variance: float, picks: int) -> dict[str, Any]:
     # Nats of every held-out row under both kernels
     queries = []
-    for position in range(pool, len(sketches)):
+    for position in range(pool, len(sketched_rows)):
         chosen = {}
-        for name, rows in (("sketched", sketches), ("exact", exact_rows)):
+        for name, rows in (("sketched", sketched_rows), ("exact", exact_rows)):
             steps = select_infogain(rows[position], DenseCandidates(rows[:pool]), noise_variance, budget=picks)
             chosen[name] = [step.position for step in steps]
         entry: dict[str, Any] = {"shared_picks": len(set(chosen["sketched"]) & set(chosen["exact"]))}
-        for name, rows in (("sketched", sketches), ("exact", exact_rows)):
+        for name, rows in (("sketched", sketched_rows), ("exact", exact_rows)):
             # The same set under both kernels: the one that a user of the index would be given.
             entry[f"{name}_set_nats"] = info_gain(rows[position], rows[chosen["sketched"]], noise_variance)
             entry[f"{name}_pool_nats"] = info_gain(rows[position], rows[:pool], noise_variance)

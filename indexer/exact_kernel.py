@@ -63,7 +63,8 @@ def exact_kernel(slabs: Iterable[Slab], rows: int, pairs: Pairs) -> ExactKernel:
     partners.index_put_((pairs.first, pairs.second), torch.ones(len(pairs.first)), accumulate=True)
     count = max(1, len(pairs.first))
     for slab in slabs:
-        for gradients in slab.gradients.cpu().split(COLUMNS_AT_ONCE, dim=1):
+        for start in range(0, slab.gradients.shape[1], COLUMNS_AT_ONCE):
+            gradients = slab.gradients[:, start : start + COLUMNS_AT_ONCE].cpu()
             precise = gradients.double()
             kernel += precise @ precise.T
             # What theory is made of needs no more than float32.

@@ -1,7 +1,5 @@
 """The index card: what an index holds and can answer, and what to beware of."""
 
-from typing import get_args
-
 from service.schemas.cards import (
     IndexCard,
     LabelFacts,
@@ -10,7 +8,6 @@ from service.schemas.cards import (
     SketchFacts,
     ViewFacts,
 )
-from service.schemas.questions import Method
 from service.served_index import ServedIndex
 
 SLOW_SKETCH_SECONDS = 1.0
@@ -62,7 +59,7 @@ def index_card(served: ServedIndex) -> IndexCard:
         if manifest.queries is None
         else QuerySetFacts(count=manifest.queries.count, sketches=dict(manifest.queries.sketches)),
         query_types=query_types,
-        methods=list(get_args(Method)),
+        methods=list(served.methods),
         engine=served.engine,
         default_relative_noise=manifest.default_relative_noise,
         query_sketch_seconds=None if sketcher is None else sketcher.last_seconds,

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from attribution.errors import NotPositiveDefiniteError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from indexer.attributor.errors import QuestionError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from attribution.errors import NotPositiveDefiniteError
+from indexer.attributor.errors import QuestionError
 from service.errors import ServiceError
 from service.schemas.problem import Problem, ProblemItem
 from service.validation import validation_items

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+
 from indexer.attributor import Attribution, Attributor, CandidateFilter, QuerySketch, Question
 from indexer.attributor.errors import QuestionError
-from indexer.attributor.queries import resolve_query_row, resolve_sketch, resolve_train_id, resolve_train_row
-
 from indexer.recipe import Recipe
 from indexer.recipe_file import load_recipe
 from service.errors import ExampleUnsupportedError
@@ -45,6 +44,7 @@ class ServedIndex:
         name: The name.
         index: The open directory.
         engine: What searches it.
+        methods: The methods it can serve.
         sketcher: Sketches examples; None where no recipe is loaded.
         no_recipe_reason: Why there is no sketcher, None where there is one.
     """
@@ -73,6 +73,8 @@ class ServedIndex:
         self.sketcher = sketcher
         self.no_recipe_reason = no_recipe_reason
         self._attributor = Attributor(index, engine=engine)
+        self._attributor.warm()
+        self.methods = self._attributor.methods
 
     @classmethod
     def open(
@@ -124,9 +126,7 @@ class ServedIndex:
             The answer.
         """
         attribution, timings = self._ask(asked)
-        for _ in attribution.steps():
-            check()
-        return Answer.model_validate(self._facts(attribution, timings))
+        return Answer.model_validate(self._facts(attribution, timings, check))
 
     def stream(self, asked: AttributionRequest, check: Check) -> Iterator[StreamStart | Hit | AnswerFacts]:
         """Judge one attribution request now; answer it part by part later.
@@ -145,7 +145,7 @@ class ServedIndex:
             for hit in attribution.steps():
                 yield Hit.model_validate(dataclasses.asdict(hit))
                 check()
-            yield AnswerFacts.model_validate(self._facts(attribution, timings))
+            yield AnswerFacts.model_validate(self._facts(attribution, timings, check))
 
         return parts()
 
@@ -166,7 +166,7 @@ class ServedIndex:
             noise_variance=asked.noise_variance,
             relative_noise=asked.relative_noise,
             condition=asked.condition,
-            exclude_ids=asked.exclude_ids or (),
+            exclude_ids=asked.exclude_ids,
         )
         return ScoresResponse.model_validate(self._named(dataclasses.asdict(scores)))
 
@@ -216,16 +216,16 @@ class ServedIndex:
         try:
             match query:
                 case RowQuery(split="query"):
-                    resolved = resolve_query_row(self.index, query.row, label)
+                    resolved = self._attributor.resolve_query_row(query.row, label)
                 case RowQuery():
-                    resolved = resolve_train_row(self.index, query.row, label, include_self=query.include_self)
+                    resolved = self._attributor.resolve_train_row(query.row, label, include_self=query.include_self)
                 case SketchQuery():
                     values = torch.tensor(query.values, dtype=torch.float64)
-                    resolved = resolve_sketch(self.index, values, query.label, label)
+                    resolved = self._attributor.resolve_sketch(values, query.label, label)
                 case ExampleQuery():
                     resolved, timings = self._sketch_example(query, label, pointer)
                 case _:
-                    resolved = resolve_train_id(self.index, query.id, label, include_self=query.include_self)
+                    resolved = self._attributor.resolve_train_id(query.id, label, include_self=query.include_self)
         except QuestionError as error:
             if error.pointer is not None and error.pointer.startswith("/query/"):
                 error.pointer = pointer + error.pointer.removeprefix("/query")
@@ -247,7 +247,7 @@ class ServedIndex:
         """Return facts with the name the index is served by in place of the one in its manifest."""
         return {**facts, "index": {"name": self.name, "revision": self.index.revision}}
 
-    def _facts(self, attribution: Attribution, timings: dict[str, float]) -> dict[str, Any]:
-        facts = self._named(dataclasses.asdict(attribution.answer()))
+    def _facts(self, attribution: Attribution, timings: dict[str, float], check: Check) -> dict[str, Any]:
+        facts = self._named(dataclasses.asdict(attribution.answer(check)))
         facts["timings_ms"] = {**timings, **facts["timings_ms"]}
         return facts

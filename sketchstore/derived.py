@@ -98,7 +98,7 @@ def read_derived_manifest(path: Path) -> DerivedManifest:
     except FileNotFoundError:
         return DerivedManifest()
     try:
-        return DerivedManifest.model_validate_json(text)
+        return DerivedManifest.model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"

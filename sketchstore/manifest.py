@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
 
-from sketchstore.digests import digest_json
+from sketchstore.digests import canonical_json, digest_json
 from sketchstore.errors import (
     FormatVersionError,
     IncompatibleSketchError,
@@ -306,15 +306,16 @@ def parse_manifest(text: bytes) -> Manifest:
     """
     try:
         value = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
+        canonical = canonical_json(value)  # refuses 1e999 and lone surrogates, which json.loads lets through
     except (ValueError, RecursionError) as error:
         raise ManifestSyntaxError(MANIFEST, f"is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ManifestSyntaxError(MANIFEST, f"must be a JSON object, is a {type(value).__name__}")
     if value.get("format") != FORMAT:
-        raise FormatVersionError(f"{MANIFEST}: format is {value.get('format')!r}, this reader knows {FORMAT!r} only")
+        raise FormatVersionError(f"format is {value.get('format')!r}, this reader knows {FORMAT!r} only")
     if value.get("format_version") != FORMAT_VERSION or isinstance(value["format_version"], bool):
         raise FormatVersionError(
-            f"{MANIFEST}: format_version is {value.get('format_version')!r}, this reader knows {FORMAT_VERSION}. "
+            f"format_version is {value.get('format_version')!r}, this reader knows {FORMAT_VERSION}. "
             "Upgrade nattribute to read a newer index, or rebuild the index with `indexer build`."
         )
     expected = revision_of(value)
@@ -325,7 +326,7 @@ def parse_manifest(text: bytes) -> Manifest:
             "changed after publication. Restore it, or rebuild the index.",
         )
     try:
-        return Manifest.model_validate_json(text)
+        return Manifest.model_validate_json(canonical, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "manifest"

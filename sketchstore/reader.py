@@ -10,7 +10,14 @@ from torch import Tensor
 
 from sketchstore.arrays import map_npy
 from sketchstore.derived import Derived
-from sketchstore.errors import IndexNotFoundError, UnknownColumnError, UnknownViewError, UnpublishedIndexError, listed
+from sketchstore.errors import (
+    FormatVersionError,
+    IndexNotFoundError,
+    UnknownColumnError,
+    UnknownViewError,
+    UnpublishedIndexError,
+    listed,
+)
 from sketchstore.examples import ExampleTable
 from sketchstore.inspection import Damage, find_damage
 from sketchstore.layout import PARTIAL_SUFFIX
@@ -138,4 +145,8 @@ def verify_index(path: str | os.PathLike[str]) -> list[Damage]:
     Returns:
         Every damage found; empty for a sound directory.
     """
-    return [Damage(error.file, error.kind, error.message) for error in find_damage(_directory(path), depth="values")]
+    try:
+        found = list(find_damage(_directory(path), depth="values"))
+    except FormatVersionError as error:
+        return [Damage(MANIFEST, "format_version", str(error))]
+    return [Damage(error.file, error.kind, error.message) for error in found]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sketchstore.arrays import Array, map_npy, map_tensor
 from sketchstore.errors import UnknownLabelError, UnknownRowError, listed
-from sketchstore.manifest import NO_LABEL, Comparable, Manifest, column_file
+from sketchstore.manifest import Comparable, Manifest, column_file
 
 BLOCK_BYTES = 8 << 20
 
@@ -54,7 +54,7 @@ class View:
         self._labels = labels
         self._starts = np.cumsum([0, *(shard.rows for shard in entry.shards)])
         self._shards: dict[int, Array] = {}
-        self._partitions: dict[int, Tensor] = {}
+        self._partitions: dict[int | None, Tensor] = {}
 
     def __repr__(self) -> str:
         return f"View({self.name!r}, {self.num_rows} rows, d = {self.sketch_dim}, {self.storage_dtype})"
@@ -117,16 +117,15 @@ class View:
         Raises:
             UnknownLabelError: If no row has this label.
         """
-        key = NO_LABEL if label is None else label
-        if key not in self._partitions:
+        if label not in self._partitions:
             if label is None:
                 rows = torch.arange(self.num_rows)
             elif str(label) not in self._entry.mean_squared_norm_by_label:
                 raise self._unknown_label(label)
             else:
                 rows = torch.nonzero(self._labels == label).squeeze(1)
-            self._partitions[key] = rows
-        return self._partitions[key]
+            self._partitions[label] = rows
+        return self._partitions[label]
 
     def shard(self, number: int) -> Array:
         """Stored values of one shard, memory-mapped.

@@ -1,7 +1,7 @@
 """One question being answered: facts before the first step, hits one by one, and the answer with its exact nats."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -120,14 +120,18 @@ class Attribution:
             self._seconds["represents"] += time.perf_counter() - began
             yield hit
 
-    def answer(self) -> Answer:
+    def answer(self, check: Callable[[], None] | None = None) -> Answer:
         """Select what is left to select, and put the answer together.
+
+        Args:
+            check: Called after every pick; may raise to stop, as a service does at a deadline.
 
         Returns:
             The answer.
         """
         for _ in self._picks:
-            pass
+            if check is not None:
+                check()
         if self._answer is None:
             self._answer = self._assemble()
         return self._answer

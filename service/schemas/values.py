@@ -70,6 +70,27 @@ def refuse_not_finite(value: JsonValue) -> JsonValue:
     return value
 
 
+def refuse_half_characters(value: str) -> str:
+    """Let text pass that has a UTF-8 form; JSON can escape half of a surrogate pair.
+
+    Args:
+        value: The text.
+
+    Returns:
+        The same text.
+
+    Raises:
+        PydanticCustomError: If it has none.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise PydanticCustomError(
+            "invalid_text", "the text holds half of a surrogate pair", {"allowed": "text of whole characters"}
+        ) from error
+    return value
+
+
 def name_the_labels(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     """Validate a target label and refuse anything else in one sentence instead of one for each union member.
 
@@ -99,11 +120,12 @@ NotNegative = Annotated[FiniteFloat, Field(ge=0), BeforeValidator(refuse_what_is
 Count = Annotated[int, Field(ge=0, le=LARGEST_INTEGER), BeforeValidator(refuse_what_is_no_number)]
 PositiveCount = Annotated[int, Field(ge=1, le=LARGEST_INTEGER), BeforeValidator(refuse_what_is_no_number)]
 Flag = StrictBool
-Id = Annotated[str, Field(min_length=1, max_length=1024)]
+Text = Annotated[str, AfterValidator(refuse_half_characters)]
+Id = Annotated[Text, Field(min_length=1, max_length=1024)]
 Label = Count
 TargetLabel = Annotated[Literal["predicted", "true"] | Label, WrapValidator(name_the_labels)]
 FiniteJson = Annotated[JsonValue, AfterValidator(refuse_not_finite)]
-Scalar = str | StrictBool | Number
+Scalar = Text | StrictBool | Number
 
 
 class Request(BaseModel):
@@ -118,11 +140,12 @@ class Request(BaseModel):
             for field in value:
                 if field not in cls.model_fields:
                     known = sorted(cls.model_fields)
-                    near = difflib.get_close_matches(str(field), known, 1)
+                    named = str(field)[:100].encode("utf-8", "backslashreplace").decode()
+                    near = difflib.get_close_matches(named, known, 1)
                     raise PydanticCustomError(
                         "unknown_field",
                         "there is no field {field}" + (f"; did you mean {near[0]}?" if near else ""),
-                        {"field": str(field)[:100], "allowed": known},
+                        {"field": named, "allowed": known},
                     )
         return value
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service import logs
 from service.app import create_app
 from service.engine import Engine
 from service.settings import Settings
@@ -14,6 +15,12 @@ from tests.index_factory import make_index
 ROWS = 60
 DIM = 16
 QUERIES = 6
+
+
+@pytest.fixture(autouse=True)
+def json_logs() -> None:
+    """The service's own log; structlog's default draws tracebacks for seconds."""
+    logs.configure("error")
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +60,7 @@ async def http(settings: Settings, engine: Engine) -> AsyncIterator[httpx.AsyncC
 @pytest.fixture(scope="session")
 def server(index_root: Path) -> Iterator[str]:
     """A service process of its own on a loopback port."""
-    from benchmarks.local_server import local_server
+    from service.local_server import local_server
 
     with local_server(index_root / "own", "--max-budget", "50", "--max-body-bytes", "100000") as url:
         yield url

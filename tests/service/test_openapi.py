@@ -13,6 +13,7 @@ from service import __version__
 from service.app import bare_app
 from service.documentation import downgraded
 from service.schemas.questions import AttributionRequest, BatchRequest, ScoresRequest, SketchesRequest
+from service.settings import Settings
 
 SNAPSHOT = Path("docs/openapi.json")
 METHODS = ("get", "post")
@@ -20,7 +21,7 @@ METHODS = ("get", "post")
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return bare_app().openapi()
+    return bare_app(Settings()).openapi()
 
 
 def test_the_snapshot_is_fresh(document: dict[str, Any]) -> None:

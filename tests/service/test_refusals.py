@@ -235,7 +235,8 @@ async def test_a_lone_surrogate_can_be_quoted_back(http: httpx.AsyncClient) -> N
         content=b'{"query": {"type": "train_id", "id": "\\ud800"}}',
         headers={"Content-Type": "application/json"},
     )
-    assert response.status_code == 422
+    problem = check_problem(response, 422, "invalid_value")
+    assert problem["errors"][0]["pointer"] == "/query/id"
     await check_alive(http)
 
 

@@ -1,0 +1,126 @@
+"""The next pick of approximate InfoGain from a stored Gram matrix: one search for the first products, none after.
+
+φ_n · r = K_n* − Σ_j α_j K(n, a_j) with r = φ_* − Φ_Aᵀ α (Eq. 15), so once a search gave K_n* for the whole pool, the
+columns K(·, a_j) of the picks are all that later steps need.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attribution.acquired import AcquiredSet
+from attribution.exact_sums import inner_product_error, inner_products
+from attribution.gain_system import KernelColumn
+from attribution.literal import Pick
+from attribution.search import Search
+
+#: Contenders evaluated at a time, the most promising first.
+_DECIDING_ROWS = 8
+
+
+class GramPicker:
+    """Finds each pick from columns of the pool's Gram matrix.
+
+    Args:
+        search: The vector database, exact.
+        sketches: Reads stored sketches, float64.
+        kernel_column: Gives K(n, a) of every allowed row n, ascending, for an allowed row a; float64.
+        rows_allowed: Sorted rows that may be picked, or None for all.
+        num_allowed: How many they are.
+        largest_norm: max ‖φ‖ over them.
+        squared_norms: ‖φ‖² by row, or None to bound every norm by the largest.
+
+    Attributes:
+        index_queries: Rows sent to the search so far.
+        rows_scored: Sketches multiplied so far.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        sketches: Callable[[Int[Tensor, " m"]], Float[Tensor, "m d"]],
+        kernel_column: KernelColumn,
+        rows_allowed: Int[Tensor, " a"] | None,
+        num_allowed: int,
+        largest_norm: float,
+        squared_norms: Float[Tensor, " n"] | None,
+    ) -> None:
+        self._search = search
+        self._sketches = sketches
+        self._kernel_column = kernel_column
+        self._rows_allowed = rows_allowed
+        self._num_allowed = num_allowed
+        self._largest_norm = largest_norm
+        self._squared_norms_by_row = squared_norms
+        self._columns: Float[Tensor, "t c"] | None = None
+        self.index_queries = 0
+        self.rows_scored = 0
+
+    def best(self, acquired: AcquiredSet) -> Pick | None:
+        """Find the row with the largest |φ · r| among those not yet picked.
+
+        Args:
+            acquired: The acquired set, all of whose members this picker chose.
+
+        Returns:
+            The pick, now counted as taken; None when nothing is left whose product is not exactly 0.
+        """
+        residual = acquired.residuals[0]
+        if self._columns is None:
+            self._columns = self._start(acquired)
+        weights = acquired.query_weights[0]
+        explained = weights @ self._columns[: acquired.size]
+        products = self._cross - explained
+        # Entries of K and their sums are rounded in float64; the searched products in whatever the search uses.
+        scale = float(acquired.prior_variances[0]) ** 0.5 + float(weights.abs().sum()) * self._largest_norm
+        rounding = 2 * self._decided * scale * self._norms
+        errors = self._cross_errors + rounding
+        sizes = products.abs()
+        upper = torch.where(self._free, sizes + errors, -1.0)
+        floor = float(torch.where(self._free, sizes - errors, -1.0).max())
+        contending = (upper >= max(floor, 0.0)).nonzero().squeeze(1)
+        contending = contending[upper[contending].argsort(descending=True, stable=True)]
+        best: Pick | None = None
+        best_place = -1
+        for start in range(0, contending.shape[0], _DECIDING_ROWS):
+            places = contending[start : start + _DECIDING_ROWS]
+            if best is not None:
+                places = places[upper[places] >= abs(best.covariance)]
+                if not places.numel():
+                    break
+            values = self._sketches(self._rows[places])
+            decided = inner_products(values, residual)
+            self.rows_scored += places.shape[0]
+            # A product known in float64 puts K_n* right for all later steps.
+            self._cross[places] = decided + explained[places]
+            self._cross_errors[places] = rounding[places]
+            for i, (place, product) in enumerate(zip(places.tolist(), decided.tolist(), strict=True)):
+                if best is None or (abs(product), -place) > (abs(best.covariance), -best_place):
+                    best, best_place = Pick(int(self._rows[place]), product, values[i]), place
+        if best is None or best.covariance == 0:
+            return None
+        self._free[best_place] = False
+        if acquired.size < self._columns.shape[0]:
+            self._columns[acquired.size] = self._kernel_column(best.row)
+        return best
+
+    def _start(self, acquired: AcquiredSet) -> Float[Tensor, "t c"]:
+        # One search that returns every row: K_n* of the whole pool.
+        found = self._search.search(acquired.residuals[:1], self._num_allowed, self._rows_allowed)
+        self.index_queries += 1
+        self.rows_scored += self._num_allowed
+        self._rows, order = found.rows[0].sort()
+        self._cross = found.scores[0][order].double()
+        if self._squared_norms_by_row is None:
+            self._norms = torch.full_like(self._cross, self._largest_norm)
+        else:
+            self._norms = torch.sqrt(self._squared_norms_by_row[self._rows])
+        dim = acquired.residuals.shape[1]
+        self._decided = inner_product_error(dim, torch.float64)
+        length = float(acquired.prior_variances[0]) ** 0.5
+        vanishing = dim * float(torch.finfo(torch.float32).tiny)  # products of a search that underflow float32
+        self._cross_errors = (self._search.relative_error * self._norms + vanishing) * length
+        self._free = torch.ones_like(self._rows, dtype=torch.bool)
+        return torch.zeros(acquired.capacity, self._num_allowed, dtype=torch.float64)
