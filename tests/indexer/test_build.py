@@ -101,8 +101,8 @@ def test_the_manifest_holds_every_choice_with_its_value_in_force(tmp_path):
     assert (manifest.num_rows, manifest.queries.count) == (50, 3)
     assert "model.safetensors" not in manifest.files
     assert open_index(tmp_path / "points").examples.preview(3) is None
-    assert set(manifest.distortion["own"]) >= {"kernel", "nats"}
-    assert [nats["relative_noise"] for nats in manifest.distortion["own"]["nats"]] == [0.01, 1.0, 100.0]
+    assert set(manifest.distortion) >= {"view", "kernel", "nats"}
+    assert [nats["relative_noise"] for nats in manifest.distortion["nats"]] == [0.01, 1.0, 100.0]
 
 
 def test_float16_has_one_power_of_two_a_view_and_is_close(tmp_path):
@@ -306,5 +306,6 @@ def test_the_example_recipe_of_the_readme_builds(tmp_path):
     report = build_index(BuildSettings(str(root / "examples" / "wine.py")), tmp_path / "wine")
     index = open_index(tmp_path / "wine")
     assert (report.num_rows, index.manifest.sketch.family) == (142, "identity")
+    assert index.manifest.distortion["exact"] is True
     accuracy = np.mean([index.queries.predicted_label(row) == index.queries.label(row) for row in range(36)])
     assert accuracy > 0.9
