@@ -154,7 +154,7 @@ class StopAfter(Silent):
         return self.left <= 0
 
 
-@pytest.mark.parametrize("units", [80, 100, 130, 190, 200])  # reading takes 72, then blocks, tables and queries
+@pytest.mark.parametrize("units", [80, 130, 200])  # reading takes 72, then blocks, tables and queries
 def test_a_build_stopped_anywhere_and_resumed_has_the_bytes_of_one_never_stopped(tmp_path, units):
     build(tmp_path, dtype="float16")
     settings = BuildSettings(str(tmp_path / "points.py"), **SMALL, dtype="float16")
@@ -284,6 +284,22 @@ def test_a_factory_that_faiss_refuses_is_refused_before_the_first_row(tmp_path):
     with pytest.raises(FaissFactoryError):
         build_index(settings, tmp_path / "points", faiss="Nonsense7")
     assert not (tmp_path / "points.partial").exists()
+
+
+def test_out_of_memory_halves_the_rows_that_are_sketched_together(tmp_path, monkeypatch):
+    build(tmp_path, out="roomy")
+    sketch = Featuriser.sketch
+
+    def cramped(featuriser, examples, *arguments, **keywords):
+        if len(examples) > 5:
+            raise torch.OutOfMemoryError("no room")
+        return sketch(featuriser, examples, *arguments, **keywords)
+
+    monkeypatch.setattr(Featuriser, "sketch", cramped)
+    report = build(tmp_path, out="cramped", num_queries=0)
+    assert "out of memory: rows from 0 on were sketched 4 at a time" in report.notes
+    roomy, small = (open_index(tmp_path / name).view("own").sketches(slice(0, 60)) for name in ("roomy", "cramped"))
+    assert torch.allclose(roomy, small, rtol=0, atol=1e-5 * float(roomy.abs().max()))
 
 
 def test_an_empty_training_set_is_refused(tmp_path):

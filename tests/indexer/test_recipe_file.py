@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from indexer.recipe import RecipeError, RecipeInputError, RecipeNotFoundError, RecipeOptionError
-from indexer.recipe_file import load_recipe
+from indexer.recipe_file import CONSTANTS, PARTS, load_recipe
 from tests.indexer.small_recipes import CLASSIFIER, REGRESSION, write_recipe
 
 MINIMAL = """
@@ -147,3 +147,10 @@ def test_the_example_in_the_readme_is_the_example_that_is_tested():
     assert (root / "examples" / "wine.py").read_text(encoding="utf-8") in (root / "README.md").read_text(
         encoding="utf-8"
     )
+
+
+def test_every_part_of_a_recipe_is_documented():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for part, arguments in PARTS.items():
+        assert f"| `{part}({', '.join(arguments)})` |" in page
+    assert all(f"`{name}`" in page for name in CONSTANTS)
