@@ -317,7 +317,13 @@ class _Build:
         self.progress.phase("measuring the distortion of the sketched kernel", 0)
         try:
             sample = sample_rows(self.train_rows.labels, prepared.measurement.comparable)
-            return measure_distortion(prepared.featuriser, prepared.train.dataset, sample, prepared.views[0])
+            examples = [prepared.train.example(row) for row in (*sample.pool, *sample.queries)]
+            inputs, labels = prepared.recipe.collate(examples)
+            view, rows = prepared.views[0], CollatedRows(0, examples, inputs, labels)
+            sketches = self._halving(
+                lambda part, targets: prepared.featuriser.sketch(part, targets, view), rows, labels
+            )
+            return measure_distortion(prepared.featuriser, prepared.train.dataset, sample, view, sketches=sketches)
         except DistortionError as error:
             self._note(str(error))
             return None
