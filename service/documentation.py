@@ -118,10 +118,10 @@ def scores_examples() -> dict[str, Any]:
     """Return a set to rescore."""
     return request_examples(
         {
-            "two": (
-                "Exact nats of two training examples, together and alone",
+            "itself": (
+                "What the training example tells about its own prediction",
                 {
-                    "query": {"type": "train_id", "id": "train:17"},
+                    "query": {"type": "train_id", "id": "train:17", "include_self": True},
                     "relative_noise": 1.0,
                     "ids": ["train:17"],
                     "criteria": ["infogain", "infoloss"],

@@ -72,6 +72,16 @@ def test_every_request_has_valid_examples(document: dict[str, Any], path: str, s
         schema.model_validate(example["value"])
 
 
+@pytest.mark.anyio
+async def test_every_documented_request_is_answered(document: dict[str, Any], http: httpx.AsyncClient) -> None:
+    for path, operations in document["paths"].items():
+        if "post" in operations:
+            examples = operations["post"]["requestBody"]["content"]["application/json"]["examples"]
+            for name, example in examples.items():
+                response = await http.post(path.replace("{index}", "own"), json=example["value"])
+                assert response.status_code == 200, (path, name, response.text)
+
+
 def test_the_page_s_document_has_no_word_of_3_1(document: dict[str, Any]) -> None:
     def check(node: Any) -> None:
         if isinstance(node, dict):
