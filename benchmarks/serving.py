@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from service.local_server import local_server
 from service.client import Client
+from service.local_server import local_server
 from service.schemas.answers import Answer
 
 SKETCH = "sketch"

@@ -35,7 +35,7 @@ def build(console: Console, directory: Path) -> None:
     """Train the digits model (or take it from the cache) and build its index with the command line."""
     arguments = ["build", "digits", "--measurement", "margin", "--sketch", "identity", "--overwrite"]
     arguments += ["--out", str(directory)]
-    console.print(f"[bold]$ indexer {shlex.join(arguments)}[/bold]", highlight=False)
+    console.print(f"[bold]$ indexer {shlex.join(arguments)}[/bold]", highlight=False, soft_wrap=True)
     result = subprocess.run([sys.executable, "-m", "indexer.cli", *arguments], check=False)
     if result.returncode != 0:
         sys.exit(f"the build ended with status {result.returncode}")
@@ -124,9 +124,9 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
 
     build(console, out / INDEX)
-    console.print(f"[bold]$ attribution-service --index {INDEX}={out / INDEX}[/bold]", highlight=False)
+    console.print(f"[bold]$ attribution-service --index {INDEX}={out / INDEX}[/bold]", highlight=False, soft_wrap=True)
     with local_server(out / INDEX, name=INDEX, log=out / "service.log") as url, Client(url) as client:
-        console.print(f"[bold]POST {url}/v1/indexes/{INDEX}/attributions[/bold]", highlight=False)
+        console.print(f"[bold]POST {url}/v1/indexes/{INDEX}/attributions[/bold]", highlight=False, soft_wrap=True)
         answer, to_draw = drawn(client, arguments.row)
     (out / "answer.json").write_text(answer.model_dump_json(indent=2) + "\n", encoding="utf-8")
     write_png(out / "answer.png", to_draw)

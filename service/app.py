@@ -18,10 +18,11 @@ from service.workplace import Workplace
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def bare_app(lifespan: Lifespan | None = None) -> FastAPI:
+def bare_app(settings: Settings, lifespan: Lifespan | None = None) -> FastAPI:
     """Make the app's routes and documentation without anything behind them.
 
     Args:
+        settings: Where the limits are that the documentation states.
         lifespan: What runs around serving.
 
     Returns:
@@ -39,7 +40,7 @@ def bare_app(lifespan: Lifespan | None = None) -> FastAPI:
     for resource in (info, indexes, attributions, scores, sketches, examples, operations):
         app.include_router(resource.router)
     problems.install(app)
-    documentation.install(app)
+    documentation.install(app, settings)
     return app
 
 
@@ -65,7 +66,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         yield
         state.ready = False
 
-    app = bare_app(lifespan)
+    app = bare_app(settings, lifespan)
     app.state.service = state
     app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes, keys=keys, metrics=state.metrics)
     return app

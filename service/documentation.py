@@ -13,6 +13,7 @@ from swagger_ui_bundle import swagger_ui_path
 
 from service.problems import MEDIA_TYPE
 from service.schemas.problem import Problem
+from service.settings import Settings
 
 TITLE = "nattribute"
 DESCRIPTION = """Which training examples inform this prediction, and by how much, in nats?
@@ -117,10 +118,10 @@ def scores_examples() -> dict[str, Any]:
     """Return a set to rescore."""
     return request_examples(
         {
-            "two": (
-                "Exact nats of two training examples, together and alone",
+            "itself": (
+                "What the training example tells about its own prediction",
                 {
-                    "query": {"type": "train_id", "id": "train:17"},
+                    "query": {"type": "train_id", "id": "train:17", "include_self": True},
                     "relative_noise": 1.0,
                     "ids": ["train:17"],
                     "criteria": ["infogain", "infoloss"],
@@ -142,11 +143,12 @@ def sketches_examples() -> dict[str, Any]:
     )
 
 
-def openapi_document(app: FastAPI) -> dict[str, Any]:
-    """Describe the app: FastAPI's document, with our problems in place of its validation errors.
+def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
+    """Describe the app: FastAPI's document, with our problems in place of its validation errors, and with the limits.
 
     Args:
         app: The app.
+        settings: Where the limits are.
 
     Returns:
         An OpenAPI 3.1 document, made once.
@@ -162,11 +164,30 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
                 _describe_problems(path, method, operation)
+        _state_limits(document, settings)
         document["components"]["securitySchemes"] = {
             "apiKey": {"type": "http", "scheme": "bearer", "description": "Only where the service has API keys."}
         }
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _state_limits(document: dict[str, Any], settings: Settings) -> None:
+    schemas = document["components"]["schemas"]
+    schemas["AttributionRequest"]["properties"]["budget"]["maximum"] = settings.max_budget
+    for schema, field, most in (
+        ("BatchRequest", "requests", settings.max_batch),
+        ("SketchesRequest", "queries", settings.max_batch),
+        ("ScoresRequest", "ids", settings.max_ids),
+        ("ScoresRequest", "exclude_ids", settings.max_ids),
+        ("CandidateFilter", "ids", settings.max_ids),
+        ("CandidateFilter", "exclude_ids", settings.max_ids),
+    ):
+        described = schemas[schema]["properties"][field]
+        described.get("anyOf", [described])[0]["maxItems"] = most
+    for parameter in document["paths"]["/v1/indexes/{index}/examples"]["get"]["parameters"]:
+        if parameter["name"] == "limit":
+            parameter["schema"]["maximum"] = settings.max_page
 
 
 def _describe_problems(path: str, method: str, operation: dict[str, Any]) -> None:
@@ -223,13 +244,14 @@ def downgraded(document: dict[str, Any]) -> dict[str, Any]:
     return {**converted, "openapi": "3.0.3"}
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, settings: Settings) -> None:
     """Serve the document, and the page at /docs from files of the swagger-ui-bundle package.
 
     Args:
         app: The app, with all its routes.
+        settings: Where the limits are that the document states.
     """
-    app.openapi = partial(openapi_document, app)  # type: ignore[method-assign]
+    app.openapi = partial(openapi_document, app, settings)  # type: ignore[method-assign]
     router = APIRouter(include_in_schema=False)
 
     @router.get("/openapi.json")

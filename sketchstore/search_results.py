@@ -137,6 +137,7 @@ def intersect(rows: Tensor, allowed: Tensor | None) -> Tensor:
     """
     if allowed is None:
         return rows
+    allowed = allowed.contiguous()  # searchsorted warns otherwise
     place = torch.searchsorted(rows, allowed)
     inside = place < rows.numel()
     return allowed[inside][rows[place[inside]] == allowed[inside]] if rows.numel() else rows

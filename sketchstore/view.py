@@ -5,13 +5,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sketchstore.arrays import Array, map_npy, map_tensor
+from sketchstore.arrays import Array, map_npy, map_tensor, widened
 from sketchstore.errors import UnknownLabelError, UnknownRowError, listed
-from sketchstore.manifest import NO_LABEL, Comparable, Manifest, column_file
+from sketchstore.manifest import Comparable, Manifest, column_file
 
 BLOCK_BYTES = 8 << 20
 
@@ -54,7 +53,7 @@ class View:
         self._labels = labels
         self._starts = np.cumsum([0, *(shard.rows for shard in entry.shards)])
         self._shards: dict[int, Array] = {}
-        self._partitions: dict[int, Tensor] = {}
+        self._partitions: dict[int | None, Tensor] = {}
 
     def __repr__(self) -> str:
         return f"View({self.name!r}, {self.num_rows} rows, d = {self.sketch_dim}, {self.storage_dtype})"
@@ -117,16 +116,15 @@ class View:
         Raises:
             UnknownLabelError: If no row has this label.
         """
-        key = NO_LABEL if label is None else label
-        if key not in self._partitions:
+        if label not in self._partitions:
             if label is None:
                 rows = torch.arange(self.num_rows)
             elif str(label) not in self._entry.mean_squared_norm_by_label:
                 raise self._unknown_label(label)
             else:
                 rows = torch.nonzero(self._labels == label).squeeze(1)
-            self._partitions[key] = rows
-        return self._partitions[key]
+            self._partitions[label] = rows
+        return self._partitions[label]
 
     def shard(self, number: int) -> Array:
         """Stored values of one shard, memory-mapped.
@@ -210,11 +208,10 @@ class View:
         return self._in_units(self.stored(rows), dtype)
 
     def _in_units(self, stored: Array, dtype: torch.dtype) -> Tensor:
-        element: npt.DTypeLike = np.float64 if dtype == torch.float64 else np.float32
-        values = stored.astype(element)  # astype copies, so the scaling below never touches the map
-        if self.scale != 1.0:
-            values *= self.scale
-        return torch.from_numpy(values)
+        values = widened(stored, dtype)
+        if values.dtype == torch.from_numpy(stored[:0]).dtype:
+            values = values.clone()  # the scaling below must not touch the map
+        return values.mul_(self.scale)
 
     def blocks(
         self, block_rows: int | None = None, dtype: torch.dtype = torch.float64, rows: Tensor | None = None

@@ -71,7 +71,7 @@ class Target(Request):
     """Which class's measurement is explained."""
 
     label: TargetLabel = Field(
-        description="The model's prediction for the query, its true label, or a label.", examples=["predicted", 3]
+        description="The model's prediction for the query, its true label, or a label.", examples=["predicted"]
     )
 
 

@@ -140,11 +140,12 @@ class Request(BaseModel):
             for field in value:
                 if field not in cls.model_fields:
                     known = sorted(cls.model_fields)
-                    near = difflib.get_close_matches(str(field), known, 1)
+                    named = str(field)[:100].encode("utf-8", "backslashreplace").decode()
+                    near = difflib.get_close_matches(named, known, 1)
                     raise PydanticCustomError(
                         "unknown_field",
                         "there is no field {field}" + (f"; did you mean {near[0]}?" if near else ""),
-                        {"field": str(field)[:100], "allowed": known},
+                        {"field": named, "allowed": known},
                     )
         return value
 

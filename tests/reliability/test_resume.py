@@ -208,7 +208,7 @@ def test_resuming_another_build_is_refused_and_says_what_differs(tmp_path, chang
 def test_an_unfinished_build_is_neither_resumed_nor_discarded_unasked(tmp_path):
     with IndexWriter.create(tmp_path / "small", make_plan()):
         pass
-    with pytest.raises(UnfinishedBuildError, match="--resume.*--overwrite"):
+    with pytest.raises(UnfinishedBuildError, match=r"--resume.*--overwrite"):
         IndexWriter.create(tmp_path / "small", make_plan())
 
 

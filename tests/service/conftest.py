@@ -14,7 +14,7 @@ from tests.index_factory import make_index
 
 ROWS = 60
 DIM = 16
-QUERIES = 6
+QUERIES = 20
 
 
 @pytest.fixture(autouse=True)

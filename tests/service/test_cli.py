@@ -1,31 +1,45 @@
 """``attribution-service`` as a process: what it refuses, how it stops, that every setting is a flag."""
 
+import contextlib
+import io
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from rich.console import Console
+from typer.testing import CliRunner, Result
 
+from service import cli
+from service.cli import command
 from service.local_server import local_server
 from service.settings import Settings
 
 COMMAND = [sys.executable, "-m", "service.cli"]
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, timeout=120, env=os.environ | environment
-    )
+def invoke(*arguments: str) -> Result:
+    return CliRunner(env={"COLUMNS": "300", "NO_COLOR": "1"}).invoke(command(), list(arguments))
+
+
+def start(directory: Path, **fields: Any) -> tuple[int, str]:
+    """Start as the command would; only for what is refused before it listens."""
+    errors = io.StringIO()
+    return cli.run(
+        Settings(index=(f"own={directory}",), **fields), Console(file=errors, soft_wrap=True)
+    ), errors.getvalue()
 
 
 def test_help_names_every_setting_with_its_variable():
-    shown = run("--help", COLUMNS="300").stdout
+    shown = invoke("--help").output
     for name in Settings.model_fields:
         assert f"--{name.replace('_', '-')}" in shown
         assert f"NATTRIBUTE_{name.upper()}" in shown
@@ -44,17 +58,16 @@ def test_help_names_every_setting_with_its_variable():
     ],
 )
 def test_wrong_usage_ends_with_2_and_says_why(arguments: list[str], message: str):
-    ended = run(*arguments)
-    assert ended.returncode == 2
-    assert message in ended.stderr
-    assert "Traceback" not in ended.stderr
+    ended = invoke(*arguments)
+    assert ended.exit_code == 2
+    assert message in ended.output
+    assert isinstance(ended.exception, SystemExit)
 
 
 def test_a_missing_index_ends_with_1(tmp_path: Path):
-    ended = run("--index", f"a={tmp_path / 'nowhere'}")
-    assert ended.returncode == 1
-    assert "nowhere" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    status, printed = start(tmp_path / "nowhere")
+    assert status == 1
+    assert "nowhere" in printed
 
 
 def damage_shard(directory: Path) -> str:
@@ -92,35 +105,50 @@ def test_a_damaged_index_is_refused_at_the_start_and_the_file_is_named(index_roo
     directory = tmp_path / "own"
     shutil.copytree(index_root / "own", directory)
     file = damage(directory)
-    ended = run("--index", str(directory))
+    status, printed = start(directory)
+    assert status == 1
+    assert file in printed
+
+
+def test_a_damaged_index_stops_the_process_without_a_traceback(index_root: Path, tmp_path: Path):
+    directory = tmp_path / "own"
+    shutil.copytree(index_root / "own", directory)
+    file = damage_shard(directory)
+    ended = subprocess.run([*COMMAND, "--index", str(directory)], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1
     assert file in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_a_taken_port_ends_with_1(index_root: Path, server: str):
-    ended = run("--index", str(index_root / "own"), "--port", server.rpartition(":")[2])
-    assert ended.returncode == 1
-    assert "cannot listen" in ended.stderr
+def test_a_taken_port_ends_with_1(index_root: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        status, printed = start(index_root / "own", port=taken.getsockname()[1])
+    assert status == 1
+    assert "cannot listen" in printed
+
+
+def test_a_recipe_for_an_index_that_is_not_served_ends_with_1(index_root: Path):
+    status, printed = start(index_root / "own", recipe=("other=digits",))
+    assert status == 1
+    assert "'other'" in printed
 
 
 def test_the_environment_configures_and_a_signal_ends_it_cleanly(index_root: Path):
-    port = free_port()
-    environment = {"NATTRIBUTE_INDEX": f"mine={index_root / 'own'}", "NATTRIBUTE_PORT": str(port)}
-    process = subprocess.Popen(COMMAND, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
-    assert process.stderr is not None
-    assert f"http://127.0.0.1:{port}" in process.stderr.readline()
-    for _ in range(100):
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/v1/info").json()["indexes"] == ["mine"]:
-                break
-        except httpx.TransportError:
+    environment = os.environ | {"NATTRIBUTE_INDEX": f"mine={index_root / 'own'}", "NATTRIBUTE_PORT": "0"}
+    with subprocess.Popen(COMMAND, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        url = process.stderr.readline().split()[-1]
+        for _ in range(100):
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{url}/v1/info").json()["indexes"] == ["mine"]:
+                    break
             time.sleep(0.1)
-    else:
-        pytest.fail("the service did not come up")
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) in (0, -signal.SIGTERM)
-    process.stderr.close()
+        else:
+            pytest.fail("the service did not come up")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) in (0, -signal.SIGTERM)
 
 
 def test_a_hundred_megabytes_are_refused_and_the_process_lives_on(server: str):

@@ -13,6 +13,7 @@ from service import __version__
 from service.app import bare_app
 from service.documentation import downgraded
 from service.schemas.questions import AttributionRequest, BatchRequest, ScoresRequest, SketchesRequest
+from service.settings import Settings
 
 SNAPSHOT = Path("docs/openapi.json")
 METHODS = ("get", "post")
@@ -20,7 +21,7 @@ METHODS = ("get", "post")
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return bare_app().openapi()
+    return bare_app(Settings()).openapi()
 
 
 def test_the_snapshot_is_fresh(document: dict[str, Any]) -> None:
@@ -69,6 +70,16 @@ def test_every_request_has_valid_examples(document: dict[str, Any], path: str, s
     assert examples
     for example in examples.values():
         schema.model_validate(example["value"])
+
+
+@pytest.mark.anyio
+async def test_every_documented_request_is_answered(document: dict[str, Any], http: httpx.AsyncClient) -> None:
+    for path, operations in document["paths"].items():
+        if "post" in operations:
+            examples = operations["post"]["requestBody"]["content"]["application/json"]["examples"]
+            for name, example in examples.items():
+                response = await http.post(path.replace("{index}", "own"), json=example["value"])
+                assert response.status_code == 200, (path, name, response.text)
 
 
 def test_the_page_s_document_has_no_word_of_3_1(document: dict[str, Any]) -> None:
