@@ -1,10 +1,9 @@
-"""Small indexes, dense rows read back from them, and oracles restricted to a pool: what the attributor's tests share."""
+"""Small indexes, rows read back from them, and oracles restricted to a pool: what the attributor's tests share."""
 
 import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from indexer.attributor import Attributor, QuerySketch
