@@ -81,7 +81,7 @@ class NearDuplicates:
             norms = self._norms[top : top + block]
             values = self._stored.read(part, torch.float32)
             inverse = torch.where(norms > 0, 1.0 / norms, torch.zeros_like(norms)).float()
-            cosines = (values @ units.T) * inverse[:, None]
+            cosines: Tensor = (values @ units.T) * inverse[:, None]
             near = cosines > COSINE - unsure
             for hit in near.any(dim=0).nonzero().squeeze(1).tolist():
                 places = near[:, hit].nonzero().squeeze(1)
