@@ -203,10 +203,12 @@ class _Build:
             raise ExampleError(reader.split, rows.start + int(bad[0]), "the model's outputs hold NaN or an infinity")
         return outputs
 
-    def _sketch(self, reader: ExampleReader, rows: CollatedRows, targets: Tensor, view: str) -> Tensor:
+    def _sketch(
+        self, reader: ExampleReader, rows: CollatedRows, targets: Tensor, view: str, *, pad: bool = True
+    ) -> Tensor:
         featuriser = self.prepared.featuriser
         try:
-            return self._halving(lambda part, labels: featuriser.sketch(part, labels, view, pad=True), rows, targets)
+            return self._halving(lambda part, labels: featuriser.sketch(part, labels, view, pad=pad), rows, targets)
         except (JacobianError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -273,10 +275,10 @@ class _Build:
             guessed = outputs.argmax(1) if self.prepared.classifies else torch.full_like(rows.labels, UNLABELLED)
             predicted[rows.start : stop] = guessed.numpy()
             for view in self._views:
-                for positions, targets, stored in self._targets(view, rows.labels, guessed):
-                    some = CollatedRows(rows.start, [rows.examples[i] for i in positions], rows.inputs, targets)
-                    values = self._sketch_queries(reader, some, positions, targets, view)
-                    sketches[view].append((values, positions + rows.start, stored))
+                positions, targets, stored = self._targets(view, rows.labels, guessed)
+                some = CollatedRows(rows.start, [rows.examples[i] for i in positions], rows.inputs, targets)
+                values = self._sketch_queries(reader, some, positions, targets, view)
+                sketches[view].append((values, positions + rows.start, stored))
                 self.progress.advance(len(rows.examples))
                 self._pause()
         joined = {view: _sorted_by_row(parts, self.prepared.spec.dim) for view, parts in sketches.items()}
@@ -287,40 +289,41 @@ class _Build:
     def _queries_written(self, writer: IndexWriter) -> bool:
         return writer.written("queries/examples.parquet") and all(writer.written(query_file(v)) for v in self._views)
 
-    def _targets(self, view: str, labels: Tensor, predicted: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _targets(self, view: str, labels: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Positions, targets to measure at, targets to store: the predicted label, and the true one where it differs.
         everyone = torch.arange(len(labels))
         if self.prepared.measurement.name == "custom":
-            yield everyone, labels, torch.full_like(labels, UNLABELLED)
-        elif self.prepared.measurement.name == "class_logit":
-            yield everyone, labels, self.prepared.measurement.targets(view, labels)
-        else:
-            yield everyone, predicted, predicted
-            differs = (
-                ((labels != predicted) & (labels >= 0) & (labels < self.prepared.num_outputs)).nonzero().squeeze(1)
-            )
-            if differs.numel():
-                yield differs, labels[differs], labels[differs]
+            return everyone, labels, torch.full_like(labels, UNLABELLED)
+        if self.prepared.measurement.name == "class_logit":
+            return everyone, labels, self.prepared.measurement.targets(view, labels)
+        differs = ((labels != predicted) & (labels >= 0) & (labels < self.prepared.num_outputs)).nonzero().squeeze(1)
+        targets = torch.cat((predicted, labels[differs]))
+        return torch.cat((everyone, differs)), targets, targets
 
     def _sketch_queries(
         self, reader: ExampleReader, rows: CollatedRows, positions: Tensor, targets: Tensor, view: str
     ) -> Tensor:
         try:
-            return self._sketch(reader, rows, targets, view)
+            return self._sketch(reader, rows, targets, view, pad=False)
         except ExampleError as error:  # its row counts within the chosen positions
             row = rows.start + int(positions[error.row - rows.start])
             raise ExampleError(reader.split, row, str(error.__cause__)) from error
 
     def _distortion(self) -> JsonValue:
         self._pause()
-        self.progress.phase("measuring the distortion of the sketched kernel", 0)
         prepared = self.prepared
+        if prepared.spec.family == "identity":
+            return {"exact": True, "reason": "identity keeps the gradients: the sketched kernel is the exact one"}
+        self.progress.phase("measuring the distortion of the sketched kernel", 0)
         try:
             sample = sample_rows(self.train_rows.labels, prepared.measurement.comparable)
-            return {
-                view: measure_distortion(prepared.featuriser, prepared.train.dataset, sample, view)
-                for view in prepared.views[:1]
-            }
+            examples = [prepared.train.example(row) for row in (*sample.pool, *sample.queries)]
+            inputs, labels = prepared.recipe.collate(examples)
+            view, rows = prepared.views[0], CollatedRows(0, examples, inputs, labels)
+            sketches = self._halving(
+                lambda part, targets: prepared.featuriser.sketch(part, targets, view), rows, labels
+            )
+            return measure_distortion(prepared.featuriser, prepared.train.dataset, sample, view, sketches=sketches)
         except DistortionError as error:
             self._note(str(error))
             return None

@@ -122,17 +122,19 @@ def _options(facts: dict[str, Any]) -> str:
 def _distortion_lines(distortion: Any) -> list[str]:
     if not isinstance(distortion, dict):
         return ["not measured"]
-    lines = []
-    for view, measured in distortion.items():
-        kernel = measured["kernel"]
-        lines.append(f"view {view}: kernel values spread by {kernel['relative_spread']:.2%} of ‖g‖‖g′‖")
-        for nats in measured["nats"]:
-            pool, chosen = nats["pool_ratio"], nats["set_ratio"]
-            if pool is not None and chosen is not None:
-                lines.append(
-                    f"at relative noise {nats['relative_noise']:g}: nats of a pool × {pool:.3f}, of a selected set × "
-                    f"{chosen:.3f}, picks shared {nats['shared_picks_fraction']:.0%}"
-                )
+    if distortion.get("exact"):
+        return [f"none: {distortion['reason']}"]
+    if "kernel" not in distortion or "nats" not in distortion:  # free JSON by the format: others may measure otherwise
+        return ["measured; --json shows it"]
+    spread = distortion["kernel"]["relative_spread"]
+    lines = [f"view {distortion['view']}: kernel values spread by {spread:.2%} of ‖g‖‖g′‖"]
+    for nats in distortion["nats"]:
+        pool, chosen = nats["pool_ratio"], nats["set_ratio"]
+        if pool is not None and chosen is not None:
+            lines.append(
+                f"at relative noise {nats['relative_noise']:g}: nats of a pool × {pool:.3f}, of a selected set × "
+                f"{chosen:.3f}, picks shared {nats['shared_picks_fraction']:.0%}"
+            )
     return lines
 
 

@@ -308,13 +308,14 @@ def check_labels(prepared: Prepared, found: ReadOnce) -> None:
 
 
 def _outputs_of(recipe: Recipe, model: nn.Module, train: ExampleReader) -> tuple[int, bool]:
-    rows = train.collate(0, 1)
+    count = min(2, train.num_rows)
+    rows = train.collate(0, count)
     with torch.no_grad():
         outputs = recipe.outputs(recipe.call(model, rows.inputs))
-    if outputs.shape[:1] != (1,) or outputs.ndim > 2:
+    if outputs.shape[:1] != (count,) or outputs.ndim > 2:
         raise RecipeError(
-            f"recipe {recipe.name!r}: the outputs of one example have shape {list(outputs.shape)}; outputs() must give "
-            "logits [b, C] or one scalar per example [b]"
+            f"recipe {recipe.name!r}: the outputs of {count} examples have shape {list(outputs.shape)}; outputs() must "
+            "give logits [b, C] or one scalar per example [b]"
         )
     num_outputs = outputs.shape[1] if outputs.ndim == 2 else 1
     return num_outputs, num_outputs >= 2

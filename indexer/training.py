@@ -129,7 +129,7 @@ def train_classifier(
     generator = torch.Generator().manual_seed(seed)
     num_batches = -(-len(labels) // settings.batch_size)
     started = reported = time.monotonic()
-    with cpu_threads(settings.threads), _deterministic_convolutions():
+    with torch.enable_grad(), cpu_threads(settings.threads), _deterministic_convolutions():
         for epoch in range(settings.epochs):
             order = torch.randperm(len(labels), generator=generator).to(device)
             for batch in range(num_batches):

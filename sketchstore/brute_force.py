@@ -1,9 +1,9 @@
 """Search by one product over the memory-mapped rows: the specification that every other engine is compared with."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from sketchstore.arrays import widened
 from sketchstore.search_results import (
     SearchResults,
     check_search,
@@ -70,7 +70,7 @@ class BruteForceSearch:
         for start in range(0, rows.numel(), block):
             stop = min(start + block, rows.numel())
             piece = rows[start:stop] if whole is None else slice(whole.start + start, whole.start + stop)
-            stored = torch.from_numpy(self.view.stored(piece).astype(np.float32, copy=False))
+            stored = widened(self.view.stored(piece), torch.float32)
             if queries.shape[0] <= FEW_COLUMNS:
                 for i, query in enumerate(queries):
                     torch.mv(stored, query, out=products[i, start:stop])

@@ -8,6 +8,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
+from sketchstore.arrays import widened
 from sketchstore.brute_force import BruteForceSearch
 from sketchstore.derived import Entry
 from sketchstore.errors import FaissFactoryError
@@ -88,7 +89,7 @@ def _build(faiss: Any, view: View, rows: Tensor, factory: str) -> Any:
             chosen = np.random.default_rng(0).permutation(rows.numel())[:TRAINING_ROWS]
             built.train(view.stored(rows[torch.from_numpy(np.sort(chosen))]).astype(np.float32))
         for part in torch.split(rows, 4096):
-            built.add(view.stored(part).astype(np.float32))
+            built.add(widened(view.stored(part), torch.float32).numpy())
     except RuntimeError as error:
         reason = str(error).rsplit("Error: ", maxsplit=1)[-1]
         raise FaissFactoryError(f"FAISS cannot build {factory!r} from {rows.numel()} rows: {reason}") from error
@@ -114,7 +115,7 @@ def _stream_flat(faiss: Any, view: View, rows: Tensor, path: Path) -> None:
     with path.open("wb") as stream:
         stream.write(head)
         for part in torch.split(rows, 1024):
-            stream.write(view.stored(part).astype("<f4").tobytes())
+            stream.write(widened(view.stored(part), torch.float32).numpy().astype("<f4", copy=False).tobytes())
     written = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     for position in {0, rows.numel() - 1}:
         expected = view.stored(rows[position : position + 1]).astype(np.float32)[0]

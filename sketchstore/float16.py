@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from sketchstore.errors import Float16RangeError, NotFiniteSketchError
 
@@ -48,17 +49,19 @@ def to_float16(values: npt.NDArray[np.float32], exponent: int, what: str) -> tup
     Raises:
         Float16RangeError: If an entry overflows.
     """
-    # Exact even where 2**−e itself would leave float32: ldexp rounds only what float16 could not hold anyway.
-    scaled = np.ldexp(values, -exponent)
-    magnitude = np.abs(scaled)
-    largest = float(magnitude.max(initial=0.0))
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    # The product rounds only what float16 could not hold anyway; ldexp where 2**−e itself would leave float32.
+    scaled = tensor * 2.0**-exponent if abs(exponent) <= 120 else torch.from_numpy(np.ldexp(values, -exponent))
+    magnitude = scaled.abs()
+    largest = float(magnitude.max()) if magnitude.numel() else 0.0
     if largest >= OVERFLOW:
         raise Float16RangeError(
             f"{what}: magnitude {math.ldexp(largest, exponent):.6g} overflows float16 at scale 2^{exponent} "
             f"(largest {math.ldexp(65504.0, exponent):.6g}). Build with --dtype float32."
         )
-    subnormal = int(np.count_nonzero((magnitude < SMALLEST_NORMAL) & (values != 0)))
-    return scaled.astype(np.float16), subnormal
+    subnormal = int(torch.count_nonzero((magnitude < SMALLEST_NORMAL) & (tensor != 0)))
+    stored: npt.NDArray[np.float16] = scaled.to(torch.float16).numpy()  # to nearest, ties to even; numpy is far slower
+    return stored, subnormal
 
 
 def check_subnormals(subnormal: int, entries: int, view: str, exponent: int) -> None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from sketchstore.arrays import Array
+from sketchstore.arrays import Array, widened
 from sketchstore.manifest import NO_LABEL
 
 CHUNK_BYTES = 8 << 20
@@ -24,9 +24,8 @@ def squared_norms(stored: Array, scale: float) -> npt.NDArray[np.float64]:
     rows = max(1, CHUNK_BYTES // (8 * max(1, stored.shape[1])))
     norms = np.empty(stored.shape[0])
     for start in range(0, stored.shape[0], rows):
-        block = stored[start : start + rows].astype(np.float64)
-        np.multiply(block, block, out=block)
-        norms[start : start + rows] = block.sum(axis=1)
+        block = widened(stored[start : start + rows]).numpy()
+        norms[start : start + rows] = np.square(block).sum(axis=1)
     return norms * (scale * scale)
 
 

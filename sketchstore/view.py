@@ -5,11 +5,10 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sketchstore.arrays import Array, map_npy, map_tensor
+from sketchstore.arrays import Array, map_npy, map_tensor, widened
 from sketchstore.errors import UnknownLabelError, UnknownRowError, listed
 from sketchstore.manifest import Comparable, Manifest, column_file
 
@@ -209,11 +208,10 @@ class View:
         return self._in_units(self.stored(rows), dtype)
 
     def _in_units(self, stored: Array, dtype: torch.dtype) -> Tensor:
-        element: npt.DTypeLike = np.float64 if dtype == torch.float64 else np.float32
-        values = stored.astype(element)  # astype copies, so the scaling below never touches the map
-        if self.scale != 1.0:
-            values *= self.scale
-        return torch.from_numpy(values)
+        values = widened(stored, dtype)
+        if values.dtype == torch.from_numpy(stored[:0]).dtype:
+            values = values.clone()  # the scaling below must not touch the map
+        return values.mul_(self.scale)
 
     def blocks(
         self, block_rows: int | None = None, dtype: torch.dtype = torch.float64, rows: Tensor | None = None

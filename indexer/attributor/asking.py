@@ -320,7 +320,5 @@ class Attributor:
         query = question.query.sketch.double()
         stored = self._stored[pool.view.name]
         conditioning = Conditioning(pool, stored, self._spectra, query, noise.variance)
-        kernel = self._kernel(pool)
-        cross = conditioning.cross() if kernel is not None else None
-        rows = PoolRows(pool, stored, kernel, query, cross)
+        rows = PoolRows(pool, stored, self._kernel(pool), query, conditioning.cross)
         return Asked(pool, stored, rows, conditioning, query, noise.variance, budget)

@@ -1,28 +1,26 @@
-"""The pool as the rules of ``attribution`` see it: candidates to multiply with, and a search that asks the index."""
+"""The pool as the rules of ``attribution`` see it: rows to multiply and to read, and columns of their kernel matrix."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from attribution.exact_sums import inner_product_error
-from indexer.attributor.engines import IndexSearch
 from indexer.attributor.pool import Pool
-from indexer.attributor.span import RELATIVE_ERROR, Span
 from indexer.attributor.stored_rows import StoredRows
-from sketchstore.search_results import SearchResults
 
 
 class PoolRows:
     """The candidates of one question: ``attribution``'s Candidates, positions being places among the candidates.
 
-    Products with combinations of the query and of rows already read come from the kernel matrix where one is at hand;
-    all else is a pass over the stored rows. Belongs to one question: not for several threads.
+    Belongs to one question: not for several threads.
 
     Args:
         pool: The question's rows.
         stored: The stored rows of the view.
-        kernel: K_TT of the comparable rows, float64, or None.
+        kernel: K_TT of the comparable rows, float64, where it is at hand.
         query: φ_*, float64 [d].
-        cross: Φ_T φ_* of the comparable rows, if known.
+        cross: Gives Φ_T φ_* of the comparable rows, computed at most once for the question.
 
     Attributes:
         passes: Passes over the candidates so far.
@@ -30,18 +28,16 @@ class PoolRows:
     """
 
     def __init__(
-        self, pool: Pool, stored: StoredRows, kernel: Tensor | None, query: Tensor, cross: Tensor | None
+        self, pool: Pool, stored: StoredRows, kernel: Tensor | None, query: Tensor, cross: Callable[[], Tensor]
     ) -> None:
         self._pool = pool
         self._stored = stored
         self._kernel = kernel
+        self._query = query
+        self._cross = cross
         self._positions = pool.positions(pool.candidates)
         self._everything = self._positions.numel() == pool.comparable.numel()
-        self._norms_squared = pool.view.squared_norms[pool.candidates]
-        self._spanned: dict[int, int] = {}
-        self._span = None if kernel is None else Span(self.count, self.dim)
-        if self._span is not None and cross is not None:
-            self._span.add(query, self._of_comparable(cross))
+        self._squared_norms = pool.view.squared_norms[pool.candidates]
         self.passes = 0
         self.rows_read = 0
 
@@ -58,19 +54,13 @@ class PoolRows:
     @property
     def relative_error(self) -> float:
         """Error bound of :meth:`products`, relative to the product of the norms."""
-        passing = inner_product_error(self.dim, torch.float64)
-        return passing if self._span is None else max(passing, RELATIVE_ERROR)
-
-    @property
-    def has_kernel(self) -> bool:
-        """Whether products come from a kernel matrix where they can."""
-        return self._span is not None
+        return inner_product_error(self.dim, torch.float64)
 
     @property
     def largest_norm(self) -> float:
         """The largest ‖φ_n‖ of the candidates."""
         # The stored norms are rounded; a bound must not be.
-        return float(self._norms_squared.max().sqrt()) * (1 + inner_product_error(self.dim, torch.float64))
+        return float(self._squared_norms.max().sqrt()) * (1 + inner_product_error(self.dim, torch.float64))
 
     def squared_norms(self) -> Tensor:
         """Give ‖φ_n‖² of every candidate.
@@ -78,7 +68,7 @@ class PoolRows:
         Returns:
             float64 [c].
         """
-        return self._norms_squared
+        return self._squared_norms
 
     def products(self, vectors: Tensor) -> Tensor:
         """Multiply every candidate with each vector.
@@ -89,22 +79,7 @@ class PoolRows:
         Returns:
             float64 [b, c].
         """
-        return torch.stack([self.product(vector) for vector in vectors])
-
-    def product(self, vector: Tensor) -> Tensor:
-        """Multiply every candidate with a vector.
-
-        Args:
-            vector: float64 [d].
-
-        Returns:
-            float64 [c].
-        """
-        found = None if self._span is None else self._span.products(vector)
-        if found is None:
-            self.passes += 1
-            found = self._stored.products(self._pool.candidates, vector)
-        return found
+        return torch.stack([self._product(vector) for vector in vectors])
 
     def sketches(self, positions: Tensor) -> Tensor:
         """Read candidates as stored.
@@ -115,16 +90,7 @@ class PoolRows:
         Returns:
             float64 [m, d].
         """
-        sketches = self._stored.sketches(self._pool.candidates[positions])
-        self.rows_read += positions.numel()
-        if self._span is not None:
-            assert self._kernel is not None
-            for place, position in enumerate(positions.tolist()):
-                if position not in self._spanned and not self._span.full:
-                    self._spanned[position] = self._span.size
-                    column = self._kernel[int(self._positions[position])]
-                    self._span.add(sketches[place], self._of_comparable(column))
-        return sketches
+        return self.sketches_of_rows(self._pool.candidates[positions])
 
     def sketches_of_rows(self, rows: Tensor) -> Tensor:
         """Read candidates as stored, by row.
@@ -135,57 +101,36 @@ class PoolRows:
         Returns:
             float64 [m, d].
         """
-        return self.sketches(torch.searchsorted(self._pool.candidates, rows))
+        self.rows_read += rows.numel()
+        return self._stored.sketches(rows)
+
+    def kernel_column(self) -> Callable[[int], Tensor] | None:
+        """Give what reads K(n, a) of every candidate n for the candidate at a place, if the kernel matrix is at hand.
+
+        Returns:
+            From place among the candidates to float64 [c], or None.
+        """
+        kernel = self._kernel
+        if kernel is None:
+            return None
+        return lambda place: self._of_comparable(kernel[int(self._positions[place])])
+
+    def kernel_column_of_row(self) -> Callable[[int], Tensor] | None:
+        """Give what reads K(n, a) of every candidate n for a candidate's row, if the kernel matrix is at hand.
+
+        Returns:
+            From row to float64 [c], or None.
+        """
+        kernel = self._kernel
+        if kernel is None:
+            return None
+        return lambda row: self._of_comparable(kernel[int(torch.searchsorted(self._pool.comparable, row))])
+
+    def _product(self, vector: Tensor) -> Tensor:
+        if torch.equal(vector, self._query):
+            return self._of_comparable(self._cross())
+        self.passes += 1
+        return self._stored.products(self._pool.candidates, vector)
 
     def _of_comparable(self, values: Tensor) -> Tensor:
         return values if self._everything else values[self._positions]
-
-
-class SpanSearch:
-    """A search that asks the index once, and answers from the kernel matrix from then on.
-
-    Args:
-        index: The index's exact search.
-        rows: The candidates, with a kernel matrix.
-        candidates: Their rows, ascending.
-
-    Attributes:
-        index_queries: Vectors the index was asked with.
-        rows_scored: Rows the index, and passes over the stored rows, multiplied.
-    """
-
-    exact = True
-
-    def __init__(self, index: IndexSearch, rows: PoolRows, candidates: Tensor) -> None:
-        self._index = index
-        self._rows = rows
-        self._candidates = candidates
-        self.index_queries = 0
-        self.rows_scored = 0
-
-    @property
-    def relative_error(self) -> float:
-        """Error bound of the next search's scores."""
-        return self._index.relative_error if self.index_queries == 0 else self._rows.relative_error
-
-    def search(self, residuals: Tensor, num_results: int, rows_allowed: Tensor | None = None) -> SearchResults:
-        """Find the largest signed inner products.
-
-        Args:
-            residuals: A residual and its negative, float64 [2, d].
-            num_results: Length of each list.
-            rows_allowed: The candidates' rows, or None for all of the partition.
-
-        Returns:
-            The lists.
-        """
-        if self.index_queries == 0:
-            self.index_queries += residuals.shape[0]
-            self.rows_scored += residuals.shape[0] * self._candidates.numel()
-            return self._index.search(residuals, num_results, rows_allowed)
-        before = self._rows.passes
-        products = self._rows.product(residuals[0])
-        self.rows_scored += (self._rows.passes - before) * self._candidates.numel()
-        signed = torch.stack([products, -products])
-        scores, places = signed.topk(min(num_results, products.numel()), dim=1)
-        return SearchResults(scores, self._candidates[places], 0)

@@ -11,7 +11,7 @@ from attribution.infogain import select_infogain
 from attribution.infogain_approx import select_infogain_approx
 from attribution.infoloss import select_infoloss
 from attribution.steps import Step
-from indexer.attributor.candidates import PoolRows, SpanSearch
+from indexer.attributor.candidates import PoolRows
 from indexer.attributor.conditioning import Conditioning, rows_tensor
 from indexer.attributor.engines import IndexSearch
 from indexer.attributor.pool import Pool
@@ -50,14 +50,13 @@ class Asked:
     budget: int
 
 
-def approximate_steps(asked: Asked, search: IndexSearch, strategy: str, *, spanned: bool) -> Iterator[Step]:
+def approximate_steps(asked: Asked, search: IndexSearch, strategy: str) -> Iterator[Step]:
     """Select by approximate InfoGain over an index (15).
 
     Args:
         asked: The question.
         search: The index's search over the comparable rows.
         strategy: ``certified`` or ``literal``.
-        spanned: Whether the kernel matrix answers after the first search of the index.
 
     Yields:
         Steps; ``position`` is a row.
@@ -65,26 +64,6 @@ def approximate_steps(asked: Asked, search: IndexSearch, strategy: str, *, spann
     candidates = asked.pool.candidates
     everything = candidates.numel() == asked.pool.comparable.numel()
     allowed = None if everything else candidates
-    num_allowed = int(candidates.numel())
-    if spanned:
-        # Where the kernel matrix is at hand, the literal loop over it needs no index query after the first and no
-        # bound: a step costs one short product.
-        once = SpanSearch(search, asked.rows, candidates)
-        steps = select_infogain_approx(
-            asked.query,
-            once,
-            asked.rows.sketches_of_rows,
-            asked.noise_variance,
-            budget=asked.budget,
-            rows_allowed=allowed,
-            num_allowed=num_allowed,
-            largest_norm=asked.rows.largest_norm,
-            strategy="literal",
-        )
-        for step in steps:
-            scored = once.rows_scored + asked.rows.rows_read
-            yield replace(step, index_queries=once.index_queries, rows_scored=scored)
-        return
     yield from select_infogain_approx(
         asked.query,
         search,
@@ -92,11 +71,12 @@ def approximate_steps(asked: Asked, search: IndexSearch, strategy: str, *, spann
         asked.noise_variance,
         budget=asked.budget,
         rows_allowed=allowed,
-        num_allowed=num_allowed,
+        num_allowed=int(candidates.numel()),
         largest_norm=asked.rows.largest_norm,
         strategy=strategy,
         squared_norms=asked.pool.view.squared_norms,
         float32_sketches=lambda rows: asked.stored.read(rows, torch.float32),
+        kernel_column=asked.rows.kernel_column_of_row(),
         max_results=_MAX_RESULTS,
     )
 
@@ -111,8 +91,15 @@ def gain_steps(asked: Asked) -> Iterator[Step]:
         Steps; ``position`` is a row.
     """
     candidates = asked.pool.candidates
-    for step in select_infogain(asked.query, asked.rows, asked.noise_variance, budget=asked.budget):
-        scored = asked.rows.passes * candidates.numel() + asked.rows.rows_read
+    steps = select_infogain(
+        asked.query,
+        asked.rows,
+        asked.noise_variance,
+        budget=asked.budget,
+        kernel_column=asked.rows.kernel_column(),
+    )
+    for step in steps:
+        scored = (1 + asked.rows.passes) * int(candidates.numel()) + asked.rows.rows_read
         yield replace(step, position=int(candidates[step.position]), rows_scored=scored)
 
 

@@ -168,8 +168,7 @@ class Attribution:
         match self._question.method:
             case "infogain_approx":
                 assert self._search is not None, "approximate InfoGain asks an index"
-                spanned = self._search.exact and self._strategy == "certified" and self._asked.rows.has_kernel
-                return approximate_steps(self._asked, self._search, self._strategy, spanned=spanned)
+                return approximate_steps(self._asked, self._search, self._strategy)
             case "infogain":
                 return gain_steps(self._asked)
             case "infoloss":

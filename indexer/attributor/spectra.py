@@ -196,5 +196,5 @@ def _compute(view: View, rows: Tensor) -> Spectrum:
     stored = StoredRows(view)
     block = max(1, _BLOCK_BYTES // (8 * view.sketch_dim))
     return spectrum_of_blocks(
-        lambda: (stored.read(part, torch.float64) for part in rows.split(block)), rows.numel(), view.sketch_dim
+        lambda: (stored.read(part, torch.float64) for part in torch.split(rows, block)), rows.numel(), view.sketch_dim
     )

@@ -116,8 +116,9 @@ class StoredRows:
         self.dim = view.sketch_dim
         self._view = view
         self._half = view.storage_dtype == np.float16
-        lengths = [view.shard(number).shape[0] for number in range(view.num_shards)]
-        self._starts = np.cumsum([0, *lengths])
+        stored = [view.shard(number) for number in range(view.num_shards)]
+        self._shards: list[Array] = [shard.view(np.uint16) if self._half else shard for shard in stored]
+        self._starts = np.cumsum([0, *(shard.shape[0] for shard in stored)])
 
     @property
     def bytes_per_row(self) -> int:
@@ -183,13 +184,11 @@ class StoredRows:
         wanted = rows.numpy()
         if wanted.size and (wanted.min() < 0 or wanted.max() >= self._view.num_rows):
             raise UnknownRowError(f"the rows are 0 to {self._view.num_rows - 1}")
+        if len(self._shards) == 1:
+            return [(self._shards[0], wanted, slice(None))]
         shards = np.searchsorted(self._starts, wanted, side="right") - 1
-        present = np.unique(shards)
         pieces: list[tuple[Array, npt.NDArray[np.int64], Any]] = []
-        for number in present.tolist():
-            places: Any = slice(None) if present.size == 1 else np.flatnonzero(shards == number)
-            stored = self._view.shard(number)
-            pieces.append(
-                (stored.view(np.uint16) if self._half else stored, wanted[places] - self._starts[number], places)
-            )
+        for number in np.unique(shards).tolist():
+            places = np.flatnonzero(shards == number)
+            pieces.append((self._shards[number], wanted[places] - self._starts[number], places))
         return pieces

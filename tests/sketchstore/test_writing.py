@@ -318,3 +318,19 @@ def test_blocks_larger_than_shards_are_split(tmp_path):
     assert len(index.manifest.views["own"].shards) == 9
     expected = make_contents(make_plan()).sketches["own"]
     assert np.array_equal(index.view("own").sketches(slice(None)).numpy(), expected)
+
+
+def test_rounding_to_float16_is_to_nearest_with_ties_to_even():
+    values = np.arange(65536, dtype=np.uint16).view(np.float16)
+    values = values[np.isfinite(values)].astype(np.float32)
+    between = (values[:-1] + values[1:]) / 2  # every tie, subnormal ones too
+    for each in (values, between, np.nextafter(between, np.float32(0))):
+        stored, _ = to_float16(each.astype(np.float32), 0, "all")
+        assert np.array_equal(stored.view(np.uint16), each.astype(np.float32).astype(np.float16).view(np.uint16))
+
+
+@pytest.mark.parametrize("exponent", [-140, -121, -120, 0, 120, 121])
+def test_any_scale_is_exact(exponent):
+    values = np.ldexp(np.array([1.0, 1.5, 2.0], np.float32), max(-149, min(126, exponent)))
+    stored, _ = to_float16(values, exponent, "x")
+    assert np.array_equal(np.ldexp(stored.astype(np.float64), exponent), values.astype(np.float64))
