@@ -37,7 +37,7 @@ from indexer.attributor.questions import (
 )
 from indexer.attributor.rules import Asked
 from indexer.attributor.selection import Attribution
-from indexer.attributor.spectra import Spectra
+from indexer.attributor.spectra import MAX_COMPUTED_SIZE, Spectra
 from indexer.attributor.stored_rows import StoredRows
 from sketchstore.reader import Index
 
@@ -51,6 +51,7 @@ class Attributor:
             searches instead and the answer says so.
         strategy: How approximate InfoGain asks the index where a question does not say: ``certified`` or ``literal``.
         cache_bytes: What spectra, and posteriors, may each occupy in memory.
+        max_computed_size: Largest Gram matrix, in rows, that is computed while a question waits where none is stored.
     """
 
     def __init__(
@@ -60,13 +61,14 @@ class Attributor:
         engine: str = "faiss",
         strategy: str = "certified",
         cache_bytes: int = 1 << 30,
+        max_computed_size: int = MAX_COMPUTED_SIZE,
     ) -> None:
         check_option(engine, ENGINES, "/engine")
         check_option(strategy, STRATEGIES, "/strategy")
         self.index = index
         self.strategy = strategy
         self._engines = Engines(index, engine)
-        self._spectra = Spectra(index, cache_bytes)
+        self._spectra = Spectra(index, cache_bytes, max_computed_size)
         self._stored = {name: StoredRows(view) for name, view in index.views.items()}
 
     @property

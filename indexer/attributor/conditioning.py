@@ -6,11 +6,11 @@ from torch import Tensor
 from attribution.posterior import QueryPosterior
 from indexer.attributor.errors import MissingSpectrumError
 from indexer.attributor.pool import Pool, positions_in
-from indexer.attributor.spectra import MAX_COMPUTED_SIZE, Spectra
+from indexer.attributor.spectra import Spectra
 from indexer.attributor.stored_rows import StoredRows
 
 #: Beyond this many excluded rows, decomposing what is left is cheaper than removing them one by one.
-_MOST_REMOVED = 512
+MOST_REMOVED = 512
 
 
 class Conditioning:
@@ -33,7 +33,8 @@ class Conditioning:
         self._cross: Tensor | None = None
         self._posterior: QueryPosterior | None = None
         self._by_removal = pool.whole and (
-            pool.excluded.numel() <= _MOST_REMOVED or min(pool.conditioning.numel(), stored.dim) > MAX_COMPUTED_SIZE
+            pool.excluded.numel() <= MOST_REMOVED
+            or min(pool.conditioning.numel(), stored.dim) > spectra.max_computed_size
         )
         self._rows = pool.comparable if self._by_removal else pool.conditioning
 
@@ -43,12 +44,12 @@ class Conditioning:
         if self._by_removal and self._spectra.available(self._pool.view, self._pool.label):
             return None
         size = min(self._rows.numel(), self._stored.dim)
-        if not self._by_removal and size <= MAX_COMPUTED_SIZE:
+        if not self._by_removal and size <= self._spectra.max_computed_size:
             return None
         what = f"partition {self._pool.view.partition(self._pool.label)!r} of view {self._pool.view.name!r}"
         return (
             f"the Gram matrix of {what} is not stored, and with {size} rows and columns it is too large to compute "
-            f"while a question waits (at most {MAX_COMPUTED_SIZE}). Build it with `indexer derive`."
+            f"while a question waits (at most {self._spectra.max_computed_size}). Build it with `indexer derive`."
         )
 
     def cross(self) -> Tensor:

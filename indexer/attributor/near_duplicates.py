@@ -1,5 +1,7 @@
 """What a hit stands for: candidates whose kernel cosine with it exceeds 0.95, which greedy selection passes over."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -81,7 +83,7 @@ class NearDuplicates:
             norms = self._norms[top : top + block]
             values = self._stored.read(part, torch.float32)
             inverse = torch.where(norms > 0, 1.0 / norms, torch.zeros_like(norms)).float()
-            cosines = (values @ units.T) * inverse[:, None]
+            cosines: Tensor = (values @ units.T) * inverse[:, None]
             near = cosines > COSINE - unsure
             for hit in near.any(dim=0).nonzero().squeeze(1).tolist():
                 places = near[:, hit].nonzero().squeeze(1)
@@ -96,7 +98,7 @@ class NearDuplicates:
             self._found[row] = close[close != row]
 
     def _thresholds(self, row: int) -> Tensor:
-        own = float(self._pool.view.squared_norms[row]) ** 0.5
+        own = math.sqrt(float(self._pool.view.squared_norms[row]))
         return COSINE * own * self._norms
 
     def _keep(self, row: int, near: Tensor) -> None:

@@ -92,9 +92,11 @@ class Spectra:
     Args:
         index: The index.
         capacity_bytes: What spectra, and posteriors, may each occupy.
+        max_computed_size: Largest Gram matrix, in rows, computed while a question waits.
     """
 
-    def __init__(self, index: Index, capacity_bytes: int) -> None:
+    def __init__(self, index: Index, capacity_bytes: int, max_computed_size: int = MAX_COMPUTED_SIZE) -> None:
+        self.max_computed_size = max_computed_size
         self._index = index
         self._spectra: Kept[Spectrum] = Kept(capacity_bytes, _spectrum_bytes)
         self._posteriors: Kept[SetPosterior] = Kept(capacity_bytes, _posterior_bytes)
@@ -110,7 +112,7 @@ class Spectra:
             Whether :meth:`posterior` works.
         """
         size = min(view.partition_rows(label).numel(), view.sketch_dim)
-        return size <= MAX_COMPUTED_SIZE or self.stored(view, label)
+        return size <= self.max_computed_size or self.stored(view, label)
 
     def stored(self, view: View, label: int | None) -> bool:
         """Say whether a partition's spectrum is stored with the index, or kept from an earlier question.
@@ -181,18 +183,27 @@ class Spectra:
             The posterior; positions in it are places in ``rows``.
         """
         digest = hashlib.blake2b(rows.numpy().tobytes(), digest_size=16).digest()
-        spectrum = self._spectra.get((view.name, digest), lambda: _compute(view, rows))
+        spectrum = self._spectra.get((view.name, digest), lambda: compute_spectrum(view, rows))
         return self._posteriors.get((view.name, digest, noise_variance), lambda: SetPosterior(spectrum, noise_variance))
 
     def _load(self, view: View, label: int | None) -> Spectrum:
         try:
             found = self._index.derived.spectrum(view.name, label)
         except MissingDerivedError:
-            return _compute(view, view.partition_rows(label))
+            return compute_spectrum(view, view.partition_rows(label))
         return Spectrum(found.form, found.gram, found.eigenvalues, found.eigenvectors)
 
 
-def _compute(view: View, rows: Tensor) -> Spectrum:
+def compute_spectrum(view: View, rows: Tensor) -> Spectrum:
+    """Accumulate the Gram matrix of some rows in float64 and decompose it.
+
+    Args:
+        view: The view.
+        rows: The rows, ascending.
+
+    Returns:
+        The spectrum: of K when there are at most d rows, of ΦᵀΦ otherwise.
+    """
     stored = StoredRows(view)
     block = max(1, _BLOCK_BYTES // (8 * view.sketch_dim))
     return spectrum_of_blocks(

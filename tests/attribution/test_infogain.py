@@ -43,8 +43,12 @@ def test_every_pick_is_a_best_one(case, noise, dtype):
     for t, step in enumerate(steps):
         values = values_given(query, sketches, picks[:t], noise)
         # The oracle solves systems of condition ≤ 1e5; values below 1e-13 of the prior variance are its rounding.
-        assert float(values[step.position]) == pytest.approx(float(values.max()), rel=1e-9, abs=1e-13 * float(query @ query))
-        assert step.cumulative_nats == pytest.approx(oracles.info_gain(query, sketches[picks[: t + 1]], noise), rel=1e-9)
+        assert float(values[step.position]) == pytest.approx(
+            float(values.max()), rel=1e-9, abs=1e-13 * float(query @ query)
+        )
+        assert step.cumulative_nats == pytest.approx(
+            oracles.info_gain(query, sketches[picks[: t + 1]], noise), rel=1e-9
+        )
         assert step.query_variance == pytest.approx(
             oracles.query_variance(query, sketches[picks[: t + 1]], noise), rel=1e-9
         )

@@ -115,7 +115,9 @@ def test_removals_continue_from_what_is_already_left_out(generator):
     left = posterior_of(query, sketches, noise).without([3, 11, 4])
     kept = [i for i in range(20) if i not in (3, 11, 4)]
     steps = list(select_infoloss(left, torch.tensor(kept), budget=5))
-    assert [step.position for step in steps] == [kept[i] for i in oracles.greedy_infoloss(query, sketches[kept], noise, 5)]
+    assert [step.position for step in steps] == [
+        kept[i] for i in oracles.greedy_infoloss(query, sketches[kept], noise, 5)
+    ]
     again = left.without([steps[0].position])
     assert again.variance == pytest.approx(steps[0].query_variance, rel=1e-10)
 
@@ -149,13 +151,7 @@ def test_selection_stops_where_no_removal_matters():
 @pytest.mark.parametrize("noise", [1e-9, 1e-4, 1.0, 1e6, 1e12])
 def test_extreme_noise_loses_no_less_than_the_naive_rule(case, noise):
     sketches, query = case
-    try:
-        posterior = posterior_of(query, sketches, noise)
-    except NotPositiveDefiniteError as error:
-        # Refusing is right only where the Gram matrix's rounding reaches σ².
-        assert error.smallest_noise_variance > noise
-        assert noise <= 1e-9
-        return
+    posterior = posterior_of(query, sketches, noise)
     budget = min(3, sketches.shape[0])
     steps = list(select_infoloss(posterior, torch.arange(sketches.shape[0]), budget=budget))
     losses = [step.cumulative_nats for step in steps]
@@ -179,6 +175,15 @@ def test_losses_of_steps_sum_to_the_loss_of_the_set(seed, rows, dim):
     # Nats of up to 20 well-conditioned steps.
     assert sum(step.step_nats for step in steps) == pytest.approx(total, rel=1e-9, abs=1e-12)
     assert total == pytest.approx(0.0 if not steps else steps[-1].cumulative_nats, rel=1e-9, abs=1e-12)
+
+
+def test_a_noise_within_the_rounding_of_the_gram_matrix_is_refused_with_one_that_works(generator):
+    left = torch.randn(30, 4, generator=generator, dtype=torch.float64)
+    right = torch.randn(4, 40, generator=generator, dtype=torch.float64)
+    spectrum = spectrum_of(1e5 * left @ right)  # rank 4 of 30: 26 eigenvalues are rounding of 1e12
+    with pytest.raises(NotPositiveDefiniteError, match="below the rounding of the Gram matrix") as caught:
+        SetPosterior(spectrum, 1e-9)
+    SetPosterior(spectrum, caught.value.smallest_noise_variance)
 
 
 def test_a_spectrum_streams_the_same_from_any_blocks(generator):

@@ -29,7 +29,9 @@ def exact_variance(query, acquired, noise):
 
 def exact_gain(query, acquired, noise):
     with mpmath.workdps(60):
-        return float(mpmath.log(exact_variance(query, acquired[:0], noise) / exact_variance(query, acquired, noise)) / 2)
+        return float(
+            mpmath.log(exact_variance(query, acquired[:0], noise) / exact_variance(query, acquired, noise)) / 2
+        )
 
 
 @pytest.fixture
@@ -60,8 +62,8 @@ def test_nats_keep_their_digits_from_tiny_to_huge_noise(small, noise):
     expected = exact_gain(query, rows, noise)
     # Orthogonalised sums: condition √(K/σ²) ≤ 1e5 enters, not its square.
     assert list(acquire(query, rows, noise))[-1].cumulative_nats == pytest.approx(expected, rel=1e-9)
-    # One dense Cholesky: condition up to 1e10 at σ² = 1e-9.
-    assert info_gain(query, rows, noise) == pytest.approx(expected, rel=1e-5 if noise < 1e-3 else 1e-11)
+    # One dense Cholesky: condition up to 1e10 at σ² = 1e-9, of which this system shows little.
+    assert info_gain(query, rows, noise) == pytest.approx(expected, rel=1e-7 if noise < 1e-3 else 1e-11)
 
 
 @pytest.mark.parametrize("noise", NOISES)
@@ -71,7 +73,7 @@ def test_losses_keep_their_digits_from_tiny_to_huge_noise(small, noise):
     with mpmath.workdps(60):
         ratio = exact_variance(query, kept, noise) / exact_variance(query, rows, noise)
         expected = float(mpmath.log(ratio) / 2)
-    assert info_loss(query, kept, removed, noise) == pytest.approx(expected, rel=1e-5 if noise < 1e-3 else 1e-11)
+    assert info_loss(query, kept, removed, noise) == pytest.approx(expected, rel=1e-7 if noise < 1e-3 else 1e-11)
 
 
 def test_the_plain_ratio_would_lose_what_log1p_keeps():
@@ -112,9 +114,7 @@ def test_steps_of_an_ordered_set_sum_to_its_gain(case, noise):
     steps = list(acquire(query, sketches, noise))
     for t, step in enumerate(steps, start=1):
         assert (step.rank, step.position) == (t, t - 1)
-        assert step.cumulative_nats == pytest.approx(
-            oracles.info_gain(query, sketches[:t], noise), rel=1e-9, abs=1e-15
-        )
+        assert step.cumulative_nats == pytest.approx(oracles.info_gain(query, sketches[:t], noise), rel=1e-9, abs=1e-15)
         assert step.query_variance == pytest.approx(oracles.query_variance(query, sketches[:t], noise), rel=1e-9)
     assert sum(step.step_nats for step in steps) == pytest.approx(steps[-1].cumulative_nats, rel=1e-11, abs=1e-15)
 

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -85,11 +87,10 @@ def test_linear_response_overstates_reduction_by_one_plus_variance_over_noise(ca
 def test_adding_an_example_never_increases_query_variance(case, noise):
     sketches, query = case
     variances = [
-        float(function_space.variance(query.unsqueeze(0), sketches[:t], noise)[0])
-        for t in range(sketches.shape[0] + 1)
+        float(function_space.variance(query.unsqueeze(0), sketches[:t], noise)[0]) for t in range(sketches.shape[0] + 1)
     ]
     # Rounding of one variance, relative to the prior.
-    assert all(later <= earlier + 1e-12 * variances[0] for earlier, later in zip(variances, variances[1:], strict=False))
+    assert all(later <= earlier + 1e-12 * variances[0] for earlier, later in itertools.pairwise(variances))
 
 
 def test_a_factorisation_that_rounding_defeats_names_a_noise_that_works():
