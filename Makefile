@@ -1,0 +1,75 @@
+# nattribute: every target does its own set-up. `make` alone lists the targets.
+#
+#   PYTHON   the interpreter .venv is made from (3.11 or newer)
+#   EXTRAS   faiss build and friends: cpu (default) or gpu, e.g. `make test EXTRAS=gpu`
+#   INDEX    the index directory `make serve` serves (default: indexes/digits, built when absent)
+#   PORT     where `make serve` listens on 127.0.0.1
+
+PYTHON ?= python3
+EXTRAS ?= cpu
+INDEX ?= indexes/digits
+PORT ?= 8000
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(EXTRAS)
+SOURCES := attribution sketchstore indexer service experiments benchmarks examples tests docker
+
+# One BLAS/OpenMP thread per test process: two test processes with two threads each fight for two cores and a small
+# model's training becomes many times slower than with one thread.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest
+PARALLEL := -n logical --maxprocesses=4 --dist=loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check serve format clean lint venv
+
+## help     list the targets
+help:
+	@sed -n 's/^## /  make /p' $(MAKEFILE_LIST)
+
+# The stamp makes set-up happen once and again only when a version or a dependency changes. setuptools comes first, from
+# the constraints too, so that the build needs no second, unpinned environment.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "nattribute needs Python 3.11 or newer; $(PYTHON) is older. Name another: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
+	$(BIN)/python -m pip install --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable '.[$(EXTRAS),experiments,dev]'
+	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+venv: $(READY)
+
+## demo     train a model on handwritten digits, index it, serve it and ask it over HTTP
+demo: $(READY)
+	$(BIN)/python -m experiments.demo
+
+## test     everything: format, lint, types, import contract, all tests
+test: lint
+	$(PYTEST) $(PARALLEL)
+
+## check    the same without the slow tests; under a minute
+check: lint
+	$(PYTEST) $(PARALLEL) -m "not gpu and not slow"
+
+lint: $(READY)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+## serve    serve an index directory on 127.0.0.1:8000 (INDEX=…, PORT=…)
+serve: $(READY)
+	@test -e $(INDEX)/manifest.json || { test $(INDEX) = indexes/digits && $(BIN)/indexer build digits --out $(INDEX); }
+	$(BIN)/attribution-service --index $(notdir $(INDEX))=$(INDEX) --port $(PORT)
+
+## format   rewrite the sources in the house format and apply safe lint fixes
+format: $(READY)
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+## clean    remove what make made (.venv, caches, demo-output); your indexes/ and results/ stay
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist demo-output *.egg-info
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,391 @@
+"""The build: tangent features → sketches → index directory, in fixed blocks that an interruption cannot spoil."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from indexer.batches import move
+from indexer.build_report import BuildReport, host_facts, peak_memory_bytes
+from indexer.derive import DEFAULT_FACTORY, derive
+from indexer.distortion import DistortionError, measure_distortion, sample_rows
+from indexer.jacobians import JacobianError
+from indexer.preparation import BuildSettings, build_plan, check_labels, prepare
+from indexer.previews import preview_of
+from indexer.progress import Progress, Silent, Stopwatch
+from indexer.reading import CollatedRows, ExampleError, ExampleReader, ReadOnce, UnstableDataError
+from indexer.recipe import UNLABELLED
+from indexer.training import cpu_threads
+from sketchstore.errors import AlreadyPublishedError
+from sketchstore.faiss_build import check_factory
+from sketchstore.float16 import scale_exponent_for
+from sketchstore.manifest import query_file
+from sketchstore.plan import Block
+from sketchstore.reader import open_index
+from sketchstore.tables import ExampleRow
+from sketchstore.writer import IndexWriter
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+class BuildInterruptedError(RuntimeError):
+    """The build stopped because it was asked to; what is finished is kept for ``--resume``."""
+
+
+def build_index(
+    settings: BuildSettings,
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    faiss: str | None = DEFAULT_FACTORY,
+    spectra: bool = True,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Build an index directory, or continue an interrupted build.
+
+    Args:
+        settings: The user's choices.
+        out: Where the index is published; its last part is the index's name.
+        resume: Continue the unfinished build there, if there is one.
+        overwrite: Replace what is there at publication.
+        faiss: FAISS factory string of the derived search indexes; None writes none.
+        spectra: Whether to write the derived spectra.
+        progress: Told how far the build is.
+
+    Returns:
+        The report.
+    """
+    settings.check()
+    with cpu_threads(settings.num_threads):
+        return _Build(settings, Path(out).absolute(), progress or Silent()).run(resume, overwrite, faiss, spectra)
+
+
+class _Build:
+    """One run of the build; the state that its phases share."""
+
+    def __init__(self, settings: BuildSettings, out: Path, progress: Progress) -> None:
+        self.settings = settings
+        self.out = out
+        self.progress = progress
+        self.watch = Stopwatch()
+        self.notes: list[str] = []
+        self.built_rows = 0
+        self.sketch_seconds = 0.0
+        self.gradient_seconds = 0.0
+
+    def run(self, resume: bool, overwrite: bool, faiss: str | None, spectra: bool) -> BuildReport:
+        self.progress.phase("loading the recipe, its model and its data", 0)
+        with self.watch.phase("prepare"):
+            self.prepared = prepare(self.settings)
+            if faiss is not None:
+                check_factory(faiss, self.prepared.spec.dim)  # now, not after hours of sketching
+        with self.watch.phase("read"):
+            self.train_rows = self._read_once(self.prepared.train)
+            check_labels(self.prepared, self.train_rows)
+            queries = self.prepared.queries
+            self.query_rows = None if queries is None else self._read_once(queries)
+        plan = build_plan(self.prepared, self.out.name, self.train_rows, self.query_rows)
+        try:
+            with IndexWriter.create(self.out, plan, resume=resume, overwrite=overwrite) as writer:
+                self._write(writer)
+        except AlreadyPublishedError as error:
+            self._note(f"{error} Checking what is derived from it.")
+        index = open_index(self.out, check="sizes", derived=False)
+        with self.watch.phase("derive"):
+            derive(index, faiss=faiss, spectra=spectra, progress=self.progress)
+        return self._report(index.revision, index.manifest.distortion)
+
+    def _read_once(self, reader: ExampleReader) -> ReadOnce:
+        self.progress.phase(f"reading the {reader.split} set", reader.num_rows)
+        return reader.read_once(self.prepared.block_rows, on_rows=self.progress.advance)
+
+    def _write(self, writer: IndexWriter) -> None:
+        writer.log({"event": "start", "pending_blocks": len(writer.pending_blocks()), **host_facts()})
+        self._write_blocks(writer)
+        with self.watch.phase("examples"):
+            self._write_examples(writer)
+        if self.settings.weights and not writer.written("model.safetensors"):
+            writer.write_model(self.prepared.model.state_dict())
+        with self.watch.phase("queries"):
+            self._write_queries(writer)
+        with self.watch.phase("distortion"):
+            distortion = self._distortion()
+        self._pause()
+        writer.log(
+            {
+                "event": "finish",
+                "seconds": dict(self.watch.seconds),
+                "query_sketch_seconds": self._query_seconds(),
+                **self._rates(),
+            }
+        )
+        self.progress.phase("publishing", 0)
+        with self.watch.phase("publish"):
+            writer.publish(distortion=distortion)
+
+    # Blocks of training rows
+
+    def _write_blocks(self, writer: IndexWriter) -> None:
+        pending = writer.pending_blocks()
+        total = self.prepared.train.num_rows
+        self.progress.phase("sketching examples", total, done=total - sum(block.rows for block in pending))
+        for block in pending:
+            self._pause()
+            begun = time.perf_counter()
+            rows = self.prepared.train.collate(block.start, block.stop)
+            self._check_unchanged(self.prepared.train, self.train_rows, rows, block)
+            columns = self._columns(rows)
+            sketches = {view: self._sketch(self.prepared.train, rows, rows.labels, view) for view in self._views}
+            if writer.scales is None:
+                # Block 0 comes first in every build, so the scale does not depend on where one was interrupted.
+                writer.set_scales({view: scale_exponent_for(values.numpy()) for view, values in sketches.items()})
+            writer.write_block(block, sketches, columns)
+            seconds = time.perf_counter() - begun
+            writer.log({"event": "block", "block": block.number, "rows": block.rows, "seconds": round(seconds, 3)})
+            self.built_rows += block.rows
+            self.watch.seconds["blocks"] = self.watch.seconds.get("blocks", 0.0) + seconds
+            self.progress.advance(block.rows)
+        if pending:
+            timed = self.prepared.featuriser.seconds
+            self.sketch_seconds, self.gradient_seconds = timed.sketch_seconds, timed.gradient_seconds
+        for note in self.prepared.featuriser.features.notes:
+            self._note(note)
+
+    @property
+    def _views(self) -> list[str]:
+        return self.prepared.views
+
+    def _check_unchanged(self, reader: ExampleReader, once: ReadOnce, rows: CollatedRows, block: Block) -> None:
+        if reader.block_digest(rows) != once.block_digests[block.number]:
+            raise UnstableDataError(
+                f"{reader.split} rows {block.start} to {block.stop - 1} were read twice and differ: the stored example "
+                "is what is sketched, so the data set must give the same one every time. Switch augmentation off"
+            )
+
+    def _columns(self, rows: CollatedRows) -> Columns:
+        prepared = self.prepared
+        outputs = self._outputs(prepared.train, rows)
+        columns: Columns = {}
+        if prepared.classifies:
+            columns["predicted_labels"] = outputs.argmax(1).numpy()
+            if bool((self.train_rows.labels >= 0).all()) and int(self.train_rows.labels.max()) < prepared.num_outputs:
+                log_p = outputs.double().log_softmax(1).gather(1, rows.labels[:, None]).squeeze(1)
+                columns["one_minus_p"] = -torch.expm1(log_p).numpy()
+        with torch.no_grad():
+            inputs = move(rows.inputs, torch.device(self.settings.device))
+            features = prepared.recipe.representation(prepared.model, inputs)
+        if features is not None:
+            if features.ndim != 2 or features.shape[0] != len(rows.labels):
+                raise ExampleError(
+                    "train", rows.start, f"representation() gave shape {list(features.shape)}, not [b, h]"
+                )
+            columns["representations"] = features.float().cpu().numpy()
+        return columns
+
+    def _outputs(self, reader: ExampleReader, rows: CollatedRows) -> Tensor:
+        outputs = self.prepared.featuriser.outputs_batch(rows.inputs)
+        if outputs.shape[0] != len(rows.labels):
+            raise ExampleError(
+                reader.split, rows.start, f"{len(rows.labels)} examples have {outputs.shape[0]} rows of outputs"
+            )
+        bad = (~torch.isfinite(outputs.flatten(1) if outputs.ndim > 1 else outputs[:, None]).all(1)).nonzero()
+        if bad.numel():
+            raise ExampleError(reader.split, rows.start + int(bad[0]), "the model's outputs hold NaN or an infinity")
+        return outputs
+
+    def _sketch(
+        self, reader: ExampleReader, rows: CollatedRows, targets: Tensor, view: str, *, pad: bool = True
+    ) -> Tensor:
+        featuriser = self.prepared.featuriser
+        try:
+            return self._halving(lambda part, labels: featuriser.sketch(part, labels, view, pad=pad), rows, targets)
+        except (JacobianError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            for position, example in enumerate(rows.examples):
+                try:
+                    featuriser.sketch([example], targets[position : position + 1], view)
+                except (JacobianError, RuntimeError) as alone:
+                    raise ExampleError(reader.split, rows.start + position, str(alone)) from alone
+            raise
+
+    def _halving(self, sketch: Callable[[Any, Tensor], Tensor], rows: CollatedRows, targets: Tensor) -> Tensor:
+        # Where the device has no memory for all rows together: halves, quarters, …. The rule is fixed and in the
+        # manifest, so a machine that runs out of memory splits the same blocks again on resume.
+        size, count = len(rows.examples), len(rows.examples)
+        while True:
+            try:
+                starts = range(0, count, size)
+                parts = [sketch(rows.examples[start : start + size], targets[start : start + size]) for start in starts]
+                return torch.cat(parts)
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                size = -(-size // 2)
+                torch.cuda.empty_cache()
+                self._note(f"out of memory: rows from {rows.start} on were sketched {size} at a time")
+
+    # Everything else
+
+    def _write_examples(self, writer: IndexWriter) -> None:
+        if writer.written("examples.parquet"):
+            return
+        self._pause()
+        reader, prepared = self.prepared.train, self.prepared
+        predicted = writer.column("predicted_labels") if prepared.classifies else None
+        writer.write_examples(self._example_rows(reader, self.train_rows, predicted))
+
+    def _example_rows(
+        self, reader: ExampleReader, once: ReadOnce, predicted: npt.NDArray[np.int64] | None
+    ) -> Iterator[ExampleRow]:
+        self.progress.phase(f"writing the {reader.split} table", reader.num_rows)
+        for row in range(reader.num_rows):
+            example = reader.example(row)
+            yield ExampleRow(
+                id=once.ids[row],
+                label=int(once.labels[row]),
+                predicted_label=None if predicted is None else int(predicted[row]),
+                metadata=reader.metadata(example, row),
+                preview=preview_of(reader, example, row) if self.settings.previews else None,
+            )
+            self.progress.advance(1)
+
+    def _write_queries(self, writer: IndexWriter) -> None:
+        reader, once = self.prepared.queries, self.query_rows
+        if reader is None or once is None or self._queries_written(writer):
+            return
+        self._pause()
+        self.progress.phase("sketching queries", reader.num_rows * len(self._views))
+        sketches: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {view: [] for view in self._views}
+        predicted = np.full(reader.num_rows, UNLABELLED, dtype=np.int64)
+        for number, rows in enumerate(reader.blocks(self.prepared.block_rows)):
+            stop = rows.start + len(rows.examples)
+            self._check_unchanged(reader, once, rows, Block(number, rows.start, stop))
+            outputs = self._outputs(reader, rows)
+            guessed = outputs.argmax(1) if self.prepared.classifies else torch.full_like(rows.labels, UNLABELLED)
+            predicted[rows.start : stop] = guessed.numpy()
+            for view in self._views:
+                positions, targets, stored = self._targets(view, rows.labels, guessed)
+                some = CollatedRows(rows.start, [rows.examples[i] for i in positions], rows.inputs, targets)
+                values = self._sketch_queries(reader, some, positions, targets, view)
+                sketches[view].append((values, positions + rows.start, stored))
+                self.progress.advance(len(rows.examples))
+                self._pause()
+        joined = {view: _sorted_by_row(parts, self.prepared.spec.dim) for view, parts in sketches.items()}
+        writer.write_queries(
+            self._example_rows(reader, once, predicted if self.prepared.classifies else None), reader.num_rows, joined
+        )
+
+    def _queries_written(self, writer: IndexWriter) -> bool:
+        return writer.written("queries/examples.parquet") and all(writer.written(query_file(v)) for v in self._views)
+
+    def _targets(self, view: str, labels: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # Positions, targets to measure at, targets to store: the predicted label, and the true one where it differs.
+        everyone = torch.arange(len(labels))
+        if self.prepared.measurement.name == "custom":
+            return everyone, labels, torch.full_like(labels, UNLABELLED)
+        if self.prepared.measurement.name == "class_logit":
+            return everyone, labels, self.prepared.measurement.targets(view, labels)
+        differs = ((labels != predicted) & (labels >= 0) & (labels < self.prepared.num_outputs)).nonzero().squeeze(1)
+        targets = torch.cat((predicted, labels[differs]))
+        return torch.cat((everyone, differs)), targets, targets
+
+    def _sketch_queries(
+        self, reader: ExampleReader, rows: CollatedRows, positions: Tensor, targets: Tensor, view: str
+    ) -> Tensor:
+        try:
+            return self._sketch(reader, rows, targets, view, pad=False)
+        except ExampleError as error:  # its row counts within the chosen positions
+            row = rows.start + int(positions[error.row - rows.start])
+            raise ExampleError(reader.split, row, str(error.__cause__)) from error
+
+    def _distortion(self) -> JsonValue:
+        self._pause()
+        prepared = self.prepared
+        if prepared.spec.family == "identity":
+            return {"exact": True, "reason": "identity keeps the gradients: the sketched kernel is the exact one"}
+        self.progress.phase("measuring the distortion of the sketched kernel", 0)
+        try:
+            sample = sample_rows(self.train_rows.labels, prepared.measurement.comparable)
+            examples = [prepared.train.example(row) for row in (*sample.pool, *sample.queries)]
+            inputs, labels = prepared.recipe.collate(examples)
+            view, rows = prepared.views[0], CollatedRows(0, examples, inputs, labels)
+            sketches = self._halving(
+                lambda part, targets: prepared.featuriser.sketch(part, targets, view), rows, labels
+            )
+            return measure_distortion(prepared.featuriser, prepared.train.dataset, sample, view, sketches=sketches)
+        except DistortionError as error:
+            self._note(str(error))
+            return None
+
+    def _pause(self) -> None:
+        if self.progress.stop_requested():
+            raise BuildInterruptedError(
+                f"stopped as asked; finished blocks are kept in {self.out}.partial. Continue with the same command and "
+                "--resume"
+            )
+
+    def _note(self, message: str) -> None:
+        if message not in self.notes:
+            self.notes.append(message)
+            self.progress.note(message)
+
+    def _query_seconds(self) -> float | None:
+        # What a query by example will cost the service; for the index card.
+        view, rows = self._views[0], self.prepared.train.collate(0, 1)
+        begun = time.perf_counter()
+        self.prepared.featuriser.sketch(rows.examples, rows.labels.clamp_min(0), view)
+        return round(time.perf_counter() - begun, 6)
+
+    def _rates(self) -> dict[str, float | None]:
+        seconds = self.watch.seconds.get("blocks", 0.0)
+        busy = self.sketch_seconds + self.gradient_seconds
+        return {
+            "examples_per_second": self.built_rows / seconds if seconds else None,
+            "sketch_share": self.sketch_seconds / busy if busy else None,
+        }
+
+    def _report(self, revision: str, distortion: JsonValue) -> BuildReport:
+        prepared, rates = self.prepared, self._rates()
+        sizes = {path: path.stat().st_size for path in self.out.rglob("*") if path.is_file()}
+        return BuildReport(
+            path=self.out,
+            name=self.out.name,
+            revision=revision,
+            num_rows=prepared.train.num_rows,
+            num_queries=0 if prepared.queries is None else prepared.queries.num_rows,
+            sketch_dim=prepared.spec.dim,
+            num_parameters=prepared.parameters.num_parameters,
+            views=prepared.views,
+            dtype=self.settings.dtype,
+            sketch_bytes=sum(size for path, size in sizes.items() if path.is_relative_to(self.out / "sketches")),
+            total_bytes=sum(sizes.values()),
+            built_rows=self.built_rows,
+            examples_per_second=rates["examples_per_second"],
+            sketch_share=rates["sketch_share"],
+            seconds={name: round(seconds, 3) for name, seconds in self.watch.seconds.items()},
+            peak_memory_bytes=peak_memory_bytes(),
+            distortion=distortion,
+            notes=self.notes,
+        )
+
+
+def _sorted_by_row(
+    parts: list[tuple[Tensor, Tensor, Tensor]], dim: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    if not parts:
+        empty = np.empty(0, dtype=np.int64)
+        return np.empty((0, dim), dtype=np.float32), empty, empty
+    values, rows, targets = (torch.cat(column) for column in zip(*parts, strict=True))
+    order = rows.argsort(stable=True)  # the predicted label's sketch stays before the true one's
+    return values[order].numpy(), rows[order].numpy(), targets[order].numpy()

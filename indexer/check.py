@@ -1,0 +1,234 @@
+"""Finds out on two small batches whether a recipe is sound.
+
+Sound means that there is such a thing as *the* gradient of one example, which the whole line takes for granted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from indexer.batches import move, take_rows
+from indexer.preparation import BuildSettings, Prepared, prepare
+from indexer.previews import preview_of
+from indexer.progress import Progress, Silent
+from indexer.reading import CollatedRows, ExampleReader
+from indexer.training import cpu_threads
+
+ROWS = 8
+"""Rows of a batch; two batches are looked at."""
+OUTPUT_TOLERANCE = 1e-4
+"""Relative change of an output that float32 rounding in another batch size can explain, generously."""
+GRADIENT_TOLERANCE = 1e-3
+"""The same for a gradient, in its norm: a batch norm in train mode or a shared mask changes it by whole percents."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check.
+
+    Attributes:
+        check: What was checked, in a few words.
+        ok: Whether it is sound.
+        detail: What was found, and what to do where it is not sound.
+    """
+
+    check: str
+    ok: bool
+    detail: str
+
+
+def check_recipe(settings: BuildSettings, *, progress: Progress | None = None) -> list[Finding]:
+    """Check a recipe; later checks that need an earlier one are left out when that one fails.
+
+    Args:
+        settings: The choices a build would be made with.
+        progress: Told what is being checked.
+
+    Returns:
+        The findings, in the order of the checks.
+    """
+    progress = progress or Silent()
+    progress.phase("loading the recipe, its model and its data", 0)
+    with cpu_threads(settings.num_threads):
+        try:
+            prepared = prepare(settings)
+        except Exception as error:  # the user's code may raise anything, and what it raises is the finding
+            return [Finding("the recipe loads", False, f"{type(error).__name__}: {error}")]
+        progress.phase("checking two batches", 0)
+        return _Check(prepared).findings()
+
+
+class _Check:
+    """The checks on one prepared recipe."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self.found: list[Finding] = []
+
+    def findings(self) -> list[Finding]:
+        prepared = self.prepared
+        queries = "no query set" if prepared.queries is None else f"{prepared.queries.num_rows} queries"
+        self._add(
+            "the recipe loads",
+            True,
+            f"{prepared.train.num_rows} training rows, {queries}, {prepared.num_outputs} outputs, "
+            f"{prepared.parameters.num_parameters} parameters in {len(prepared.parameters)} tensors",
+        )
+        readable = self._attempt("examples can be read", self._examples)
+        readable = self._attempt("examples are the same when read again", self._stable) and readable
+        if readable and self._attempt("outputs are finite and deterministic", self._outputs):
+            sound = self._attempt("outputs do not depend on the rest of the batch", self._outputs_alone)
+            sound = self._attempt("gradients do not depend on the rest of the batch", self._gradients_alone) and sound
+            self._attempt("tangent features are finite, deterministic and those of autograd", self._features)
+        return self.found
+
+    def _add(self, check: str, ok: bool, detail: str) -> bool:
+        self.found.append(Finding(check, ok, detail))
+        return ok
+
+    def _attempt(self, name: str, check: Callable[[], str]) -> bool:
+        try:
+            return self._add(name, True, check())
+        except _UnsoundError as error:
+            return self._add(name, False, str(error))
+        except Exception as error:  # as above
+            return self._add(name, False, f"{type(error).__name__}: {error}")
+
+    # The two batches: the first rows, and as many from the end, so that they differ
+
+    def _batch(self, reader: ExampleReader | None = None) -> CollatedRows:
+        reader = reader or self.prepared.train
+        return reader.collate(0, min(ROWS, reader.num_rows))
+
+    def _other(self) -> CollatedRows:
+        reader = self.prepared.train
+        return reader.collate(max(0, reader.num_rows - ROWS), reader.num_rows)
+
+    def _examples(self) -> str:
+        said = []
+        for reader in (self.prepared.train, self.prepared.queries):
+            if reader is None or reader.num_rows == 0:
+                continue
+            rows = self._batch(reader)
+            keys = None
+            for row, example in enumerate(rows.examples):
+                metadata = reader.metadata(example, row)
+                if keys is not None and set(metadata) != keys:
+                    raise _UnsoundError(
+                        f"{reader.split} row {row} has metadata {sorted(metadata)}, row 0 {sorted(keys)}"
+                    )
+                keys = set(metadata)
+                preview_of(reader, example, row)
+                reader.id(example, row)
+            labels = rows.labels
+            if reader.split == "train" and self.prepared.measurement.name in ("label_logit", "margin"):
+                wrong = ((labels < 0) | (labels >= self.prepared.num_outputs)).nonzero()
+                if wrong.numel():
+                    raise _UnsoundError(
+                        f"row {int(wrong[0])} has label {int(labels[int(wrong[0])])}, the model has outputs 0 to "
+                        f"{self.prepared.num_outputs - 1}"
+                    )
+            said.append(f"{reader.split} rows 0 to {len(rows.examples) - 1}: labels {labels.tolist()}")
+        return "; ".join(said)
+
+    def _stable(self) -> str:
+        reader = self.prepared.train
+        if reader.block_digest(self._batch()) != reader.block_digest(self._batch()):
+            raise _UnsoundError("the same rows gave different inputs the second time: switch augmentation off")
+        return "the same bytes twice"
+
+    def _outputs(self) -> str:
+        featuriser, rows = self.prepared.featuriser, self._batch()
+        outputs, again = featuriser.outputs_batch(rows.inputs), featuriser.outputs_batch(rows.inputs)
+        if not torch.isfinite(outputs).all():
+            raise _UnsoundError("the model's outputs hold NaN or an infinity")
+        if not torch.equal(outputs, again):
+            raise _UnsoundError(
+                "the same batch gave different outputs the second time: something in the model is random in eval mode"
+            )
+        return f"shape {list(outputs.shape)}, the same bits twice"
+
+    def _outputs_alone(self) -> str:
+        featuriser, rows = self.prepared.featuriser, self._batch()
+        together = featuriser.outputs_batch(rows.inputs)
+        alone = torch.cat(
+            [featuriser.outputs_batch(take_rows(rows.inputs, row, row + 1)) for row in range(len(together))]
+        )
+        change = float((together - alone).abs().max() / together.abs().max().clamp_min(1e-30))
+        if change > OUTPUT_TOLERANCE:
+            raise _UnsoundError(f"outputs of a row alone and among others differ by {change:.1%}. {_BATCH_MATES}")
+        return f"largest relative change {change:.1e}"
+
+    def _gradients_alone(self) -> str:
+        here, there = self._batch(), self._other()
+        view = self.prepared.views[0]
+        mixed_examples = [here.examples[0], *there.examples[1:]]
+        mixed, labels = self.prepared.recipe.collate(mixed_examples)
+        alone = self._autograd(take_rows(here.inputs, 0, 1), here.labels[:1], view)
+        among = self._autograd(here.inputs, here.labels, view)
+        others = self._autograd(mixed, labels, view)
+        change = max(_relative(alone, among), _relative(alone, others))
+        if change > GRADIENT_TOLERANCE:
+            raise _UnsoundError(
+                f"the gradient of row 0 changes by {change:.1%} with the other rows of its batch. {_BATCH_MATES}"
+            )
+        return f"largest relative change {change:.1e}"
+
+    def _features(self) -> str:
+        featuriser, rows, view = self.prepared.featuriser, self._batch(), self.prepared.views[0]
+        expected = self._autograd(take_rows(rows.inputs, 0, 1), rows.labels[:1], view, scaled=True)
+        features = torch.zeros(self.prepared.parameters.num_parameters)
+        for slab in featuriser.slabs(rows.examples, rows.labels, view):
+            features[slab.offset : slab.offset + slab.gradients.shape[1]] = slab.gradients[0].cpu()
+        if not torch.isfinite(features).all():
+            raise _UnsoundError("row 0: the tangent features hold NaN or an infinity")
+        change = _relative(expected, features)
+        if change > GRADIENT_TOLERANCE:
+            raise _UnsoundError(f"tangent features of row 0 are {change:.1%} off torch.autograd's")
+        sketches = featuriser.sketch(rows.examples, rows.labels, view)
+        if not torch.equal(sketches, featuriser.sketch(rows.examples, rows.labels, view)):
+            raise _UnsoundError("the same batch gave different sketches the second time")
+        notes = featuriser.features.notes
+        return "; ".join(notes) if notes else "per-example gradients are vectorised"
+
+    def _autograd(self, inputs: object, labels: Tensor, view: str, *, scaled: bool = False) -> Tensor:
+        # Gradient of row 0's measurement by plain autograd through the whole batch, float32 [P]
+        prepared = self.prepared
+        model, device = prepared.model, torch.device(prepared.settings.device)
+        named = dict(model.named_parameters())
+        chosen = [named[parameter.name] for parameter in prepared.parameters]
+        before = [parameter.requires_grad for parameter in chosen]
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+        try:
+            with torch.enable_grad():
+                outputs = prepared.recipe.outputs(prepared.recipe.call(model, move(inputs, device)))  # type: ignore[arg-type]
+                targets = prepared.measurement.targets(view, labels.to(device))
+                value = prepared.measurement.value(outputs[0], targets[0])
+                gradients = torch.autograd.grad(value, chosen, allow_unused=True)
+        finally:
+            for parameter, flag in zip(chosen, before, strict=True):
+                parameter.requires_grad_(flag)
+        parts = []
+        for entry, parameter, gradient in zip(prepared.parameters, chosen, gradients, strict=True):
+            found = torch.zeros_like(parameter) if gradient is None else gradient
+            parts.append(found.detach().flatten().float().cpu() * (entry.ntk_scale if scaled else 1.0))
+        return torch.cat(parts)
+
+
+class _UnsoundError(Exception):
+    """A check failed; the message is its finding."""
+
+
+_BATCH_MATES = (
+    "An example must not see its batch-mates: put the model into eval mode (batch norm uses running statistics there), "
+    "mask padding, and leave out normalisation over the batch"
+)
+
+
+def _relative(expected: Tensor, found: Tensor) -> float:
+    return float((expected - found).norm() / expected.norm().clamp_min(1e-30))

@@ -1,0 +1,245 @@
+"""The command `indexer query`: one attribution on an index directory, without a server."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import numpy as np
+import torch
+import typer
+
+from indexer.attributor import Answer, Attributor, CandidateFilter, QuerySketch, Question
+from indexer.preparation import BuildSettingsError
+from indexer.terminal import aligned
+from sketchstore.reader import Index, open_index
+
+COLUMNS = ("rank", "row", "id", "label", "score", "covariance", "step_nats", "cumulative_nats", "represents")
+
+
+def query(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="An index directory.")],
+    row: Annotated[int | None, typer.Option(help="A row of the query set.")] = None,
+    train_id: Annotated[
+        str | None, typer.Option(help="The id of a training example, which then is no candidate.")
+    ] = None,
+    include_self: Annotated[bool, typer.Option("--include-self", help="With --train-id: keep it a candidate.")] = False,
+    sketch: Annotated[Path | None, typer.Option(help="A .npy file with a sketch of this index's kind.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="The class to explain: predicted, true or its number. Default: what the model predicts."),
+    ] = None,
+    method: Annotated[str, typer.Option(help="infogain_approx, infogain, infoloss or random.")] = "infogain_approx",
+    budget: Annotated[int, typer.Option(help="How many examples to select.")] = 10,
+    noise_variance: Annotated[float | None, typer.Option(help="σ² in squared units of the measurement.")] = None,
+    relative_noise: Annotated[
+        float | None, typer.Option(help="σ² in units of the mean squared norm. Default: the index's, else 1.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(metavar="0,3,…", help="Only candidates with these labels.")] = None,
+    exclude_id: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Leave out an example. Repeatable.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="faiss or brute_force.")] = "faiss",
+    strategy: Annotated[str | None, typer.Option(help="certified or literal; the picks are the same.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the method random.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the answer as JSON, with the fields of the API.")
+    ] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the hits as CSV.")] = False,
+) -> None:
+    """Ask which training examples inform a prediction, and by how much, in nats.
+
+    Example: indexer query indexes/digits --row 12 --budget 10
+    """
+    if as_json and as_csv:
+        fail("--json and --csv are both given; choose one")
+    index = open_index(directory, check="sizes", derived=False)
+    attributor = Attributor(index, engine=engine)
+    asked = resolve(attributor, row=row, train_id=train_id, include_self=include_self, sketch=sketch, target=target)
+    chosen = CandidateFilter(
+        labels=None if labels is None else numbers(labels, "--labels"), exclude_ids=exclude_id or None
+    )
+    answer = attributor.ask(
+        Question(
+            query=asked,
+            method=method,
+            budget=budget,
+            noise_variance=noise_variance,
+            relative_noise=relative_noise,
+            filter=chosen,
+            strategy=strategy,
+            seed=seed,
+        )
+    ).answer()
+    if as_json:
+        typer.echo(json.dumps(asdict(answer), indent=2, ensure_ascii=False))
+    elif as_csv:
+        typer.echo(hits_csv(answer), nl=False)
+    else:
+        typer.echo(readable(index, answer))
+
+
+def fail(message: str) -> NoReturn:
+    """Refuse flags that contradict each other.
+
+    Args:
+        message: What is wrong.
+
+    Raises:
+        BuildSettingsError: Always.
+    """
+    raise BuildSettingsError(message)
+
+
+def resolve(
+    attributor: Attributor,
+    *,
+    row: int | None,
+    train_id: str | None,
+    include_self: bool,
+    sketch: Path | None,
+    target: str | None,
+) -> QuerySketch:
+    """Turn the flags that name a query into one.
+
+    Args:
+        attributor: The index.
+        row: A row of the query set.
+        train_id: Id of a training example.
+        include_self: Whether that example stays a candidate.
+        sketch: A .npy file.
+        target: ``predicted``, ``true`` or a label, as text.
+
+    Returns:
+        The query.
+
+    Raises:
+        BuildSettingsError: If not exactly one of the three is given, or one cannot be read.
+    """
+    if sum(given is not None for given in (row, train_id, sketch)) != 1:
+        raise BuildSettingsError("give exactly one of --row, --train-id and --sketch")
+    if include_self and train_id is None:
+        raise BuildSettingsError("--include-self belongs to --train-id")
+    wanted = None if target is None else target if target in ("predicted", "true") else numbers(target, "--target")[0]
+    if row is not None:
+        return attributor.resolve_query_row(row, wanted)  # type: ignore[arg-type]
+    if train_id is not None:
+        return attributor.resolve_train_id(train_id, wanted, include_self=include_self)  # type: ignore[arg-type]
+    assert sketch is not None
+    try:
+        values = np.load(sketch, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BuildSettingsError(f"--sketch {sketch}: not a .npy file that can be read ({error})") from error
+    if values.dtype.kind not in "fiu":
+        raise BuildSettingsError(f"--sketch {sketch}: holds {values.dtype}, must hold numbers")
+    label = wanted if isinstance(wanted, int) else None
+    return attributor.resolve_sketch(torch.from_numpy(values.astype(np.float64)), label)
+
+
+def numbers(text: str, flag: str) -> list[int]:
+    """Read whole numbers separated by commas.
+
+    Args:
+        text: What was typed.
+        flag: Where, for the message.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        BuildSettingsError: If a part is not a whole number from 0.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise BuildSettingsError(f"{flag} {text!r} must be whole numbers separated by commas, such as 0,3")
+    return [int(part) for part in parts]
+
+
+def hits_csv(answer: Answer) -> str:
+    """Write the hits as CSV with a header; ``represents`` is the count.
+
+    Args:
+        answer: The answer.
+
+    Returns:
+        The text.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for hit in answer.hits:
+        values = asdict(hit) | {"represents": hit.represents.count}
+        writer.writerow([values[name] for name in COLUMNS])
+    return stream.getvalue()
+
+
+def readable(index: Index, answer: Answer) -> str:
+    """Write an answer for a person.
+
+    Args:
+        index: The index, for the names of labels.
+        answer: The answer.
+
+    Returns:
+        Several lines.
+    """
+    names = index.manifest.labels.names or {}
+
+    def named(label: int | None) -> str:
+        return "-" if label is None else names.get(str(label), str(label))
+
+    asked, told, search = answer.query, answer.information, answer.search
+    lines = [
+        ("index", f"{answer.index.name}, revision {answer.index.revision}"),
+        ("query", f"explained as {named(asked.label)}, predicted {named(asked.predicted_label)}"),
+        ("noise", f"relative {answer.relative_noise:.4g}, σ² {answer.noise_variance:.4g}"),
+        ("variance", f"{asked.prior_variance:.4g} before, {asked.posterior_variance:.4g} after"),
+    ]
+    exact = "exact" if search.exact else "not exact"
+    factory = "" if search.factory is None else f" {search.factory}"
+    lines.append(
+        ("search", f"{search.engine}{factory}, {exact}, {search.index_queries} index queries, by {answer.method}")
+    )
+    table = _columns(
+        [
+            ("rank", "id", "label", f"step nats ({answer.nats_criterion})", "cumulative", "sign", "stands for"),
+            *(
+                (
+                    str(hit.rank),
+                    hit.id,
+                    named(hit.label),
+                    f"{hit.step_nats:.4f}",
+                    f"{hit.cumulative_nats:.4f}",
+                    "+" if hit.covariance >= 0 else "-",
+                    str(hit.represents.count),
+                )
+                for hit in answer.hits
+            ),
+        ]
+    )
+    said = [aligned(lines), "", table, ""]
+    if told.available_nats is not None and told.fraction is not None:
+        said.append(
+            f"These {len(answer.hits)} examples carry {told.fraction:.0%} of what the comparable training examples "
+            f"know about this prediction ({told.infogain_nats:.4g} of {told.available_nats:.4g} nats)."
+        )
+    else:
+        reason = f" ({told.available_reason})" if told.available_reason else ""
+        said.append(f"These {len(answer.hits)} examples carry {told.infogain_nats:.4g} nats{reason}.")
+    if told.infoloss_nats is not None:
+        said.append(f"Without them, the rest would leave {told.infoloss_nats:.4g} nats more uncertainty.")
+    said += [f"warning: {warning}" for warning in answer.warnings]
+    return "\n".join(said)
+
+
+def _columns(rows: Iterable[tuple[str, ...]]) -> str:
+    rows = list(rows)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -1,0 +1,91 @@
+"""Kernel values of a few hundred rows without a sketch: the yardstick that a sketch is measured with.
+
+The gradients pass by in slabs of parameters, each with all rows, and leave only products behind: no [n, P] exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from indexer.jacobians import Slab
+
+COLUMNS_AT_ONCE = 8192
+"""Coordinates whose products are formed together, so that the float64 copy of a slab stays small."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of rows, by position.
+
+    Attributes:
+        first: int64 [k].
+        second: int64 [k].
+    """
+
+    first: Tensor
+    second: Tensor
+
+
+@dataclass(frozen=True)
+class ExactKernel:
+    """Products of tangent features, float64.
+
+    Attributes:
+        kernel: g·g′ of all rows, [n, n].
+        squared_products: Σ_i g_i² g′_i² of each pair, [k].
+        squared_mean_products: Σ_i (mean over pairs of g_i g′_i)², [].
+    """
+
+    kernel: Tensor
+    squared_products: Tensor
+    squared_mean_products: Tensor
+
+
+def exact_kernel(slabs: Iterable[Slab], rows: int, pairs: Pairs) -> ExactKernel:
+    """Accumulate kernel values over slabs.
+
+    Args:
+        slabs: Slabs that hold all rows (`Featuriser.slabs`).
+        rows: n.
+        pairs: Pairs whose coordinate-wise products are wanted too.
+
+    Returns:
+        The products.
+    """
+    kernel, squares = torch.zeros(2, rows, rows, dtype=torch.float64)
+    squared_mean = torch.zeros((), dtype=torch.float64)
+    # Row i of `partners` sums the rows that i is paired with: Σ_pairs g g′ at a coordinate = Σ_i g_i (partners g)_i.
+    partners = torch.zeros(rows, rows)
+    partners.index_put_((pairs.first, pairs.second), torch.ones(len(pairs.first)), accumulate=True)
+    count = max(1, len(pairs.first))
+    for slab in slabs:
+        for start in range(0, slab.gradients.shape[1], COLUMNS_AT_ONCE):
+            gradients = slab.gradients[:, start : start + COLUMNS_AT_ONCE].cpu()
+            precise = gradients.double()
+            kernel += precise @ precise.T
+            # What theory is made of needs no more than float32.
+            squared = gradients.square()
+            squares += squared @ squared.T
+            products = (gradients * (partners @ gradients)).sum(0)
+            squared_mean += (products / count).double().square().sum()
+    return ExactKernel(kernel, squares[pairs.first, pairs.second], squared_mean)
+
+
+def kernel_features(kernel: Tensor) -> Tensor:
+    """Short vectors with the given inner products, so that rules written for sketches serve exact kernels.
+
+    K = U Λ Uᵀ gives U √Λ. Eigenvalues that rounding made negative are those of directions that the rows do not span.
+
+    Args:
+        kernel: Positive semidefinite, float64 [n, n].
+
+    Returns:
+        float64 [n, n], row i for row i of the kernel.
+    """
+    eigenvalues, eigenvectors = torch.linalg.eigh(kernel)
+    features: Tensor = eigenvectors * eigenvalues.clamp_min(0.0).sqrt()
+    return features

@@ -1,0 +1,305 @@
+"""Examples in, sketches out: the one function that sketches training rows at build and queries in the service.
+
+A query is comparable with an index only if it went through the same model, parameters, measurement and sketch; the
+featuriser holds all four, so that nothing can be mixed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from indexer.batches import Batch, move, num_rows, pad_rows, take_rows
+from indexer.jacobians import MEMORY_BUDGET_BYTES, JacobianError, Slab, TangentFeatures
+from indexer.measurement import Measurement, MeasurementError, make_measurement
+from indexer.parameters import ParameterList, ParameterSelectionError
+from indexer.sketches import SketchSpec, SketchSpecError, make_sketch, sketch_spec
+from indexer.training import state_digest
+from sketchstore.errors import IncompatibleSketchError
+from sketchstore.manifest import Manifest
+
+COMPUTE_ROWS = 1024
+"""Rows that go through the model and the sketch together."""
+
+
+class RecipeCalls(Protocol):
+    """What the featuriser needs of a recipe."""
+
+    def call(self, model: nn.Module, inputs: Any) -> Any:
+        """Run the model on collated inputs."""
+        ...
+
+    def outputs(self, model_output: Any) -> Tensor:
+        """Logits [b, C], or a scalar per example [b], of what ``call`` gave."""
+        ...
+
+    def collate(self, examples: Sequence[Any]) -> tuple[Any, Tensor]:
+        """Inputs and labels [b] of some examples."""
+        ...
+
+
+@dataclass
+class SketchSeconds:
+    """Where the time went, summed over calls.
+
+    Attributes:
+        rows: Rows sketched, each view counted.
+        gradient_seconds: Time in forward and backward passes and in forming gradients.
+        sketch_seconds: Time in the sketch, its random numbers included.
+    """
+
+    rows: int = 0
+    gradient_seconds: float = 0.0
+    sketch_seconds: float = 0.0
+
+    @property
+    def sketch_share(self) -> float:
+        """Part of the time that the sketch took, 0 before the first row."""
+        total = self.gradient_seconds + self.sketch_seconds
+        return self.sketch_seconds / total if total else 0.0
+
+
+class Featuriser:
+    """Sketches of examples under one model, parameter list, measurement and sketch. Calls from threads take turns.
+
+    Attributes:
+        features: The tangent features.
+        spec: The sketch's spec.
+        seconds: Where the time went so far.
+    """
+
+    def __init__(
+        self,
+        recipe: RecipeCalls,
+        model: nn.Module,
+        spec: SketchSpec,
+        measurement: Measurement,
+        parameters: ParameterList,
+        *,
+        device: str | torch.device = "cpu",
+        compute_rows: int = COMPUTE_ROWS,
+        num_threads: int | None = None,
+        memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+    ) -> None:
+        """Tie a recipe's model to a sketch.
+
+        Args:
+            recipe: Says how to collate examples and call the model.
+            model: The trained model in eval mode; moved to ``device``.
+            spec: Family, dimension, seed.
+            measurement: The scalar to differentiate.
+            parameters: The coordinates of the tangent features.
+            device: Where to compute.
+            compute_rows: Most rows that are computed together.
+            num_threads: Threads of the sketch's kernels; None takes torch's number.
+            memory_budget_bytes: What gradients and kept activations may take.
+
+        Raises:
+            JacobianError: If the model is in train mode.
+        """
+        if any(module.training for module in model.modules()):
+            raise JacobianError(
+                "the model is in train mode, where dropout and batch statistics make gradients depend on chance and "
+                "on the rest of the batch; call model.eval() in the recipe's model()."
+            )
+        self.spec = spec
+        self.seconds = SketchSeconds()
+        self._recipe = recipe
+        self._device = torch.device(device)
+        self._compute_rows = compute_rows
+        self._lock = threading.Lock()
+        self.features = TangentFeatures(
+            model.to(self._device),
+            parameters,
+            measurement,
+            recipe.call,
+            recipe.outputs,
+            memory_budget_bytes=memory_budget_bytes,
+        )
+        self._sketch = make_sketch(spec, parameters.num_parameters, num_threads)
+
+    @classmethod
+    def from_manifest(
+        cls,
+        manifest: Manifest,
+        recipe: RecipeCalls,
+        model: nn.Module,
+        *,
+        device: str | torch.device = "cpu",
+        num_threads: int | None = None,
+        memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+    ) -> Featuriser:
+        """The featuriser that built an index, to sketch queries that compare with its rows.
+
+        Args:
+            manifest: The index's manifest.
+            recipe: The recipe it was built with.
+            model: The recipe's model with the index's weights, in eval mode.
+            device: Where to compute.
+            num_threads: Threads of the sketch's kernels; None takes torch's number.
+            memory_budget_bytes: What gradients and kept activations may take.
+
+        Returns:
+            The featuriser.
+
+        Raises:
+            IncompatibleSketchError: If parameters, weights, measurement or sketch are not those of the index.
+        """
+        entries = [(entry.name, entry.shape, entry.ntk_scale) for entry in manifest.sketch.parameters]
+        sketch = manifest.sketch
+        own = getattr(recipe, "measurement", None) if manifest.measurement.name == "custom" else None
+        classes = [int(view) for view in manifest.views] if manifest.measurement.name == "class_logit" else None
+        try:
+            parameters = ParameterList.of_entries(entries)
+            parameters.check_model(model)
+            measurement = make_measurement(manifest.measurement.name, classes=classes, function=own)
+            options = cast(Mapping[str, int], sketch.options)
+            spec = sketch_spec(sketch.family, sketch.dim, parameters.num_parameters, sketch.seed, options)
+        except (ParameterSelectionError, MeasurementError, SketchSpecError) as error:
+            raise IncompatibleSketchError(f"index {manifest.name!r} does not fit this recipe: {error}") from error
+        weights = state_digest(model.state_dict())
+        if manifest.digests.weights not in (None, weights):
+            raise IncompatibleSketchError(
+                f"index {manifest.name!r} was sketched at weights with digest {manifest.digests.weights}, the model "
+                f"has {weights}; sketches taken at different weights mean nothing to each other. Load the index's "
+                "model.safetensors into the recipe's architecture, or rebuild the index."
+            )
+        return cls(
+            recipe,
+            model,
+            spec,
+            measurement,
+            parameters,
+            device=device,
+            compute_rows=manifest.build.compute_rows,
+            num_threads=num_threads,
+            memory_budget_bytes=memory_budget_bytes,
+        )
+
+    @property
+    def parameters(self) -> ParameterList:
+        """The coordinates of the tangent features."""
+        return self.features.parameters
+
+    @property
+    def measurement(self) -> Measurement:
+        """The scalar that is differentiated."""
+        return self.features.measurement
+
+    def sketch(
+        self, examples: Sequence[Any], targets: Tensor | None = None, view: str = "own", *, pad: bool = False
+    ) -> Tensor:
+        """Sketch examples: φ(x) = R g(x).
+
+        Args:
+            examples: Items of the recipe's data sets.
+            targets: Labels at which to measure them, shape [b]; None takes the examples' own.
+            view: One of the measurement's views; a class view measures every row at its class, whatever the targets.
+            pad: Whether to repeat the last example up to ``compute_rows``, so that a short last block of a build goes
+                through the same sizes of products as a full one.
+
+        Returns:
+            float32 [b, d] on the CPU.
+        """
+        inputs, labels = self._recipe.collate(examples)
+        return self.sketch_batch(inputs, labels if targets is None else targets, view, pad=pad)
+
+    def sketch_batch(self, inputs: Batch, labels: Tensor, view: str = "own", *, pad: bool = False) -> Tensor:
+        """Sketch a collated batch; see `sketch`.
+
+        Args:
+            inputs: A batch of b examples.
+            labels: Labels at which to measure them, shape [b].
+            view: One of the measurement's views.
+            pad: Whether to repeat the last row up to ``compute_rows``.
+
+        Returns:
+            float32 [b, d] on the CPU.
+
+        Raises:
+            JacobianError: If a gradient is not finite.
+        """
+        rows = num_rows(inputs)
+        parts = []
+        for start in range(0, rows, self._compute_rows):
+            stop = min(start + self._compute_rows, rows)
+            part, part_labels = take_rows(inputs, start, stop), labels[start:stop]
+            if pad:
+                part = pad_rows(part, self._compute_rows)
+                part_labels = cast(Tensor, pad_rows(part_labels, self._compute_rows))
+            with self._lock:
+                parts.append(self._sketch_together(part, part_labels, view)[: stop - start])
+            self.seconds.rows += stop - start
+        sketches = torch.cat(parts) if parts else torch.empty(0, self.spec.dim)
+        bad = (~torch.isfinite(sketches).all(dim=1)).nonzero()
+        if bad.numel():
+            raise JacobianError(
+                f"the tangent features of row {int(bad[0])} of the batch are not finite; the model overflows there."
+            )
+        return sketches
+
+    def outputs(self, examples: Sequence[Any]) -> Tensor:
+        """The model's outputs for examples.
+
+        Args:
+            examples: Items of the recipe's data sets.
+
+        Returns:
+            Logits [b, C], or a scalar per example [b]; float32 on the CPU.
+        """
+        inputs, _ = self._recipe.collate(examples)
+        return self.outputs_batch(inputs)
+
+    def outputs_batch(self, inputs: Batch) -> Tensor:
+        """The model's outputs for a collated batch.
+
+        Args:
+            inputs: A batch of b examples.
+
+        Returns:
+            Logits [b, C], or a scalar per example [b]; float32 on the CPU.
+        """
+        with self._lock:
+            return self.features.outputs(move(inputs, self._device)).float().cpu()
+
+    def slabs(self, examples: Sequence[Any], targets: Tensor | None = None, view: str = "own") -> Iterator[Slab]:
+        """Unsketched tangent features, every slab with all rows: for exact kernels of a few hundred rows.
+
+        Args:
+            examples: Items of the recipe's data sets.
+            targets: Labels at which to measure them, shape [b]; None takes the examples' own.
+            view: One of the measurement's views.
+
+        Yields:
+            Slabs with float32 gradients [b, p].
+        """
+        inputs, labels = self._recipe.collate(examples)
+        labels = labels if targets is None else targets
+        with self._lock:
+            yield from self.features.slabs(move(inputs, self._device), labels.to(self._device), view, all_rows=True)
+
+    def _sketch_together(self, inputs: Batch, labels: Tensor, view: str) -> Tensor:
+        inputs, labels = move(inputs, self._device), labels.to(self._device)
+        out = torch.zeros(num_rows(inputs), self.spec.dim, device=self._device)
+        slabs = self.features.slabs(inputs, labels, view)
+        begun = self._now()
+        for slab in slabs:
+            formed = self._now()
+            rows = slice(slab.first_row, slab.first_row + slab.gradients.shape[0])
+            self._sketch.add(slab.gradients, slab.offset, out[rows])
+            done = self._now()
+            self.seconds.gradient_seconds += formed - begun
+            self.seconds.sketch_seconds += done - formed
+            begun = done
+        return out.cpu()
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()

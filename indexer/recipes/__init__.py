@@ -1,0 +1,1 @@
+"""Built-in recipes on real data: digits, fashion-mnist, cifar10."""

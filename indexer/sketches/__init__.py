@@ -1,0 +1,32 @@
+"""Sketch families: how tangent features become the short vectors that an index stores."""
+
+from __future__ import annotations
+
+from indexer.sketches.base import Sketch
+from indexer.sketches.gaussian import GaussianSketch
+from indexer.sketches.identity import IdentitySketch
+from indexer.sketches.rademacher import RademacherSketch
+from indexer.sketches.sjlt import SjltSketch
+from indexer.sketches.spec import FAMILIES, Family, SketchSpec, SketchSpecError, sketch_spec
+
+__all__ = ["FAMILIES", "Family", "Sketch", "SketchSpec", "SketchSpecError", "make_sketch", "sketch_spec"]
+
+
+def make_sketch(spec: SketchSpec, num_parameters: int, num_threads: int | None = None) -> Sketch:
+    """Sketch of a spec for a model with this many parameters.
+
+    Args:
+        spec: Family, dimension, seed and options.
+        num_parameters: P, the length of the tangent features.
+        num_threads: Threads of the compiled kernels; None takes torch's number. The bits of R do not depend on it.
+
+    Returns:
+        The sketch; it holds no part of R.
+    """
+    if spec.family == "identity":
+        return IdentitySketch(spec, num_parameters)
+    if spec.family == "gaussian":
+        return GaussianSketch(spec, num_parameters, num_threads)
+    if spec.family == "sjlt":
+        return SjltSketch(spec, num_parameters, num_threads)
+    return RademacherSketch(spec, num_parameters, num_threads)

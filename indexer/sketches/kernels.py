@@ -1,0 +1,178 @@
+"""Compiled CPU kernels of the random sketches: the Philox generator and what each family makes of its words.
+
+All of them stand in one file because numba's cache watches only the file that a kernel is written in. They release
+the GIL and start no threads of their own; `threads.py` splits their ranges. docs/sketches.md specifies the bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from indexer.sketches.philox import KEY_STEP_0, KEY_STEP_1, MULTIPLIER_0, MULTIPLIER_1, ROUNDS
+
+Array = npt.NDArray[Any]
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+ONE_BITS = 0x3F800000
+SIGN_BIT = 0x80000000
+
+_M0, _M1 = np.uint64(MULTIPLIER_0), np.uint64(MULTIPLIER_1)
+_W0, _W1 = np.uint32(KEY_STEP_0), np.uint32(KEY_STEP_1)
+_32 = np.uint64(32)
+_ONE, _SIGN = np.uint32(ONE_BITS), np.uint32(SIGN_BIT)
+
+
+def compiled(kernel: Kernel) -> Kernel:
+    """Compile without the GIL, cached on disk where some cache folder can be written.
+
+    Args:
+        kernel: A function in numba's subset of Python.
+
+    Returns:
+        The compiled function.
+    """
+    try:
+        return cast(Kernel, njit(nogil=True, cache=True)(kernel))
+    except RuntimeError:  # numba finds no folder for its cache (read-only installation without a home): compile anew
+        return cast(Kernel, njit(nogil=True)(kernel))
+
+
+def _inlined(kernel: Kernel) -> Kernel:
+    return cast(Kernel, njit(inline="always")(kernel))
+
+
+@_inlined
+def _philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> tuple[Any, Any, Any, Any]:
+    # Philox4x32-10 on numpy.uint32 scalars; the readable form is `philox.words`.
+    for _ in range(ROUNDS):
+        a = _M0 * np.uint64(c0)
+        b = _M1 * np.uint64(c2)
+        c0, c1, c2, c3 = np.uint32(b >> _32) ^ c1 ^ k0, np.uint32(b), np.uint32(a >> _32) ^ c3 ^ k1, np.uint32(a)
+        k0 = np.uint32(k0 + _W0)
+        k1 = np.uint32(k1 + _W1)
+    return c0, c1, c2, c3
+
+
+@_inlined
+def _fill_words(words: Array, calls: Array, parameter: Any, first_call: int, family: int, k0: Any, k1: Any) -> None:
+    """Words of consecutive calls of one parameter; `calls` [4, n] is scratch, so that the loop vectorises."""
+    n = calls.shape[1]
+    low = np.uint32(parameter)
+    high = np.uint32(parameter >> _32)
+    for c in range(n):
+        calls[0, c], calls[1, c], calls[2, c], calls[3, c] = _philox(
+            low, high, np.uint32(first_call + c), np.uint32(family), k0, k1
+        )
+    for c in range(n):
+        for w in range(4):
+            words[4 * c + w] = calls[w, c]
+
+
+@compiled
+def fill_signs(out: Array, first_parameter: Any, family: int, k0: Any, k1: Any) -> None:
+    """Signs of parameters first_parameter, … as the bits of float32 ±1, out uint32 [p, d]."""
+    p, d = out.shape
+    n = (d + 127) // 128
+    calls = np.empty((4, n), np.uint32)
+    words = np.empty(4 * n, np.uint32)
+    whole = d // 32
+    for i in range(p):
+        _fill_words(words, calls, np.uint64(first_parameter) + np.uint64(i), 0, family, k0, k1)
+        row = out[i]
+        for w in range(whole):
+            word = words[w]
+            for bit in range(32):
+                row[32 * w + bit] = _ONE | ((word << np.uint32(31 - bit)) & _SIGN)
+        for j in range(32 * whole, d):
+            row[j] = _ONE | ((words[whole] << np.uint32(31 - (j - 32 * whole))) & _SIGN)
+
+
+@compiled
+def add_signed(
+    gradients: Array, first_parameter: Any, out: Array, first_call: int, family: int, k0: Any, k1: Any
+) -> None:
+    """Add: out [b, m] += gradients [b, p] times the signs of positions 128·first_call, …, without a block of signs.
+
+    Four parameters at a time: one pass over `out` (a few kB, in the first cache) serves four signs.
+    """
+    b, p = gradients.shape
+    m = out.shape[1]
+    n = (m + 127) // 128
+    calls = np.empty((4, n), np.uint32)
+    words = np.empty(4 * n, np.uint32)
+    bits = np.empty((4, 128 * n), np.uint32)
+    signs = bits.view(np.float32)
+    for i in range(0, p, 4):
+        group = min(4, p - i)
+        for q in range(group):
+            _fill_words(words, calls, np.uint64(first_parameter) + np.uint64(i + q), first_call, family, k0, k1)
+            row = bits[q]
+            for w in range(4 * n):
+                word = words[w]
+                for bit in range(32):
+                    row[32 * w + bit] = _ONE | ((word << np.uint32(31 - bit)) & _SIGN)
+        for r in range(b):
+            total = out[r]
+            if group == 4:
+                g0, g1, g2, g3 = gradients[r, i], gradients[r, i + 1], gradients[r, i + 2], gradients[r, i + 3]
+                for j in range(m):
+                    total[j] += (g0 * signs[0, j] + g1 * signs[1, j]) + (g2 * signs[2, j] + g3 * signs[3, j])
+            else:
+                for q in range(group):
+                    g = gradients[r, i + q]
+                    for j in range(m):
+                        total[j] += g * signs[q, j]
+
+
+@compiled
+def fill_from_table(out: Array, first_parameter: Any, family: int, k0: Any, k1: Any, table: Array) -> None:
+    """Entries of parameters first_parameter, … looked up by 16-bit halves, out float32 [p, d], table float32 [2¹⁶]."""
+    p, d = out.shape
+    n = (d + 7) // 8
+    calls = np.empty((4, n), np.uint32)
+    words = np.empty(4 * n, np.uint32)
+    for i in range(p):
+        _fill_words(words, calls, np.uint64(first_parameter) + np.uint64(i), 0, family, k0, k1)
+        row = out[i]
+        for w in range(d // 2):
+            word = words[w]
+            row[2 * w] = table[word & np.uint32(0xFFFF)]
+            row[2 * w + 1] = table[word >> np.uint32(16)]
+        if d % 2:
+            row[d - 1] = table[words[d // 2] & np.uint32(0xFFFF)]
+
+
+@compiled
+def fill_buckets(
+    positions: Array, signs: Array, first_parameter: Any, family: int, k0: Any, k1: Any, width: int
+) -> None:
+    """Position and sign of each copy of parameters first_parameter, …: int32 and float32 [p, s]; width is d / s."""
+    p, s = positions.shape
+    n = (s + 1) // 2
+    calls = np.empty((4, n), np.uint32)
+    words = np.empty(4 * n, np.uint32)
+    for i in range(p):
+        _fill_words(words, calls, np.uint64(first_parameter) + np.uint64(i), 0, family, k0, k1)
+        for k in range(s):
+            bucket = (np.uint64(words[2 * k]) * np.uint64(width)) >> _32
+            positions[i, k] = np.int32(k * width + np.int64(bucket))
+            signs[i, k] = np.float32(1.0) - np.float32(2.0) * np.float32(words[2 * k + 1] & np.uint32(1))
+
+
+@compiled
+def scatter(gradients: Array, positions: Array, signs: Array, out: Array) -> None:
+    """Add: out [b, d] += each gradient [b, p] at its signed positions; one row at a time, so that it stays in cache."""
+    b, p = gradients.shape
+    s = positions.shape[1]
+    for r in range(b):
+        total = out[r]
+        row = gradients[r]
+        for i in range(p):
+            g = row[i]
+            for k in range(s):
+                total[positions[i, k]] += g * signs[i, k]

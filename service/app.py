@@ -1,0 +1,72 @@
+"""The app factory: settings and an engine become an ASGI app. Nothing happens at import."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+
+from service import __version__, documentation, problems
+from service.authentication import ApiKeys
+from service.engine import Engine
+from service.metrics import Metrics
+from service.middleware import Gate
+from service.routes import attributions, examples, indexes, info, operations, scores, sketches
+from service.settings import Settings
+from service.state import State
+from service.workplace import Workplace
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def bare_app(settings: Settings, lifespan: Lifespan | None = None) -> FastAPI:
+    """Make the app's routes and documentation without anything behind them.
+
+    Args:
+        settings: Where the limits are that the documentation states.
+        lifespan: What runs around serving.
+
+    Returns:
+        An app that can describe itself and not yet answer.
+    """
+    app = FastAPI(
+        title=documentation.TITLE,
+        version=__version__,
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for resource in (info, indexes, attributions, scores, sketches, examples, operations):
+        app.include_router(resource.router)
+    problems.install(app)
+    documentation.install(app, settings)
+    return app
+
+
+def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
+    """Make the service's app; opening and checking the indexes happens here, before anything listens.
+
+    Args:
+        settings: What to serve and allow; None reads the environment.
+        engine: An open engine; None opens the indexes that the settings name.
+
+    Returns:
+        The app.
+    """
+    settings = settings or Settings()
+    engine = engine or Engine.open(settings)
+    keys = ApiKeys.read(settings.api_keys_file) if settings.api_keys_file is not None else None
+    workplace = Workplace(settings.workers, settings.queue)
+    state = State(settings, engine, workplace, Metrics(workplace))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        state.ready = True
+        yield
+        state.ready = False
+
+    app = bare_app(settings, lifespan)
+    app.state.service = state
+    app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes, keys=keys, metrics=state.metrics)
+    return app

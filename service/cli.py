@@ -1,0 +1,147 @@
+"""``attribution-service``: one command, whose flags are the settings."""
+
+import inspect
+import socket
+from typing import Annotated, Any, get_origin
+
+import typer
+import uvicorn
+from pydantic import ValidationError
+from rich.console import Console
+
+from service import logs
+from service.settings import Settings
+
+ENVIRONMENT_PREFIX = "NATTRIBUTE_"
+
+
+def serve(**given: Any) -> None:
+    r"""Serve attribution requests over HTTP against index directories.
+
+    Every flag is also an environment variable; a flag wins.
+
+    Example: attribution-service --index digits=indexes/digits --port 8000
+    """  # noqa: DOC501 - the docstring is the help
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value not in (None, [])})
+        if not settings.index_directories():
+            raise ValueError("no index to serve: give --index NAME=DIR, or --index-root DIR")
+    except ValidationError as error:
+        for item in error.errors():
+            place = ".".join(str(part) for part in item["loc"])
+            message = item["msg"].removeprefix("Value error, ")
+            errors.print(f"error: {'--' + place.replace('_', '-') + ': ' if place else ''}{message}", markup=False)
+        raise typer.Exit(2) from None
+    except ValueError as error:
+        errors.print(f"error: {error}", markup=False)
+        raise typer.Exit(2) from None
+    raise typer.Exit(run(settings, errors))
+
+
+def run(settings: Settings, errors: Console) -> int:
+    """Open the indexes, listen, and serve until told to stop.
+
+    Args:
+        settings: What to serve.
+        errors: Where refusals are printed.
+
+    Returns:
+        The exit status: 0 after a signal, 1 when an index was refused or the port is taken.
+    """
+    logs.configure(settings.log_level)
+    # Late, so that --help and usage errors answer without loading torch.
+    import faiss
+    import torch
+
+    from indexer.recipe import RecipeError
+    from service.app import create_app
+    from sketchstore.errors import IndexDirectoryError
+
+    torch.set_num_threads(settings.threads)
+    faiss.omp_set_num_threads(settings.threads)
+    try:
+        app = create_app(settings)
+    except (IndexDirectoryError, RecipeError, ValueError, OSError) as error:
+        errors.print(f"error: {error}", markup=False)
+        return 1
+    try:
+        listener = listen(settings.host, settings.port)
+    except OSError as error:
+        errors.print(f"error: cannot listen on {settings.host} port {settings.port}: {error.strerror}", markup=False)
+        return 1
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    errors.print(f"attribution-service listens on http://{host}:{listener.getsockname()[1]}", markup=False)
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=10)
+    )
+    server.run(sockets=[listener])
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind a listening socket.
+
+    Args:
+        host: The address.
+        port: The port; 0 takes a free one.
+
+    Returns:
+        The socket.
+
+    Raises:
+        OSError: If the address is not ours or the port is taken.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def command() -> Any:
+    """Make the command: :func:`serve` with one option for every setting.
+
+    Returns:
+        A Typer app.
+    """
+    parameters = []
+    for name, field in Settings.model_fields.items():
+        annotation = field.annotation
+        repeatable = get_origin(annotation) is tuple
+        kind = list[str] if repeatable else bool if annotation is bool else str
+        default = field.get_default()
+        shown = "" if default in (None, (), False) else f"default: {default}; "
+        option = typer.Option(
+            f"--{name.replace('_', '-')}",
+            help=f"{field.description} ({shown}env: {ENVIRONMENT_PREFIX}{name.upper()})",
+            show_default=False,
+        )
+        parameters.append(
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+            )
+        )
+
+    def attribution_service(**given: Any) -> None:
+        serve(**given)
+
+    attribution_service.__doc__ = serve.__doc__
+    attribution_service.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    attribution_service.__annotations__ = {item.name: item.annotation for item in parameters}
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(name="attribution-service")(attribution_service)
+    return app
+
+
+def main() -> None:
+    """Run the command line."""
+    command()(prog_name="attribution-service")
+
+
+if __name__ == "__main__":
+    main()

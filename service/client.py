@@ -1,0 +1,369 @@
+"""The Python client, synchronous and asynchronous, on httpx; requests and answers are the service's own schemas.
+
+A request is validated before it leaves, so most mistakes raise pydantic's ``ValidationError`` without a round trip;
+what the service refuses raises :class:`ProblemError`.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar, Unpack
+
+import httpx
+from pydantic import BaseModel
+
+from service import calls
+from service.calls import (
+    AttributionOptions,
+    Call,
+    EventReader,
+    NotOurServiceError,
+    ProblemError,
+    QueryLike,
+    ScoresOptions,
+    StreamPart,
+)
+from service.schemas.answers import Answer, BatchResult, ScoresResponse, Sketch
+from service.schemas.cards import Example, ExamplePage, IndexCard, Info
+from service.schemas.questions import AttributionRequest, Split
+
+__all__ = ["AsyncClient", "Client", "NotOurServiceError", "ProblemError"]
+
+Model = TypeVar("Model", bound=BaseModel)
+DEFAULT_URL = "http://127.0.0.1:8000"
+TIMEOUT_SECONDS = 120.0
+
+
+def _authorization(api_key: str | None) -> dict[str, str]:
+    return {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+
+
+class Client:
+    """Asks an attribution service.
+
+    Attributes:
+        http: The httpx client underneath.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """Connect lazily to a service.
+
+        Args:
+            url: Its base URL.
+            api_key: Sent as a bearer token.
+            timeout: Seconds to wait for an answer.
+            transport: Another way to reach it.
+        """
+        self.http = httpx.Client(base_url=url, headers=_authorization(api_key), timeout=timeout, transport=transport)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.http.close()
+
+    def _make(self, call: Call[Model]) -> Model:
+        response = self.http.request(call.method, call.path, content=call.body, headers=call.headers())
+        return call.read(response.status_code, response.content)
+
+    def ready(self) -> bool:
+        """Return whether the service takes requests."""
+        return self._make(calls.ready()).status == "ready"
+
+    def info(self) -> Info:
+        """Return the service's limits, versions and statements."""
+        return self._make(calls.info())
+
+    def indexes(self) -> list[IndexCard]:
+        """Return the cards of all indexes."""
+        return self._make(calls.indexes()).indexes
+
+    def index(self, index: str) -> IndexCard:
+        """Return the card of one index."""
+        return self._make(calls.index_card(index))
+
+    def attribute(self, index: str, query: QueryLike, **options: Unpack[AttributionOptions]) -> Answer:
+        """Ask which training examples inform a prediction.
+
+        Args:
+            index: The index's name.
+            query: A query as a mapping or a schema: ``{"type": "row", "split": "query", "row": 12}``.
+            **options: The other fields of an attribution request.
+
+        Returns:
+            The ordered subset with its nats.
+
+        Raises:
+            ProblemError: If the service refuses.
+        """
+        return self._make(calls.attribution(index, query, options))
+
+    def stream(self, index: str, query: QueryLike, **options: Unpack[AttributionOptions]) -> Iterator[StreamPart]:
+        """Ask as :meth:`attribute` does and receive every hit as soon as it is chosen.
+
+        Args:
+            index: The index's name.
+            query: The query.
+            **options: The other fields of an attribution request.
+
+        Yields:
+            A ``StreamStart``, the ``Hit``s, and the answer without its hits.
+
+        Raises:
+            ProblemError: If the service refuses, at the start or on the way.
+            NotOurServiceError: If the stream breaks off.
+        """
+        call = calls.attribution(index, query, options)
+        headers = call.headers(stream=True)
+        with self.http.stream(call.method, call.path, content=call.body, headers=headers) as response:
+            if response.status_code != 200:
+                calls.check_status(response.status_code, response.read())
+            reader = EventReader()
+            for line in response.iter_lines():
+                part = reader.feed(line)
+                if part is not None:
+                    yield part
+            reader.check_finished()
+
+    def batch(self, index: str, requests: Sequence[Mapping[str, Any] | AttributionRequest]) -> list[BatchResult]:
+        """Ask several attributions at once.
+
+        Args:
+            index: The index's name.
+            requests: Attribution requests, not validated here: each gets its own status.
+
+        Returns:
+            A status and a body for each request, in order.
+        """
+        return self._make(calls.batch(index, requests)).results
+
+    def scores(
+        self, index: str, query: QueryLike, ids: Sequence[str], **options: Unpack[ScoresOptions]
+    ) -> ScoresResponse:
+        """Ask for the exact nats of a set of training examples.
+
+        Args:
+            index: The index's name.
+            query: The query.
+            ids: The set.
+            **options: The other fields of a scores request.
+
+        Returns:
+            Nats of the set and of each member.
+
+        Raises:
+            ProblemError: If the service refuses.
+        """
+        return self._make(calls.scores(index, query, ids, options))
+
+    def sketches(
+        self, index: str, queries: Sequence[QueryLike], target: Mapping[str, Any] | None = None
+    ) -> list[Sketch]:
+        """Turn queries into sketches.
+
+        Args:
+            index: The index's name.
+            queries: The queries.
+            target: The class whose measurement is sketched.
+
+        Returns:
+            A sketch for each query, in order.
+
+        Raises:
+            ProblemError: If the service refuses.
+        """
+        return self._make(calls.sketches(index, queries, target)).sketches
+
+    def examples(self, index: str, split: Split = "train", offset: int = 0, limit: int = 20) -> ExamplePage:
+        """Return a page of stored examples."""
+        return self._make(calls.examples(index, split, offset, limit))
+
+    def example(self, index: str, row: int, split: Split = "train") -> Example:
+        """Return one stored example."""
+        return self._make(calls.example(index, row, split))
+
+    def content(self, index: str, row: int, split: Split = "train") -> tuple[str, bytes]:
+        """Return the media type and the bytes of an example's stored preview."""
+        response = self.http.get(calls.content_path(index, row, split))
+        calls.check_status(response.status_code, response.content)
+        return response.headers["content-type"], response.content
+
+
+class AsyncClient:
+    """Asks an attribution service without blocking; every method is that of :class:`Client`.
+
+    Attributes:
+        http: The httpx client underneath.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Connect lazily to a service.
+
+        Args:
+            url: Its base URL.
+            api_key: Sent as a bearer token.
+            timeout: Seconds to wait for an answer.
+            transport: Another way to reach it.
+        """
+        self.http = httpx.AsyncClient(
+            base_url=url, headers=_authorization(api_key), timeout=timeout, transport=transport
+        )
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.http.aclose()
+
+    async def _make(self, call: Call[Model]) -> Model:
+        response = await self.http.request(call.method, call.path, content=call.body, headers=call.headers())
+        return call.read(response.status_code, response.content)
+
+    async def ready(self) -> bool:
+        """Return whether the service takes requests."""
+        return (await self._make(calls.ready())).status == "ready"
+
+    async def info(self) -> Info:
+        """Return the service's limits, versions and statements."""
+        return await self._make(calls.info())
+
+    async def indexes(self) -> list[IndexCard]:
+        """Return the cards of all indexes."""
+        return (await self._make(calls.indexes())).indexes
+
+    async def index(self, index: str) -> IndexCard:
+        """Return the card of one index."""
+        return await self._make(calls.index_card(index))
+
+    async def attribute(self, index: str, query: QueryLike, **options: Unpack[AttributionOptions]) -> Answer:
+        """Ask which training examples inform a prediction.
+
+        Args:
+            index: The index's name.
+            query: A query as a mapping or a schema: ``{"type": "row", "split": "query", "row": 12}``.
+            **options: The other fields of an attribution request.
+
+        Returns:
+            The ordered subset with its nats.
+
+        Raises:
+            ProblemError: If the service refuses.
+        """
+        return await self._make(calls.attribution(index, query, options))
+
+    async def stream(
+        self, index: str, query: QueryLike, **options: Unpack[AttributionOptions]
+    ) -> AsyncIterator[StreamPart]:
+        """Ask as :meth:`attribute` does and receive every hit as soon as it is chosen.
+
+        Args:
+            index: The index's name.
+            query: The query.
+            **options: The other fields of an attribution request.
+
+        Yields:
+            A ``StreamStart``, the ``Hit``s, and the answer without its hits.
+
+        Raises:
+            ProblemError: If the service refuses, at the start or on the way.
+            NotOurServiceError: If the stream breaks off.
+        """
+        call = calls.attribution(index, query, options)
+        headers = call.headers(stream=True)
+        async with self.http.stream(call.method, call.path, content=call.body, headers=headers) as response:
+            if response.status_code != 200:
+                calls.check_status(response.status_code, await response.aread())
+            reader = EventReader()
+            async for line in response.aiter_lines():
+                part = reader.feed(line)
+                if part is not None:
+                    yield part
+            reader.check_finished()
+
+    async def batch(self, index: str, requests: Sequence[Mapping[str, Any] | AttributionRequest]) -> list[BatchResult]:
+        """Ask several attributions at once.
+
+        Args:
+            index: The index's name.
+            requests: Attribution requests, not validated here: each gets its own status.
+
+        Returns:
+            A status and a body for each request, in order.
+        """
+        return (await self._make(calls.batch(index, requests))).results
+
+    async def scores(
+        self, index: str, query: QueryLike, ids: Sequence[str], **options: Unpack[ScoresOptions]
+    ) -> ScoresResponse:
+        """Ask for the exact nats of a set of training examples.
+
+        Args:
+            index: The index's name.
+            query: The query.
+            ids: The set.
+            **options: The other fields of a scores request.
+
+        Returns:
+            Nats of the set and of each member.
+
+        Raises:
+            ProblemError: If the service refuses.
+        """
+        return await self._make(calls.scores(index, query, ids, options))
+
+    async def sketches(
+        self, index: str, queries: Sequence[QueryLike], target: Mapping[str, Any] | None = None
+    ) -> list[Sketch]:
+        """Turn queries into sketches.
+
+        Args:
+            index: The index's name.
+            queries: The queries.
+            target: The class whose measurement is sketched.
+
+        Returns:
+            A sketch for each query, in order.
+
+        Raises:
+            ProblemError: If the service refuses.
+        """
+        return (await self._make(calls.sketches(index, queries, target))).sketches
+
+    async def examples(self, index: str, split: Split = "train", offset: int = 0, limit: int = 20) -> ExamplePage:
+        """Return a page of stored examples."""
+        return await self._make(calls.examples(index, split, offset, limit))
+
+    async def example(self, index: str, row: int, split: Split = "train") -> Example:
+        """Return one stored example."""
+        return await self._make(calls.example(index, row, split))
+
+    async def content(self, index: str, row: int, split: Split = "train") -> tuple[str, bytes]:
+        """Return the media type and the bytes of an example's stored preview."""
+        response = await self.http.get(calls.content_path(index, row, split))
+        calls.check_status(response.status_code, response.content)
+        return response.headers["content-type"], response.content

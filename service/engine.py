@@ -1,0 +1,206 @@
+"""All indexes of one service, in process: what HTTP is a thin skin over, and what four lines of Python use.
+
+::
+
+    from service.engine import open_engine
+
+    engine = open_engine("indexes/digits")
+    answer = engine.attribute({"query": {"type": "row", "split": "query", "row": 12}, "budget": 10})
+    print(answer.hits[0].id, answer.information.infogain_nats)
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from service import __version__
+from service.about import ABOUT
+from service.card import index_card
+from service.errors import UnknownIndexError
+from service.schemas.answers import Answer, AnswerFacts, Hit, ScoresResponse, SketchesResponse, StreamStart
+from service.schemas.cards import IndexCard, Info, Limits
+from service.schemas.questions import AttributionRequest, Method, ScoresRequest, SketchesRequest, Strategy
+from service.served_index import Check, ServedIndex, never_stop
+from service.settings import Settings
+
+LIBRARIES = ("torch", "numpy", "fastapi", "pydantic")
+
+
+class Engine:
+    """The open indexes by name.
+
+    Attributes:
+        names: The names, in the order they were given.
+    """
+
+    def __init__(self, indexes: Mapping[str, ServedIndex]) -> None:
+        """Take open indexes.
+
+        Args:
+            indexes: At least one, by name.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if not indexes:
+            raise ValueError("there is no index to serve")
+        self._indexes = dict(indexes)
+        self.names: Sequence[str] = tuple(indexes)
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Engine":
+        """Open and check every index the settings name, with its recipe.
+
+        Args:
+            settings: The settings.
+
+        Returns:
+            The engine.
+
+        Raises:
+            ValueError: If a recipe is given for an index that is not served.
+        """
+        directories, recipes = settings.index_directories(), settings.recipe_sources()
+        stray = sorted(set(recipes) - set(directories))
+        if stray:
+            raise ValueError(
+                f"--recipe names the index {stray[0]!r}, which is not served; served are {', '.join(directories)}"
+            )
+        return cls(
+            {
+                name: ServedIndex.open(
+                    name, directory, recipe=recipes.get(name), data_dir=settings.data_dir, engine=settings.engine
+                )
+                for name, directory in directories.items()
+            }
+        )
+
+    def served(self, index: str | None = None) -> ServedIndex:
+        """Return an open index.
+
+        Args:
+            index: Its name; None where there is only one.
+
+        Returns:
+            The index.
+
+        Raises:
+            UnknownIndexError: If there is none of this name, or no name was given and there are several.
+        """
+        if index is None and len(self._indexes) == 1:
+            return next(iter(self._indexes.values()))
+        if index not in self._indexes:
+            raise UnknownIndexError(str(index), self.names)
+        return self._indexes[index]
+
+    def attribute(
+        self, asked: AttributionRequest | Mapping[str, Any], index: str | None = None, check: Check = never_stop
+    ) -> Answer:
+        """Answer one attribution request.
+
+        Args:
+            asked: The request, as its schema or as the mapping that HTTP would carry as JSON.
+            index: The index's name; not needed where there is only one.
+            check: Called between steps; may raise to stop.
+
+        Returns:
+            The ordered subset with its nats.
+        """
+        return self.served(index).attribute(AttributionRequest.model_validate(asked), check)
+
+    def stream(
+        self, asked: AttributionRequest | Mapping[str, Any], index: str | None = None, check: Check = never_stop
+    ) -> Iterator[StreamStart | Hit | AnswerFacts]:
+        """Judge one attribution request and answer it part by part.
+
+        Args:
+            asked: The request.
+            index: The index's name; not needed where there is only one.
+            check: Called between steps; may raise to stop.
+
+        Returns:
+            The start, the hits, the answer without its hits; what can be refused has been when this returns.
+        """
+        return self.served(index).stream(AttributionRequest.model_validate(asked), check)
+
+    def score(self, asked: ScoresRequest | Mapping[str, Any], index: str | None = None) -> ScoresResponse:
+        """Rescore a given set exactly.
+
+        Args:
+            asked: The request.
+            index: The index's name; not needed where there is only one.
+
+        Returns:
+            Nats of the set and of each member.
+        """
+        return self.served(index).score(ScoresRequest.model_validate(asked))
+
+    def sketch(
+        self, asked: SketchesRequest | Mapping[str, Any], index: str | None = None, check: Check = never_stop
+    ) -> SketchesResponse:
+        """Turn queries into sketches.
+
+        Args:
+            asked: The request.
+            index: The index's name; not needed where there is only one.
+            check: Called between queries; may raise to stop.
+
+        Returns:
+            The sketches, in order.
+        """
+        return self.served(index).sketch(SketchesRequest.model_validate(asked), check)
+
+    def card(self, index: str | None = None) -> IndexCard:
+        """Return the card of an index."""
+        return index_card(self.served(index))
+
+    def info(self, limits: Mapping[str, int | float]) -> Info:
+        """Describe the service.
+
+        Args:
+            limits: What its settings allow.
+
+        Returns:
+            Versions, limits, methods, statements.
+        """
+        return Info(
+            name="nattribute",
+            version=__version__,
+            indexes=list(self.names),
+            methods=list(get_args(Method)),
+            strategies=list(get_args(Strategy)),
+            limits=Limits.model_validate(limits),
+            versions={library: version(library) for library in LIBRARIES},
+            about=list(ABOUT),
+        )
+
+
+def open_engine(
+    directory: str | PathLike[str],
+    *,
+    recipe: str | None = None,
+    data_dir: str | PathLike[str] | None = None,
+    engine: Literal["faiss", "brute_force"] = "faiss",
+) -> Engine:
+    """Open one index directory for use without a server.
+
+    Args:
+        directory: The index directory.
+        recipe: The recipe's file or built-in name; a built-in recipe named by the index needs none.
+        data_dir: The folder of data files the recipe reads.
+        engine: What searches the sketches.
+
+    Returns:
+        An engine with this one index.
+    """
+    path = Path(directory)
+    name = path.resolve().name
+    return Engine(
+        {
+            name: ServedIndex.open(
+                name, path, recipe=recipe, data_dir=None if data_dir is None else Path(data_dir), engine=engine
+            )
+        }
+    )

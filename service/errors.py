@@ -1,0 +1,144 @@
+"""What the service itself refuses, beyond what the attributor, the recipe and the store refuse.
+
+ServiceError
+├ UnauthorizedError          401  no key, or one that is not in the file
+├ UnknownIndexError          404  no index of this name
+├ UnknownExampleError        404  no such row in a path
+├ ContentNotFoundError       404  the row has no stored preview
+├ BodyTooLargeError          413
+├ UnsupportedMediaTypeError  415  a body that is not JSON
+├ LimitExceededError         422  more than a setting allows
+├ ExampleUnsupportedError    422  a query by example where no recipe is loaded
+├ InvalidExampleError        422  content that is no example of the recipe
+├ QueueFullError             429  more requests wait than the queue holds
+├ DeadlineExceededError      503
+└ NotReadyError              503  indexes are still being opened
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+
+class ServiceError(Exception):
+    """A refusal with its HTTP status, a stable code, and where it applies what was wrong and what is allowed.
+
+    Attributes:
+        status: HTTP status.
+        code: Stable name of the problem.
+        title: The problem's kind in words, the same for every occurrence.
+        pointer: JSON pointer into the request body, or None.
+        parameter: Name of the path or query parameter at fault, or None.
+        allowed: Values that would have been accepted, or None.
+        headers: Headers the response must carry.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        pointer: str | None = None,
+        parameter: str | None = None,
+        allowed: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.pointer = pointer
+        self.parameter = parameter
+        self.allowed = allowed
+        self.headers = dict(headers or {})
+
+
+class UnauthorizedError(ServiceError):
+    """The request carries no API key, or one that is not known."""
+
+    status, code, title = 401, "unauthorized", "An API key is required"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this service answers requests with a known API key only; send Authorization: Bearer KEY",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+class UnknownIndexError(ServiceError, LookupError):
+    """No index of this name is served."""
+
+    status, code, title = 404, "unknown_index", "Unknown index"
+
+    def __init__(self, name: str, served: Sequence[str]) -> None:
+        super().__init__(
+            f"no index is called {name!r}; this service has {', '.join(map(repr, served))}",
+            parameter="index",
+            allowed=list(served),
+        )
+
+
+class UnknownExampleError(ServiceError, LookupError):
+    """A path names a row that the split does not have."""
+
+    status, code, title = 404, "unknown_row", "Unknown row"
+
+
+class ContentNotFoundError(ServiceError, LookupError):
+    """The example exists and the index holds no preview of it."""
+
+    status, code, title = 404, "no_content", "No stored content"
+
+
+class BodyTooLargeError(ServiceError):
+    """The request body is longer than the setting allows."""
+
+    status, code, title = 413, "body_too_large", "Request body too large"
+
+    def __init__(self, max_body_bytes: int) -> None:
+        super().__init__(
+            f"the body is longer than {max_body_bytes} bytes; ask for less at once, or raise max_body_bytes",
+            allowed={"max_body_bytes": max_body_bytes},
+            headers={"Connection": "close"},
+        )
+
+
+class UnsupportedMediaTypeError(ServiceError):
+    """The body is said to be something other than JSON."""
+
+    status, code, title = 415, "unsupported_media_type", "Unsupported media type"
+
+
+class LimitExceededError(ServiceError, ValueError):
+    """A request asks for more than a setting of this service allows."""
+
+    status, code, title = 422, "limit_exceeded", "Limit exceeded"
+
+
+class ExampleUnsupportedError(ServiceError, ValueError):
+    """Examples cannot be sketched: no recipe, or no weights."""
+
+    status, code, title = 422, "example_unsupported", "This index takes no queries by example"
+
+
+class InvalidExampleError(ServiceError, ValueError):
+    """The content of a query by example is not an example of the index's recipe."""
+
+    status, code, title = 422, "invalid_example", "The content is not an example"
+
+
+class QueueFullError(ServiceError):
+    """As many requests wait as the queue holds."""
+
+    status, code, title = 429, "queue_full", "Too many requests"
+
+
+class DeadlineExceededError(ServiceError, TimeoutError):
+    """The request took longer than the deadline."""
+
+    status, code, title = 503, "deadline_exceeded", "Deadline exceeded"
+
+
+class NotReadyError(ServiceError):
+    """The service has not opened its indexes yet, or is shutting down."""
+
+    status, code, title = 503, "not_ready", "Not ready"

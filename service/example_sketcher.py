@@ -1,0 +1,171 @@
+"""Turns an example sent by a client into a query by the very featuriser that sketched the training set.
+
+The recipe parses it, the model has the weights that lie in the index. Nothing is trained and nothing is cached.
+"""
+
+import base64
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from indexer.featurise import Featuriser
+from indexer.jacobians import JacobianError
+from indexer.recipe import UNLABELLED, Recipe, RecipeInputError
+from service.errors import InvalidExampleError
+from sketchstore.errors import IncompatibleSketchError
+from sketchstore.reader import Index
+
+
+@dataclass(frozen=True)
+class SketchedExample:
+    """An example as the attributor can take it.
+
+    Attributes:
+        sketch: float64 [d], in measurement units.
+        view: The view it is comparable with.
+        label: The class whose measurement was sketched; None where the measurement has none.
+        predicted_label: The model's prediction; None where it predicts no class.
+        seconds: What sketching cost.
+    """
+
+    sketch: Tensor
+    view: str
+    label: int | None
+    predicted_label: int | None
+    seconds: float
+
+
+def load_model(index: Index, recipe: Recipe) -> nn.Module:
+    """Put the weights that lie in the index into the recipe's architecture; nothing is trained.
+
+    Args:
+        index: The open index, built with its weights.
+        recipe: The recipe.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        IncompatibleSketchError: If the recipe's modules are not those of the weights.
+    """
+    model = recipe.architecture()
+    assert index.weights_path is not None
+    try:
+        model.load_state_dict(load_file(index.weights_path))
+    except RuntimeError as error:
+        raise IncompatibleSketchError(
+            f"the weights in index {index.name!r} do not fit the model of recipe {recipe.name!r}: {error}"
+        ) from error
+    return model.eval()
+
+
+class ExampleSketcher:
+    """Sketches examples for one index.
+
+    Attributes:
+        last_seconds: What the latest sketch cost, None before the first.
+    """
+
+    def __init__(self, index: Index, recipe: Recipe) -> None:
+        """Load the model with the index's weights.
+
+        Args:
+            index: The open index.
+            recipe: The recipe it was built with.
+        """
+        self._index = index
+        self._recipe = recipe
+        self._featuriser = Featuriser.from_manifest(index.manifest, recipe, load_model(index, recipe))
+        self.last_seconds: float | None = None
+
+    def sketch(
+        self, content: Mapping[str, Any], target: int | Literal["predicted", "true"], pointer: str
+    ) -> SketchedExample:
+        """Parse, predict, and sketch one example.
+
+        Args:
+            content: What the client sent.
+            target: The class to explain.
+            pointer: Where the query stands in the request, for refusals.
+
+        Returns:
+            Its sketch.
+
+        Raises:
+            InvalidExampleError: If the recipe or the model cannot take the content, or it has no such class.
+        """
+        example = self._parse(content, f"{pointer}/content")
+        outputs = self._featuriser.outputs([example])[0]
+        predicted = int(outputs.argmax()) if outputs.ndim == 1 and len(outputs) > 1 else None
+        label = self._label(example, target, predicted)
+        if label is not None and outputs.ndim == 1 and label >= len(outputs):
+            raise InvalidExampleError(
+                f"the model has the classes 0 to {len(outputs) - 1}, not {label}",
+                pointer="/target/label",
+                allowed={"ge": 0, "le": len(outputs) - 1},
+            )
+        view = self._view(label)
+        begun = time.perf_counter()
+        try:
+            sketched = self._featuriser.sketch([example], torch.tensor([UNLABELLED if label is None else label]), view)
+        except JacobianError as error:
+            raise InvalidExampleError(
+                f"the model has no finite gradient at this example: {error}", pointer=f"{pointer}/content"
+            ) from error
+        seconds = self.last_seconds = time.perf_counter() - begun
+        return SketchedExample(sketched[0].double(), view, label, predicted, seconds)
+
+    def warm_up(self) -> None:
+        """Sketch one stored example, where its preview is content the recipe reads.
+
+        Compiles the kernels before the first request does, and measures what a sketch costs.
+        """
+        preview = self._index.examples.preview(0)
+        if preview is None or preview[0] != "image/png":
+            return
+        content = {"image": base64.b64encode(preview[1]).decode()}
+        for _ in range(2):
+            self.sketch(content, "predicted", "/query")
+
+    def _parse(self, content: Mapping[str, Any], pointer: str) -> Any:
+        try:
+            return self._recipe.parse(content)
+        except RecipeInputError as error:
+            raise InvalidExampleError(str(error), pointer=pointer + error.pointer, allowed=error.allowed) from error
+        except (ValueError, TypeError, LookupError) as error:
+            # A user's parse() meets content its author did not think of; that is the content's fault, not ours.
+            raise InvalidExampleError(
+                f"the recipe cannot read the content: {type(error).__name__}: {error}", pointer=pointer
+            ) from error
+
+    def _label(self, example: Any, target: int | Literal["predicted", "true"], predicted: int | None) -> int | None:
+        if target == "predicted":
+            return predicted
+        if target == "true":
+            label = int(self._recipe.label(example))
+            if label == UNLABELLED:
+                raise InvalidExampleError(
+                    "the content carries no true label; ask for the predicted label or name one",
+                    pointer="/target/label",
+                    allowed=["predicted", "a label"],
+                )
+            return label
+        return target
+
+    def _view(self, label: int | None) -> str:
+        views = self._index.views
+        view = (
+            next(iter(views)) if str(label) not in views and not all(name.isdigit() for name in views) else str(label)
+        )
+        if view not in views:
+            raise InvalidExampleError(
+                f"the index holds no view of class {label}",
+                pointer="/target/label",
+                allowed=[int(name) for name in views],
+            )
+        return view

@@ -1,0 +1,58 @@
+"""What /metrics shows to Prometheus: requests, attributions, sketches, the queue. One registry for one app."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from service.workplace import Workplace
+
+SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+
+
+class Metrics:
+    """Counters and histograms of one app.
+
+    Attributes:
+        requests: Answers by method, route and status.
+        request_seconds: Time to answer by route.
+        attributions: Attributions answered by index and method.
+        attribution_seconds: Time of an attribution in its worker, by index and method.
+        sketch_seconds: Time to sketch one request's examples, by index.
+    """
+
+    def __init__(self, workplace: Workplace) -> None:
+        """Register the metrics in a registry of their own.
+
+        Args:
+            workplace: Whose queue is shown.
+        """
+        self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "nattribute_requests", "Answers.", ["method", "route", "status"], registry=self._registry
+        )
+        self.request_seconds = Histogram(
+            "nattribute_request_seconds", "Time to answer.", ["route"], buckets=SECONDS, registry=self._registry
+        )
+        self.attributions = Counter(
+            "nattribute_attributions", "Attributions answered.", ["index", "method"], registry=self._registry
+        )
+        self.attribution_seconds = Histogram(
+            "nattribute_attribution_seconds",
+            "Time of an attribution in its worker.",
+            ["index", "method"],
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self.sketch_seconds = Histogram(
+            "nattribute_query_sketch_seconds",
+            "Time to sketch the examples of one request.",
+            ["index"],
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        busy = Gauge("nattribute_workers_busy", "Requests that compute now.", registry=self._registry)
+        busy.set_function(lambda: workplace.busy)
+        waiting = Gauge("nattribute_queue_waiting", "Requests that wait now.", registry=self._registry)
+        waiting.set_function(lambda: workplace.waiting)
+
+    def text(self) -> bytes:
+        """Return everything in the Prometheus text format."""
+        return generate_latest(self._registry)

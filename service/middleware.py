@@ -1,0 +1,120 @@
+"""The outermost layer around every request: its id, its key, the size of its body, its line in the log.
+
+Plain ASGI, so that a body is counted as it streams in and a stream's response is never buffered.
+"""
+
+import re
+import time
+import uuid
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.authentication import ApiKeys
+from service.errors import BodyTooLargeError, UnauthorizedError
+from service.metrics import Metrics
+from service.problems import problem_of, problem_response
+
+REQUEST_ID = "X-Request-ID"
+CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# Health checks come from load balancers, the documentation holds no data.
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
+METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
+
+log = structlog.get_logger("service")
+
+
+class BodyTooLargeSignal(Exception):
+    """Raised out of ``receive`` when the body outgrows the limit; never leaves :class:`Gate`."""
+
+
+class Gate:
+    """Lets a request in: gives it an id, asks for its key, limits its body, logs and counts its answer.
+
+    Every refusal here is a problem like all others. A body that says it is too long is refused unread; one that does
+    not say is refused at the first byte beyond the limit.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, keys: ApiKeys | None, metrics: Metrics) -> None:
+        """Stand before an app.
+
+        Args:
+            app: The app.
+            max_body_bytes: The longest body let in.
+            keys: The known API keys, None to ask for none.
+            metrics: Where answers are counted.
+        """
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._keys = keys
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection; anything but HTTP passes through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get(REQUEST_ID, "")
+        request_id = given if CLIENT_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope["request_id"] = request_id
+        begun = time.perf_counter()
+        status = 0
+        received = 0
+        too_large = False
+
+        async def receive_counted() -> Message:
+            nonlocal received, too_large
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > self._max_body_bytes:
+                    too_large = True
+                    raise BodyTooLargeSignal
+            return message
+
+        async def send_labelled(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        async def send_unless_too_large(message: Message) -> None:
+            # Whatever the app makes of the signal, a 400 for one, the answer is 413.
+            if not too_large or status:
+                await send_labelled(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                self._check(scope, headers)
+                await self._app(scope, receive_counted, send_unless_too_large)
+            except Exception as error:
+                if status:
+                    raise
+                refusal = BodyTooLargeError(self._max_body_bytes) if too_large else error
+                await problem_response(problem_of(refusal, request_id))(scope, receive, send_labelled)
+            else:
+                if too_large and not status:  # the app answered something else, and that was held back
+                    refused = problem_of(BodyTooLargeError(self._max_body_bytes), request_id)
+                    await problem_response(refused)(scope, receive, send_labelled)
+            finally:
+                self._record(scope, status, time.perf_counter() - begun)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        path = scope["path"]
+        is_open = path in OPEN_PATHS or path == "/docs" or path.startswith("/docs/")
+        if self._keys is not None and not is_open and not self._keys.know(headers.get("authorization")):
+            raise UnauthorizedError
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > self._max_body_bytes:
+            raise BodyTooLargeError(self._max_body_bytes)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._metrics.requests.labels(method, route, str(status)).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        level = log.debug if route in OPEN_PATHS else log.info
+        level("request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 6))

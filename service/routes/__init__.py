@@ -1,0 +1,1 @@
+"""The HTTP surface, one file for each resource; every route only reads the request, asks the engine and answers."""

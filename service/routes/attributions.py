@@ -1,0 +1,63 @@
+"""POST /v1/indexes/{index}/attributions: one query, an ordered subset; as one answer, as a stream, or in a batch."""
+
+from fastapi import APIRouter, Request
+
+from service.documentation import attribution_examples, batch_examples
+from service.event_stream import EventStream, open_stream, wants_stream
+from service.parameters import IndexName
+from service.problems import problem_of
+from service.schemas.answers import Answer, BatchResponse, BatchResult
+from service.schemas.questions import AttributionRequest, BatchRequest
+from service.state import JsonBody, Service
+
+router = APIRouter(tags=["attributions"], dependencies=[JsonBody])
+
+
+@router.post(
+    "/v1/indexes/{index}/attributions",
+    response_model=Answer,
+    summary="Which training examples inform this prediction, and by how much",
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    openapi_extra=attribution_examples(),
+)
+async def attribute(
+    index: IndexName, asked: AttributionRequest, request: Request, service: Service
+) -> Answer | EventStream:
+    """One query, an ordered subset, each member with the nats it adds.
+
+    With ``Accept: text/event-stream`` the same answer comes as events: ``start``, a ``step`` for every hit, ``done``
+    (the answer without its hits), or ``problem``.
+    """
+    deadline = service.deadline()
+    if wants_stream(request):
+        return await open_stream(service, request, index, asked, deadline)
+    return await service.workplace.run(lambda: service.attribute(index, asked, deadline), deadline)
+
+
+@router.post(
+    "/v1/indexes/{index}/attributions/batch",
+    response_model=BatchResponse,
+    summary="Several attributions, answered one by one",
+    openapi_extra=batch_examples(),
+)
+async def attribute_batch(index: IndexName, batch: BatchRequest, request: Request, service: Service) -> BatchResponse:
+    """Each request gets its own status and body, an answer or a problem; a bad one does not spoil the others."""
+    service.engine.served(index)
+    service.check_length("requests", len(batch.requests), "max_batch")
+    deadline = service.deadline()
+
+    def answer_all() -> list[BatchResult]:
+        results = []
+        for item in batch.requests:
+            try:
+                deadline.check()
+                answer = service.attribute(index, AttributionRequest.model_validate(item), deadline)
+                results.append(BatchResult(status=200, body=answer.model_dump(mode="json")))
+            except Exception as error:
+                problem = problem_of(error, request.scope["request_id"], body=item).problem
+                results.append(
+                    BatchResult(status=problem.status, body=problem.model_dump(mode="json", exclude_none=True))
+                )
+        return results
+
+    return BatchResponse(results=await service.workplace.run(answer_all, deadline))

@@ -1,0 +1,21 @@
+"""GET /v1/indexes: the index cards."""
+
+from fastapi import APIRouter
+
+from service.parameters import IndexName
+from service.schemas.cards import IndexCard, IndexList
+from service.state import Service
+
+router = APIRouter(tags=["indexes"])
+
+
+@router.get("/v1/indexes", response_model=IndexList, summary="The cards of all indexes")
+async def list_indexes(service: Service) -> IndexList:
+    """Every index of this service, each with its card."""
+    return IndexList(indexes=[service.engine.card(name) for name in service.engine.names])
+
+
+@router.get("/v1/indexes/{index}", response_model=IndexCard, summary="The card of one index")
+async def read_index(index: IndexName, service: Service) -> IndexCard:
+    """What the index holds, which methods and queries it can answer, its measured distortion, its warnings."""
+    return service.engine.card(index)

@@ -1,0 +1,14 @@
+"""GET /v1/info: what this service is, what it allows, what its numbers mean."""
+
+from fastapi import APIRouter
+
+from service.schemas.cards import Info
+from service.state import Service
+
+router = APIRouter(tags=["indexes"])
+
+
+@router.get("/v1/info", response_model=Info, summary="The service, its limits, and what nats mean")
+async def info(service: Service) -> Info:
+    """Versions, limits, methods, and the statements every reader of an answer should know."""
+    return service.engine.info(service.settings.limits())

@@ -1,0 +1,34 @@
+"""/livez, /readyz and /metrics: what runs the service asks."""
+
+from fastapi import APIRouter, Response
+
+from service.errors import NotReadyError
+from service.schemas.cards import Health
+from service.state import Service
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/livez", response_model=Health, summary="The process runs")
+async def live() -> Health:
+    """Answers as long as the event loop turns."""
+    return Health(status="alive")
+
+
+@router.get("/readyz", response_model=Health, summary="The indexes are open")
+async def ready(service: Service) -> Health:
+    """200 once every index is open and checked; 503 before and while shutting down."""
+    if not service.ready:
+        raise NotReadyError("the service is starting or stopping")
+    return Health(status="ready")
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    summary="Prometheus metrics",
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(service: Service) -> Response:
+    """Requests, attributions, sketches and the queue, in the Prometheus text format."""
+    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,22 @@
+"""POST /v1/indexes/{index}/scores: exact nats of a set the client names."""
+
+from fastapi import APIRouter
+
+from service.documentation import scores_examples
+from service.parameters import IndexName
+from service.schemas.answers import ScoresResponse
+from service.schemas.questions import ScoresRequest
+from service.state import JsonBody, Service
+
+router = APIRouter(tags=["attributions"], dependencies=[JsonBody])
+
+
+@router.post(
+    "/v1/indexes/{index}/scores",
+    response_model=ScoresResponse,
+    summary="Exact nats of a given set and of its members",
+    openapi_extra=scores_examples(),
+)
+async def score(index: IndexName, asked: ScoresRequest, service: Service) -> ScoresResponse:
+    """InfoGain and InfoLoss of the whole set and of each member alone."""
+    return await service.workplace.run(lambda: service.score(index, asked), service.deadline())

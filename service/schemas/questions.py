@@ -1,0 +1,165 @@
+"""What a client may ask: the query in its four forms, the attribution request, scores, sketches."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from service.schemas.values import (
+    Count,
+    FiniteJson,
+    Flag,
+    Id,
+    Label,
+    NotNegative,
+    Number,
+    Positive,
+    PositiveCount,
+    Request,
+    Scalar,
+    TargetLabel,
+)
+
+Method = Literal["infogain_approx", "infogain", "infoloss", "random"]
+Criterion = Literal["infogain", "infoloss"]
+Split = Literal["train", "query"]
+Strategy = Literal["certified", "literal"]
+Condition = Literal["comparable", "pool"]
+
+
+class RowQuery(Request):
+    """A stored row: of the query set sketched at build, or of the training set."""
+
+    type: Literal["row"]
+    split: Split = Field(default="query", description="The set the row is in.")
+    row: Count = Field(description="The row number, from 0.", examples=[12])
+    include_self: Flag = Field(
+        default=False, description="Only for split train: whether the row itself stays among the candidates and in D."
+    )
+
+
+class TrainIdQuery(Request):
+    """A training example by its id."""
+
+    type: Literal["train_id"]
+    id: Id = Field(examples=["train:17"])
+    include_self: Flag = Field(
+        default=False, description="Whether the example itself stays among the candidates and in D."
+    )
+
+
+class ExampleQuery(Request):
+    """An example sent as content; the index's recipe parses it, its model and sketch turn it into a query."""
+
+    type: Literal["example"]
+    content: dict[str, FiniteJson] = Field(
+        description='What the recipe\'s parse() reads; for images {"image": base64 of a PNG} or {"pixels": [[…]]}.'
+    )
+
+
+class SketchQuery(Request):
+    """A sketch computed elsewhere, by this index's sketch specification."""
+
+    type: Literal["sketch"]
+    values: list[Number] = Field(min_length=1, description="The sketch in measurement units, sketch_dim numbers.")
+    label: Label | None = Field(default=None, description="The class whose measurement was sketched.")
+
+
+Query = Annotated[RowQuery | TrainIdQuery | ExampleQuery | SketchQuery, Field(discriminator="type")]
+
+
+class Target(Request):
+    """Which class's measurement is explained."""
+
+    label: TargetLabel = Field(
+        description="The model's prediction for the query, its true label, or a label.", examples=["predicted"]
+    )
+
+
+class CandidateFilter(Request):
+    """Which rows may be chosen. Several conditions are joined by and."""
+
+    labels: list[Label] | None = Field(default=None, min_length=1, description="Only rows with one of these labels.")
+    ids: list[Id] | None = Field(default=None, min_length=1, description="Only these rows.")
+    exclude_ids: list[Id] | None = Field(default=None, description="Rows to leave out of the candidates and of D.")
+    where: dict[Id, Scalar | list[Scalar]] | None = Field(
+        default=None,
+        description="Only rows whose metadata have these values; a list means any of them.",
+        examples=[{"source": "web"}],
+    )
+
+
+class Asked(Request):
+    """What every question about one query holds."""
+
+    query: Query
+    target: Target | None = Field(
+        default=None,
+        description="The explained class; omitted: the predicted one, or the label the stored sketch belongs to.",
+    )
+    noise_variance: Positive | None = Field(
+        default=None, description="σ² in squared measurement units. Not together with relative_noise."
+    )
+    relative_noise: Positive | None = Field(
+        default=None,
+        description="σ² in units of the mean squared norm of the comparable rows. Neither: the index's tuned default, "
+        "else 1.0 with a warning.",
+    )
+    condition: Condition = Field(
+        default="comparable",
+        description="D of InfoLoss and of available_nats: every comparable row, or the candidates.",
+    )
+
+
+class AttributionRequest(Asked):
+    """Which training examples inform this prediction?"""
+
+    method: Method = Field(default="infogain_approx", description="The rule that picks.")
+    budget: PositiveCount = Field(
+        default=10, description="How many examples to pick; at most the candidates there are."
+    )
+    filter: CandidateFilter | None = Field(
+        default=None, description="Limits the candidates; omitted on an own-label index: the target's label."
+    )
+    clip_budget: Flag = Field(default=False, description="Take a budget larger than the pool as the whole pool.")
+    strategy: Strategy = Field(
+        default="certified", description="As few index queries as the bounds allow, or the paper's loop of two a step."
+    )
+    rescore: list[Criterion] = Field(
+        default_factory=list, max_length=2, description="Further exact nats of the chosen set to compute."
+    )
+    available: Flag | None = Field(
+        default=None,
+        description="Whether to compute what all of D knows; null: where cached matrices make it cheap.",
+    )
+    min_step_nats: NotNegative | None = Field(default=None, description="Stop before a step that adds less than this.")
+    information_fraction: Annotated[Number, Field(gt=0, le=1)] | None = Field(
+        default=None, description="Stop when the set carries this share of available_nats."
+    )
+    seed: Count = Field(default=0, description="The seed of method random.")
+
+
+class ScoresRequest(Asked):
+    """Exact nats of a given set and of each of its members alone."""
+
+    ids: list[Id] = Field(min_length=1, description="The training ids to score.", examples=[["train:402", "train:17"]])
+    criteria: list[Criterion] = Field(
+        default=["infogain", "infoloss"], min_length=1, max_length=2, description="Which nats to compute."
+    )
+    exclude_ids: list[Id] | None = Field(default=None, description="Rows to leave out of D.")
+
+
+class SketchesRequest(Request):
+    """Queries to turn into sketches."""
+
+    queries: list[Query] = Field(min_length=1)
+    target: Target | None = Field(
+        default=None, description="The class whose measurement is sketched; omitted: the predicted one."
+    )
+
+
+class BatchRequest(Request):
+    """Attribution requests to answer one by one; a bad one does not spoil the others."""
+
+    requests: list[dict[str, Any]] = Field(
+        min_length=1, description="Attribution requests, each judged on its own as if it had been sent alone."
+    )

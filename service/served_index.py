@@ -1,0 +1,264 @@
+"""One open index with everything it takes to answer: the attributor, and where a recipe is loaded the sketcher.
+
+Thin over the attributor: a request becomes a question here, an answer a schema.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from indexer.attributor import Attribution, Attributor, CandidateFilter, QuerySketch, Question
+from indexer.attributor.errors import QuestionError
+from indexer.recipe import Recipe
+from indexer.recipe_file import load_recipe
+from service.errors import ExampleUnsupportedError
+from service.example_sketcher import ExampleSketcher
+from service.schemas.answers import (
+    Answer,
+    AnswerFacts,
+    Hit,
+    IndexReference,
+    ScoresResponse,
+    Sketch,
+    SketchesResponse,
+    StreamStart,
+)
+from service.schemas.questions import (
+    AttributionRequest,
+    ExampleQuery,
+    Query,
+    RowQuery,
+    ScoresRequest,
+    SketchesRequest,
+    SketchQuery,
+    Target,
+)
+from sketchstore.reader import Index, open_index
+
+Check = Callable[[], None]
+SKETCH_TIMING = "sketch"
+AnswerKind = TypeVar("AnswerKind", bound=AnswerFacts)
+
+
+def never_stop() -> None:
+    """Let a computation go on: the check of a caller without a deadline."""
+
+
+class ServedIndex:
+    """An open index under the name it is served by.
+
+    Attributes:
+        name: The name.
+        index: The open directory.
+        engine: What searches it.
+        methods: The methods it can serve.
+        sketcher: Sketches examples; None where no recipe is loaded.
+        no_recipe_reason: Why there is no sketcher, None where there is one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        index: Index,
+        *,
+        engine: Literal["faiss", "brute_force"],
+        sketcher: ExampleSketcher | None,
+        no_recipe_reason: str | None,
+    ) -> None:
+        """Serve an open index.
+
+        Args:
+            name: The name.
+            index: The open directory.
+            engine: What searches it.
+            sketcher: Sketches examples, or None.
+            no_recipe_reason: Why there is none.
+        """
+        self.name = name
+        self.index = index
+        self.engine = engine
+        self.sketcher = sketcher
+        self.no_recipe_reason = no_recipe_reason
+        # The name it is served by, which need not be the one in its manifest.
+        self._reference = IndexReference(name=name, revision=index.revision)
+        self._attributor = Attributor(index, engine=engine)
+        self._attributor.warm()
+        self.methods = self._attributor.methods
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        directory: Path,
+        *,
+        recipe: str | None = None,
+        data_dir: Path | None = None,
+        engine: Literal["faiss", "brute_force"] = "faiss",
+    ) -> "ServedIndex":
+        """Open and check an index directory, and load its recipe where one may be loaded.
+
+        A built-in recipe that the manifest names loads by name; a user's recipe only when whoever starts the service
+        gives it.
+
+        Args:
+            name: The name to serve it by.
+            directory: The index directory.
+            recipe: A recipe's file or built-in name.
+            data_dir: The folder of data files the recipe reads.
+            engine: What searches the sketches.
+
+        Returns:
+            The index, its digests checked.
+        """
+        index = open_index(directory, check="digests")
+        facts = index.manifest.recipe
+        source = recipe if recipe is not None else facts.name if facts.builtin else None
+        sketcher, reason = None, None
+        if source is None:
+            reason = f"its recipe {facts.name!r} is a user's; start the service with --recipe {name}=FILE to load it"
+        elif index.weights_path is None:
+            reason = "the index was built with --no-weights"
+        else:
+            loaded: Recipe = load_recipe(source, data_dir=data_dir, options=dict(facts.options))  # type: ignore[arg-type]
+            sketcher = ExampleSketcher(index, loaded)
+            sketcher.warm_up()
+        return cls(name, index, engine=engine, sketcher=sketcher, no_recipe_reason=reason)
+
+    def attribute(self, asked: AttributionRequest, check: Check) -> Answer:
+        """Answer one attribution request.
+
+        Args:
+            asked: The request.
+            check: Called between steps; may raise to stop.
+
+        Returns:
+            The answer.
+        """
+        attribution, timings = self._ask(asked)
+        return self._facts(Answer, attribution, timings, check)
+
+    def stream(self, asked: AttributionRequest, check: Check) -> Iterator[StreamStart | Hit | AnswerFacts]:
+        """Judge one attribution request now; answer it part by part later.
+
+        Args:
+            asked: The request.
+            check: Called between steps; may raise to stop.
+
+        Returns:
+            The start, the hits, the answer without its hits.
+        """
+        attribution, timings = self._ask(asked)
+
+        def parts() -> Iterator[StreamStart | Hit | AnswerFacts]:
+            start = StreamStart.model_validate(attribution.start, from_attributes=True)
+            yield start.model_copy(update={"index": self._reference})
+            for hit in attribution.steps():
+                yield Hit.model_validate(hit, from_attributes=True)
+                check()
+            yield self._facts(AnswerFacts, attribution, timings, check)
+
+        return parts()
+
+    def score(self, asked: ScoresRequest) -> ScoresResponse:
+        """Rescore a given set exactly.
+
+        Args:
+            asked: The request.
+
+        Returns:
+            Nats of the set and of each member.
+        """
+        query, _ = self._resolve(asked.query, asked.target, "/query")
+        scores = self._attributor.scores(
+            query,
+            ids=asked.ids,
+            criteria=asked.criteria,
+            noise_variance=asked.noise_variance,
+            relative_noise=asked.relative_noise,
+            condition=asked.condition,
+            exclude_ids=asked.exclude_ids,
+        )
+        response = ScoresResponse.model_validate(scores, from_attributes=True)
+        return response.model_copy(update={"index": self._reference})
+
+    def sketch(self, asked: SketchesRequest, check: Check) -> SketchesResponse:
+        """Turn queries into sketches.
+
+        Args:
+            asked: The request.
+            check: Called between queries; may raise to stop.
+
+        Returns:
+            The sketches, in order.
+        """
+        sketches = []
+        for position, query in enumerate(asked.queries):
+            check()
+            resolved, _ = self._resolve(query, asked.target, f"/queries/{position}")
+            sketches.append(
+                Sketch(values=resolved.sketch.tolist(), label=resolved.label, predicted_label=resolved.predicted_label)
+            )
+        return SketchesResponse(sketches=sketches)
+
+    def _ask(self, asked: AttributionRequest) -> tuple[Attribution, dict[str, float]]:
+        query, timings = self._resolve(asked.query, asked.target, "/query")
+        limits = asked.filter
+        question = Question(
+            query=query,
+            method=asked.method,
+            budget=asked.budget,
+            noise_variance=asked.noise_variance,
+            relative_noise=asked.relative_noise,
+            filter=CandidateFilter() if limits is None else CandidateFilter(**limits.model_dump()),
+            condition=asked.condition,
+            clip_budget=asked.clip_budget,
+            strategy=asked.strategy,
+            rescore=tuple(asked.rescore),
+            available=asked.available,
+            min_step_nats=asked.min_step_nats,
+            information_fraction=asked.information_fraction,
+            seed=asked.seed,
+        )
+        return self._attributor.ask(question), timings
+
+    def _resolve(self, query: Query, target: Target | None, pointer: str) -> tuple[QuerySketch, dict[str, float]]:
+        label = None if target is None else target.label
+        timings: dict[str, float] = {}
+        try:
+            match query:
+                case RowQuery(split="query"):
+                    resolved = self._attributor.resolve_query_row(query.row, label)
+                case RowQuery():
+                    resolved = self._attributor.resolve_train_row(query.row, label, include_self=query.include_self)
+                case SketchQuery():
+                    values = torch.tensor(query.values, dtype=torch.float64)
+                    resolved = self._attributor.resolve_sketch(values, query.label, label)
+                case ExampleQuery():
+                    resolved, timings = self._sketch_example(query, label, pointer)
+                case _:
+                    resolved = self._attributor.resolve_train_id(query.id, label, include_self=query.include_self)
+        except QuestionError as error:
+            if error.pointer is not None and error.pointer.startswith("/query/"):
+                error.pointer = pointer + error.pointer.removeprefix("/query")
+            raise
+        return resolved, timings
+
+    def _sketch_example(self, query: ExampleQuery, label: Any, pointer: str) -> tuple[QuerySketch, dict[str, float]]:
+        if self.sketcher is None:
+            raise ExampleUnsupportedError(
+                f"index {self.name!r} takes no queries by example: {self.no_recipe_reason}",
+                pointer=f"{pointer}/type",
+                allowed=["row", "train_id", "sketch"],
+            )
+        sketched = self.sketcher.sketch(query.content, "predicted" if label is None else label, pointer)
+        resolved = QuerySketch(sketched.sketch, sketched.view, sketched.label, sketched.predicted_label)
+        return resolved, {SKETCH_TIMING: sketched.seconds * 1000}
+
+    def _facts(
+        self, kind: type[AnswerKind], attribution: Attribution, timings: dict[str, float], check: Check
+    ) -> AnswerKind:
+        answer = attribution.answer(check)
+        facts = kind.model_validate(answer, from_attributes=True)
+        return facts.model_copy(update={"index": self._reference, "timings_ms": {**timings, **answer.timings_ms}})

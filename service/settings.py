@@ -1,0 +1,130 @@
+"""Every setting of the service, once: its default, its bounds, its help. Flags and environment variables follow it.
+
+The command line turns each field into a flag, pydantic-settings reads the same field from ``NATTRIBUTE_<UPPER>``, and
+docs/http-api.md lists them; a flag wins over the environment.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class Settings(BaseSettings):
+    """What one service process serves, where it listens, and what it refuses."""
+
+    model_config = SettingsConfigDict(env_prefix="NATTRIBUTE_", extra="forbid", frozen=True, validate_default=True)
+
+    index: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="An index to serve, as NAME=DIR or DIR; repeatable (in the environment: separated by spaces).",
+    )
+    index_root: Path | None = Field(
+        default=None,
+        description="A folder; every directory in it that holds a manifest.json is served under its own name.",
+    )
+    recipe: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="The recipe of an index, as NAME=FILE or NAME=BUILTIN; repeatable. A built-in one needs no flag.",
+    )
+    data_dir: Path | None = Field(default=None, description="The folder of data files that recipes read.")
+    engine: Literal["faiss", "brute_force"] = Field(default="faiss", description="What searches the sketches.")
+
+    host: str = Field(default="127.0.0.1", description="The address to bind; beyond loopback, API keys are required.")
+    port: int = Field(default=8000, ge=0, le=65535, description="The port to bind; 0 takes a free one and prints it.")
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="A file with one API key a line (# starts a comment); requests need Authorization: Bearer KEY.",
+    )
+    allow_unauthenticated: bool = Field(default=False, description="Serve beyond loopback without API keys.")
+
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="The largest request body, in bytes.")
+    max_budget: int = Field(default=1000, ge=1, description="The largest budget of one attribution.")
+    max_batch: int = Field(default=64, ge=1, description="The most requests in a batch, or queries to sketch, at once.")
+    max_ids: int = Field(default=10_000, ge=1, description="The most ids in a filter or in one scores request.")
+    max_page: int = Field(default=1000, ge=1, description="The most examples in one page.")
+    workers: int = Field(default=2, ge=1, description="How many requests compute at the same time.")
+    queue: int = Field(
+        default=32, ge=0, description="How many requests may wait for a worker; beyond that the answer is 429."
+    )
+    deadline_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="How long one request may take, waiting included; beyond that the answer is 503.",
+    )
+    threads: int = Field(default=1, ge=1, description="Threads of one computation (torch and FAISS).")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least level that is logged."
+    )
+
+    @field_validator("index", "recipe", mode="before")
+    @classmethod
+    def _split_words(cls, value: object) -> object:
+        return tuple(value.split()) if isinstance(value, str) else value
+
+    @field_validator("recipe")
+    @classmethod
+    def _check_recipe(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            name, equals, source = item.partition("=")
+            if not (name and equals and source):
+                raise ValueError(f"a recipe is given as NAME=FILE or NAME=BUILTIN, not {item!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _check_exposure(self) -> "Settings":
+        if self.host not in LOOPBACK_HOSTS and self.api_keys_file is None and not self.allow_unauthenticated:
+            raise ValueError(
+                f"host {self.host!r} is reachable from other machines and no API keys are set: give --api-keys-file, "
+                "or bind 127.0.0.1, or say --allow-unauthenticated if something in front of the service checks who asks"
+            )
+        return self
+
+    def index_directories(self) -> dict[str, Path]:
+        """Return the directories to serve by name, ``index`` first and then what ``index_root`` holds.
+
+        Returns:
+            Directory by index name.
+
+        Raises:
+            ValueError: If two directories share a name, or ``index_root`` is not a folder.
+        """
+        directories: dict[str, Path] = {}
+        pairs: list[tuple[str, Path]] = []
+        for item in self.index:
+            name, equals, path = item.partition("=")
+            pairs.append((name, Path(path)) if equals else (Path(item).resolve().name, Path(item)))
+        if self.index_root is not None:
+            if not self.index_root.is_dir():
+                raise ValueError(f"--index-root {self.index_root} is not a folder")
+            pairs += [
+                (path.parent.name, path.parent)
+                for path in sorted(self.index_root.glob("*/manifest.json"))
+                if not path.parent.name.endswith(".partial")
+            ]
+        for name, directory in pairs:
+            if name in directories and directories[name].resolve() != directory.resolve():
+                raise ValueError(f"two indexes are called {name!r}: {directories[name]} and {directory}")
+            directories[name] = directory
+        return directories
+
+    def recipe_sources(self) -> dict[str, str]:
+        """Return the recipe file or built-in name given for each index name."""
+        return {name: source for name, _, source in (item.partition("=") for item in self.recipe)}
+
+    def limits(self) -> dict[str, int | float]:
+        """Return the limits a client needs to know, as ``/v1/info`` shows them."""
+        names = (
+            "max_body_bytes",
+            "max_budget",
+            "max_batch",
+            "max_ids",
+            "max_page",
+            "workers",
+            "queue",
+            "deadline_seconds",
+        )
+        return {name: getattr(self, name) for name in names}

@@ -1,0 +1,160 @@
+"""What every route needs: the engine, the workplace, the settings, the metrics of this app."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from service.engine import Engine
+from service.errors import LimitExceededError, UnsupportedMediaTypeError
+from service.metrics import Metrics
+from service.schemas.answers import Answer, AnswerFacts, Hit, ScoresResponse, SketchesResponse, StreamStart
+from service.schemas.questions import AttributionRequest, ScoresRequest, SketchesRequest
+from service.served_index import SKETCH_TIMING
+from service.settings import Settings
+from service.workplace import Deadline, Workplace
+
+
+@dataclass
+class State:
+    """The parts of one running service.
+
+    Attributes:
+        settings: Its settings.
+        engine: Its indexes.
+        workplace: Where it computes.
+        metrics: What it counts.
+        ready: Whether it takes requests.
+    """
+
+    settings: Settings
+    engine: Engine
+    workplace: Workplace
+    metrics: Metrics
+    ready: bool = False
+
+    def deadline(self) -> Deadline:
+        """Return the clock of a request, started."""
+        return Deadline(self.settings.deadline_seconds)
+
+    def check_length(self, name: str, length: int, limit: str, *, parameter: bool = False) -> None:
+        """Refuse more of something than a setting allows.
+
+        Args:
+            name: The field or parameter.
+            length: How much of it there is.
+            limit: The setting.
+            parameter: Whether it is a query parameter rather than a field of the body.
+
+        Raises:
+            LimitExceededError: If there is too much.
+        """
+        most = getattr(self.settings, limit)
+        if length > most:
+            raise LimitExceededError(
+                f"{name.replace('/', '.')}: {length} is more than this service allows at once ({limit} is {most})",
+                pointer=None if parameter else f"/{name}",
+                parameter=name if parameter else None,
+                allowed={limit: most},
+            )
+
+    def attribute(self, index: str, asked: AttributionRequest, deadline: Deadline) -> Answer:
+        """Answer an attribution request in the calling thread, within the limits, and count it.
+
+        Args:
+            index: The index asked.
+            asked: The request.
+            deadline: When to stop.
+
+        Returns:
+            The answer.
+        """
+        self._check_attribution(asked)
+        begun = time.perf_counter()
+        answer = self.engine.attribute(asked, index, deadline.check)
+        self.metrics.attributions.labels(index, asked.method).inc()
+        self.metrics.attribution_seconds.labels(index, asked.method).observe(time.perf_counter() - begun)
+        if SKETCH_TIMING in answer.timings_ms:
+            self.metrics.sketch_seconds.labels(index).observe(answer.timings_ms[SKETCH_TIMING] / 1000)
+        return answer
+
+    def stream(
+        self, index: str, asked: AttributionRequest, deadline: Deadline
+    ) -> Iterator[StreamStart | Hit | AnswerFacts]:
+        """Judge an attribution request in the calling thread, within the limits; the parts of its answer follow.
+
+        Args:
+            index: The index asked.
+            asked: The request.
+            deadline: When to stop.
+
+        Returns:
+            The parts, made when they are asked for.
+        """
+        self._check_attribution(asked)
+        parts = self.engine.stream(asked, index, deadline.check)
+        self.metrics.attributions.labels(index, asked.method).inc()
+        return parts
+
+    def score(self, index: str, asked: ScoresRequest) -> ScoresResponse:
+        """Rescore a set in the calling thread, within the limits.
+
+        Args:
+            index: The index asked.
+            asked: The request.
+
+        Returns:
+            The nats.
+        """
+        self.check_length("ids", len(asked.ids), "max_ids")
+        self.check_length("exclude_ids", len(asked.exclude_ids or ()), "max_ids")
+        return self.engine.score(asked, index)
+
+    def sketch(self, index: str, asked: SketchesRequest, deadline: Deadline) -> SketchesResponse:
+        """Sketch queries in the calling thread, within the limits, and count the time.
+
+        Args:
+            index: The index asked.
+            asked: The request.
+            deadline: When to stop.
+
+        Returns:
+            The sketches.
+        """
+        self.check_length("queries", len(asked.queries), "max_batch")
+        return self.engine.sketch(asked, index, deadline.check)
+
+    def _check_attribution(self, asked: AttributionRequest) -> None:
+        self.check_length("budget", asked.budget, "max_budget")
+        if asked.filter is not None:
+            self.check_length("filter/ids", len(asked.filter.ids or ()), "max_ids")
+            self.check_length("filter/exclude_ids", len(asked.filter.exclude_ids or ()), "max_ids")
+
+
+def state_of(request: Request) -> State:
+    """Return the parts of the service a request came to."""
+    state: State = request.app.state.service
+    return state
+
+
+def require_json(request: Request) -> None:
+    """Refuse a body that does not say it is JSON: a browser's form cannot reach the service across sites.
+
+    Args:
+        request: The request.
+
+    Raises:
+        UnsupportedMediaTypeError: If the Content-Type is another one or none.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaTypeError(
+            f"the body must be JSON, not {media_type or 'of no named type'}; send Content-Type: application/json",
+            allowed=["application/json"],
+        )
+
+
+Service = Annotated[State, Depends(state_of)]
+JsonBody = Depends(require_json)

@@ -1,0 +1,96 @@
+"""The stored examples of an index as the client sees them: pages, single ones, previews."""
+
+from typing import Any
+
+from service.errors import ContentNotFoundError, UnknownExampleError
+from service.schemas.cards import Example, ExamplePage
+from service.schemas.questions import Split
+from sketchstore.examples import ExampleTable
+from sketchstore.manifest import NO_LABEL
+from sketchstore.reader import Index
+
+
+def page(index: Index, split: Split, offset: int, limit: int) -> ExamplePage:
+    """Return consecutive examples of a split.
+
+    Args:
+        index: The index.
+        split: The split.
+        offset: The first row.
+        limit: How many.
+
+    Returns:
+        The examples that exist, and how many the split has.
+    """
+    table = _table(index, split)
+    if table is None:
+        return ExamplePage(examples=[], total=0)
+    rows = range(min(offset, table.count), min(offset + limit, table.count))
+    return ExamplePage(examples=[_example(table, row) for row in rows], total=table.count)
+
+
+def single(index: Index, split: Split, row: int) -> Example:
+    """Return one example.
+
+    Args:
+        index: The index.
+        split: The split.
+        row: The row.
+
+    Returns:
+        The example.
+
+    Raises:
+        UnknownExampleError: If there is no such row.
+    """
+    table = _table(index, split)
+    if table is None or row >= table.count:
+        count = 0 if table is None else table.count
+        raise UnknownExampleError(
+            f"split {split} has {count} rows, and no row {row}",
+            parameter="row",
+            allowed={"ge": 0, "lt": count},
+        )
+    return _example(table, row)
+
+
+def content(index: Index, split: Split, row: int) -> tuple[str, bytes]:
+    """Return the stored preview of an example.
+
+    Args:
+        index: The index.
+        split: The split.
+        row: The row.
+
+    Returns:
+        Its media type and bytes.
+
+    Raises:
+        ContentNotFoundError: If none was stored.
+    """
+    single(index, split, row)
+    table = _table(index, split)
+    preview = None if table is None else table.preview(row)
+    if preview is None:
+        raise ContentNotFoundError(f"row {row} of split {split} has no stored content", parameter="row")
+    return preview
+
+
+def _table(index: Index, split: Split) -> ExampleTable | None:
+    if split == "train":
+        return index.examples
+    return None if index.queries is None else index.queries.examples
+
+
+def _example(table: ExampleTable, row: int) -> Example:
+    label = table.label(row)
+    preview = table.preview(row)
+    metadata: dict[str, Any] = dict(table.metadata(row))
+    return Example(
+        row=row,
+        id=table.id(row),
+        label=None if label == NO_LABEL else label,
+        predicted_label=table.predicted_label(row),
+        metadata=metadata,
+        content_type=None if preview is None else preview[0],
+    )

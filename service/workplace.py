@@ -1,0 +1,139 @@
+"""Where the computing happens: a few worker threads, a bounded queue before them, a deadline for every request."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from service.errors import DeadlineExceededError, QueueFullError
+
+Result = TypeVar("Result")
+
+
+class Deadline:
+    """The moment by which a request must be answered.
+
+    Attributes:
+        seconds: How long the request had from its start.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Start the clock.
+
+        Args:
+            seconds: How long the request has.
+        """
+        self.seconds = seconds
+        self._at = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds that remain, negative when it has passed."""
+        return self._at - time.monotonic()
+
+    def check(self) -> None:
+        """Stop a computation that has taken too long; called between its steps.
+
+        Raises:
+            DeadlineExceededError: If the moment has passed.
+        """
+        if self.left <= 0:
+            raise DeadlineExceededError(
+                f"the request was not answered within {self.seconds:g} s; ask for a smaller budget or fewer queries"
+            )
+
+
+class Workplace:
+    """Runs CPU work in threads: at most ``workers`` at a time, at most ``queue`` waiting, the rest refused.
+
+    Attributes:
+        workers: Requests that compute at the same time.
+        queue: Requests that may wait.
+    """
+
+    def __init__(self, workers: int, queue: int) -> None:
+        """Open the workplace.
+
+        Args:
+            workers: Requests that compute at the same time.
+            queue: Requests that may wait.
+        """
+        self.workers = workers
+        self.queue = queue
+        self._busy = 0
+        self._waiting = 0
+        self._free = anyio.Semaphore(workers)
+        # A thread is only ever taken by a request that holds a desk, so this limiter never makes anyone wait.
+        self._threads = anyio.CapacityLimiter(workers)
+
+    @property
+    def busy(self) -> int:
+        """Requests that compute now."""
+        return self._busy
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait now."""
+        return self._waiting
+
+    @asynccontextmanager
+    async def desk(self, deadline: Deadline) -> AsyncIterator[None]:
+        """Hold one of the workers' places for as long as the block runs.
+
+        Args:
+            deadline: When waiting for it has no more use.
+
+        Yields:
+            Nothing; the place is held inside the block.
+
+        Raises:
+            QueueFullError: If as many requests wait as may.
+            DeadlineExceededError: If no place came free in time.
+        """
+        if self._busy + self._waiting >= self.workers + self.queue:
+            raise QueueFullError(
+                f"{self._busy} requests compute and {self._waiting} wait; try again in a second",
+                headers={"Retry-After": "1"},
+            )
+        self._waiting += 1
+        try:
+            with anyio.move_on_after(max(deadline.left, 0.0)) as scope:
+                await self._free.acquire()
+        finally:
+            self._waiting -= 1
+        if scope.cancelled_caught:
+            deadline.check()
+            raise DeadlineExceededError("no worker came free in time")
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            self._free.release()
+
+    async def at_desk(self, work: Callable[[], Result]) -> Result:
+        """Run work in a thread; only inside :meth:`desk`.
+
+        Args:
+            work: What to compute.
+
+        Returns:
+            What ``work`` returned.
+        """
+        return await anyio.to_thread.run_sync(work, limiter=self._threads)
+
+    async def run(self, work: Callable[[], Result], deadline: Deadline) -> Result:
+        """Wait for a place and run work in a thread.
+
+        Args:
+            work: What to compute; it checks the deadline between its steps itself.
+            deadline: When the answer must be there.
+
+        Returns:
+            What ``work`` returned.
+        """
+        async with self.desk(deadline):
+            return await self.at_desk(work)

@@ -1,0 +1,260 @@
+"""What is wrong with an index directory, as a stream of errors: opening raises the first, verifying lists them all."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+
+from sketchstore.arrays import Array, map_npy
+from sketchstore.derived import find_derived_damage
+from sketchstore.digests import digest_file
+from sketchstore.errors import (
+    CorruptIndexError,
+    DigestMismatchError,
+    ExampleTableError,
+    ExtraFileError,
+    LabelMismatchError,
+    ManifestError,
+    MissingFileError,
+    NormMismatchError,
+    NotFiniteValueError,
+    OversizedFileError,
+    QueryTableError,
+    RowCountError,
+    SwappedFilesError,
+    TruncatedFileError,
+)
+from sketchstore.examples import ExampleTable
+from sketchstore.layout import files_below
+from sketchstore.manifest import (
+    BUILD_LOG,
+    DERIVED,
+    MANIFEST,
+    NO_LABEL,
+    FileEntry,
+    Manifest,
+    column_file,
+    query_file,
+    read_manifest,
+)
+from sketchstore.norms import mean_squared_norms, squared_norms
+from sketchstore.queries import QueryStore
+from sketchstore.view import View
+
+Depth = Literal["sizes", "digests", "values"]
+NORM_TOLERANCE = 1e-12  # float64 sums of the same values in another order
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing wrong with an index directory."""
+
+    file: str
+    kind: str
+    message: str
+
+
+def find_damage(path: Path, depth: Depth, derived: bool = True) -> Iterator[CorruptIndexError]:
+    """Everything wrong with an index directory, as far as ``depth`` looks.
+
+    Args:
+        path: The index directory.
+        depth: "sizes" looks at the manifest, lengths, norms and labels; "digests" also reads every byte once;
+            "values" also looks at the values.
+        derived: Whether to look below derived/ (never at depth "sizes").
+
+    Yields:
+        One error per damage, each naming its file.
+    """
+    try:
+        manifest = read_manifest(path)
+    except (ManifestError, MissingFileError) as unreadable:
+        yield unreadable
+        return
+    bad: set[str] = set()
+    for error in _file_damage(path, manifest, depth):
+        bad.add(error.file)
+        yield error
+    for needed, inspect in _inspections(path, manifest, depth):
+        if bad.isdisjoint(needed):
+            for error in _collect(inspect):
+                bad.add(error.file)
+                yield error
+    if derived and depth != "sizes" and (path / DERIVED).is_dir():
+        yield from find_derived_damage(path, manifest)
+
+
+def _collect(inspect: Callable[[], Iterator[CorruptIndexError]]) -> Iterator[CorruptIndexError]:
+    try:
+        yield from inspect()
+    except CorruptIndexError as error:
+        yield error
+
+
+def _file_damage(path: Path, manifest: Manifest, depth: Depth) -> Iterator[CorruptIndexError]:
+    for file in files_below(path):
+        known = file in manifest.files or file in (MANIFEST, BUILD_LOG) or file.startswith(f"{DERIVED}/")
+        if not known:
+            yield ExtraFileError(file, "is not a file of this index; move it out of the directory")
+    owners = {entry.blake3: file for file, entry in manifest.files.items()}
+    for file, entry in manifest.files.items():
+        target = path / file
+        if not target.is_file():
+            yield MissingFileError(file, "is missing; restore it, or rebuild the index")
+            continue
+        size = target.stat().st_size
+        if depth == "sizes":
+            if size != entry.bytes:
+                yield _size_error(file, size, entry)
+            continue
+        same_size = any(other.bytes == size for other in manifest.files.values())
+        digest = digest_file(target) if same_size else ""
+        if digest == entry.blake3:
+            continue
+        if digest in owners:
+            yield SwappedFilesError(file, f"holds the bytes of {owners[digest]}")
+        elif size != entry.bytes:
+            yield _size_error(file, size, entry)
+        else:
+            yield DigestMismatchError(file, f"its BLAKE3 digest is {digest}, the manifest says {entry.blake3}")
+
+
+def _size_error(file: str, size: int, entry: FileEntry) -> CorruptIndexError:
+    kind = TruncatedFileError if size < entry.bytes else OversizedFileError
+    return kind(file, f"has {size} bytes, the manifest says {entry.bytes}")
+
+
+def _inspections(
+    path: Path, manifest: Manifest, depth: Depth
+) -> Iterator[tuple[set[str], Callable[[], Iterator[CorruptIndexError]]]]:
+    # Pairs of the files an inspection reads and the inspection: it is left out when one of them is damaged.
+    labels_file = column_file("labels")
+    yield {labels_file}, lambda: _label_damage(path, manifest)
+    for name in manifest.views:
+        norms = {labels_file, column_file(f"squared_norms.{name}")}
+        yield norms, lambda name=name: _norm_damage(path, manifest, name)  # type: ignore[misc]
+        if depth != "sizes":
+            shards = {shard.file for shard in manifest.views[name].shards}
+            yield norms | shards, lambda name=name: _sketch_damage(path, manifest, name, depth)  # type: ignore[misc]
+    if depth == "sizes":
+        return
+    for name in manifest.columns:
+        yield {column_file(name)}, lambda name=name: _column_damage(path, manifest, name, depth)  # type: ignore[misc]
+    train = ExampleTable(path, "examples.parquet", manifest.num_rows, "train")
+    yield {"examples.parquet", labels_file}, lambda: _example_damage(train, "examples.parquet", path, manifest, depth)
+    if manifest.queries is None:
+        return
+    store = QueryStore(path, manifest.queries, manifest.sketch_dim)
+    file = "queries/examples.parquet"
+    yield {file}, lambda: _example_damage(store.examples, file, path, manifest, depth)
+    for name in manifest.queries.sketches:
+        yield {query_file(name)}, lambda name=name: _query_damage(store, name, depth)  # type: ignore[misc]
+
+
+def _label_damage(path: Path, manifest: Manifest) -> Iterator[CorruptIndexError]:
+    file = column_file("labels")
+    labels = map_npy(path / file, file, dtype="<i8", shape=(manifest.num_rows,))
+    if int(labels.min()) < NO_LABEL:
+        yield LabelMismatchError(file, f"holds label {int(labels.min())}; labels are 0 or more, and -1 for none")
+        return
+    values, counts = np.unique(labels[labels != NO_LABEL], return_counts=True)
+    found = {str(value): int(count) for value, count in zip(values, counts, strict=True)}
+    for label in sorted(set(found) | set(manifest.labels.counts), key=int):
+        if found.get(label) != manifest.labels.counts.get(label):
+            counted = manifest.labels.counts.get(label, 0)
+            yield LabelMismatchError(
+                file, f"has {found.get(label, 0)} rows of label {label}, the manifest says {counted}"
+            )
+
+
+def _norm_damage(path: Path, manifest: Manifest, name: str) -> Iterator[CorruptIndexError]:
+    file, labels_file = column_file(f"squared_norms.{name}"), column_file("labels")
+    norms = map_npy(path / file, file, dtype="<f8", shape=(manifest.num_rows,))
+    if (bad := _first_not_finite(norms)) is not None or norms.min() < 0:
+        yield NotFiniteValueError(file, f"row {bad if bad is not None else int(norms.argmin())} is {norms[bad or 0]}")
+        return
+    labels = map_npy(path / labels_file, labels_file, dtype="<i8", shape=(manifest.num_rows,))
+    mean, by_label = mean_squared_norms(norms, labels)
+    entry = manifest.views[name]
+    stated = {"all rows": entry.mean_squared_norm} | {
+        f"label {label}": value for label, value in entry.mean_squared_norm_by_label.items()
+    }
+    found = {"all rows": mean} | {f"label {label}": value for label, value in by_label.items()}
+    for rows, value in stated.items():
+        if not math.isclose(found.get(rows, math.nan), value, rel_tol=NORM_TOLERANCE):
+            yield NormMismatchError(file, f"mean over {rows} is {found.get(rows)}, the manifest says {value}")
+
+
+def _sketch_damage(path: Path, manifest: Manifest, name: str, depth: Depth) -> Iterator[CorruptIndexError]:
+    view = View(path, manifest, name, torch.empty(0, dtype=torch.int64))
+    start = 0
+    for number, shard in enumerate(manifest.views[name].shards):
+        stored = view.shard(number)
+        if depth == "values":
+            norms = squared_norms(stored, view.scale)
+            difference = np.abs(norms - view.squared_norms[start : start + shard.rows].numpy())
+            wrong = np.flatnonzero(difference > NORM_TOLERANCE * norms)
+            if (bad := _first_not_finite(norms)) is not None:
+                yield NotFiniteValueError(shard.file, f"row {start + bad} of view {name!r} is not finite")
+            elif wrong.size:
+                yield NormMismatchError(
+                    column_file(f"squared_norms.{name}"),
+                    f"row {start + int(wrong[0])}: the stored sketch has squared norm {norms[wrong[0]]}",
+                )
+        start += shard.rows
+
+
+def _column_damage(path: Path, manifest: Manifest, name: str, depth: Depth) -> Iterator[CorruptIndexError]:
+    file, column = column_file(name), manifest.columns[name]
+    values = map_npy(path / file, file, dtype=column.dtype, shape=column.shape)
+    if depth == "values" and not name.startswith("squared_norms."):
+        flat = values.reshape(values.shape[0], -1).sum(axis=1, dtype=np.float64)
+        if (bad := _first_not_finite(flat)) is not None:
+            yield NotFiniteValueError(file, f"row {bad} is not finite")
+
+
+def _first_not_finite(values: Array) -> int | None:
+    bad = np.flatnonzero(~np.isfinite(values))
+    return int(bad[0]) if bad.size else None
+
+
+def _example_damage(
+    table: ExampleTable, file: str, path: Path, manifest: Manifest, depth: Depth
+) -> Iterator[CorruptIndexError]:
+    table.parquet  # noqa: B018 -- opening checks columns and row count
+    if depth != "values":
+        return
+    rows = table.column("row").to_numpy()
+    if table.column("row").null_count or not np.array_equal(rows, np.arange(table.count)):
+        yield RowCountError(file, "column row is not 0, 1, 2, …")
+    ids = table.column("id")
+    if ids.null_count or pc.count_distinct(ids).as_py() != table.count:
+        yield ExampleTableError(file, "column id has empty or repeated ids")
+    labels = table.column("label")
+    if labels.null_count:
+        yield LabelMismatchError(file, "column label has empty values; -1 stands for no label")
+    elif table.split == "train":
+        labels_file = column_file("labels")
+        stored = map_npy(path / labels_file, labels_file, dtype="<i8", shape=(manifest.num_rows,))
+        wrong = np.flatnonzero(labels.to_numpy() != stored)
+        if wrong.size:
+            yield LabelMismatchError(file, f"row {int(wrong[0])} has another label than {labels_file}")
+
+
+def _query_damage(store: QueryStore, name: str, depth: Depth) -> Iterator[CorruptIndexError]:
+    file = query_file(name)
+    sketches, rows, targets = store.arrays(name)
+    if rows.size and (rows.min() < 0 or rows.max() >= store.count):
+        yield QueryTableError(file, f"names a query row outside 0 to {store.count - 1}")
+    if targets.size and targets.min() < NO_LABEL:
+        yield QueryTableError(file, f"names target label {int(targets.min())}")
+    pairs = set(zip(rows.tolist(), targets.tolist(), strict=True))
+    if len(pairs) != rows.size:
+        yield QueryTableError(file, "names a query row and target twice")
+    if depth == "values" and (bad := _first_not_finite(squared_norms(sketches, 1.0))) is not None:
+        yield NotFiniteValueError(file, f"sketch {bad} is not finite")

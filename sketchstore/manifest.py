@@ -1,0 +1,352 @@
+"""The manifest of an index directory: what the sketches are, and the length and digest of every file (FORMAT.md)."""
+
+import json
+import math
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
+
+from sketchstore.digests import canonical_json, digest_json
+from sketchstore.errors import (
+    FormatVersionError,
+    IncompatibleSketchError,
+    ManifestEditedError,
+    ManifestFieldError,
+    ManifestSyntaxError,
+    MissingFileError,
+)
+
+FORMAT = "nattribute-index"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+BUILD_LOG = "build-log.jsonl"
+DERIVED = "derived"
+REVISION_DIGITS = 32
+NO_LABEL = -1
+
+Comparable = Literal["label", "all"]
+StorageDtype = Literal["float32", "float16"]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ViewName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+ColumnName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64})?$")]
+LabelKey = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]*)$")]
+FilePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$")]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A part of the manifest: immutable, and closed to unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Parameter(Section):
+    """One parameter tensor of the model, in the order in which the sketch reads it."""
+
+    name: str
+    shape: tuple[int, ...]
+    ntk_scale: Finite
+
+
+class Sketch(Section):
+    """The sketching matrix: two sketches may meet in an inner product only if these agree."""
+
+    family: str
+    seed: int
+    dim: Annotated[int, Field(ge=1)]
+    num_parameters: Annotated[int, Field(ge=0)]
+    parameters: tuple[Parameter, ...] = ()
+    options: dict[str, JsonValue] = {}
+
+    @model_validator(mode="after")
+    def _parameters_add_up(self) -> "Sketch":
+        total = sum(math.prod(parameter.shape) for parameter in self.parameters)
+        if self.parameters and total != self.num_parameters:
+            raise ValueError(f"num_parameters is {self.num_parameters}, the listed parameters have {total}")
+        return self
+
+    def check_same(self, other: "Sketch", *, what: str = "the query", index: str = "this index") -> None:
+        """Refuse a sketch that was made with another sketching matrix.
+
+        Args:
+            other: The sketch that ``what`` was made with.
+            what: Name of the thing sketched, for the message.
+            index: Name of the index, for the message.
+
+        Raises:
+            IncompatibleSketchError: If family, seed, dim, options or parameters differ; it names the first.
+        """
+        for field in ("family", "seed", "dim", "options", "num_parameters", "parameters"):
+            mine, theirs = getattr(self, field), getattr(other, field)
+            if mine == theirs:
+                continue
+            if field == "parameters":
+                mine, theirs = _first_difference(mine, theirs)
+            raise IncompatibleSketchError(
+                f"{what} was sketched with {field} {theirs}, index {index!r} with {field} {mine}; inner products "
+                "between different sketching matrices mean nothing. Sketch the query with this index's manifest, "
+                "or rebuild the index."
+            )
+
+
+def _first_difference(mine: tuple[Parameter, ...], theirs: tuple[Parameter, ...]) -> tuple[str, str]:
+    for ours, other in zip(mine, theirs, strict=False):
+        if ours != other:
+            return str(ours), str(other)
+    return f"count {len(mine)}", f"count {len(theirs)}"
+
+
+class Measurement(Section):
+    """The scalar being explained."""
+
+    name: str
+    options: dict[str, JsonValue] = {}
+
+
+class Recipe(Section):
+    """The recipe that gave model and data; ``file_digest`` is of a user's recipe file."""
+
+    name: str
+    builtin: bool
+    options: dict[str, JsonValue] = {}
+    file_digest: Digest | None = None
+
+
+class Build(Section):
+    """What was fixed before the first row: rows per block, rows per shard, and all that decides bytes."""
+
+    block_rows: Annotated[int, Field(ge=1)]
+    shard_rows: Annotated[int, Field(ge=1)]
+    compute_rows: Annotated[int, Field(ge=1)] = 1
+    num_threads: Annotated[int, Field(ge=1)] = 1
+    device: str = "cpu"
+    versions: dict[str, str] = {}
+    options: dict[str, JsonValue] = {}
+
+
+class SourceDigests(Section):
+    """Digests of what the sketches were made from."""
+
+    weights: Digest | None = None
+    data_order: Digest | None = None
+
+
+class Shard(Section):
+    """One file of consecutive rows of a view."""
+
+    file: FilePath
+    rows: Annotated[int, Field(ge=1)]
+
+
+class ViewEntry(Section):
+    """One view: stored value × 2**scale_exponent is the sketch in measurement units."""
+
+    scale_exponent: Annotated[int, Field(ge=-1022, le=1023)]
+    comparable: Comparable
+    mean_squared_norm: NonNegative
+    mean_squared_norm_by_label: dict[LabelKey, NonNegative]
+    shards: tuple[Shard, ...]
+
+
+class Labels(Section):
+    """How many rows each label has; rows without a label are in no count."""
+
+    counts: dict[LabelKey, Annotated[int, Field(ge=1)]]
+    names: dict[LabelKey, str] | None = None
+
+
+class Column(Section):
+    """One .npy of per-row values."""
+
+    dtype: Literal["int64", "float32", "float64"]
+    shape: tuple[Annotated[int, Field(ge=0)], ...]
+
+
+class Queries(Section):
+    """The query set sketched at build: ``sketches`` maps a view to its number of stored sketches."""
+
+    count: Annotated[int, Field(ge=0)]
+    sketches: dict[ViewName, Annotated[int, Field(ge=0)]]
+
+
+class FileEntry(Section):
+    """Length and BLAKE3 of one file."""
+
+    bytes: Annotated[int, Field(ge=0)]
+    blake3: Digest
+
+
+class Manifest(Section):
+    """The whole manifest, format version 1."""
+
+    format: Literal["nattribute-index"]
+    format_version: Literal[1]
+    name: str
+    revision: Annotated[str, StringConstraints(pattern=rf"^[0-9a-f]{{{REVISION_DIGITS}}}$")]
+    num_rows: Annotated[int, Field(ge=1)]
+    sketch_dim: Annotated[int, Field(ge=1)]
+    dtype: StorageDtype
+    sketch: Sketch
+    measurement: Measurement
+    views: dict[ViewName, ViewEntry]
+    labels: Labels
+    columns: dict[ColumnName, Column]
+    recipe: Recipe
+    build: Build
+    digests: SourceDigests
+    default_relative_noise: Positive | None
+    distortion: JsonValue
+    queries: Queries | None
+    files: dict[FilePath, FileEntry]
+
+    @model_validator(mode="after")
+    def _facts_agree(self) -> "Manifest":
+        if self.sketch.dim != self.sketch_dim:
+            raise ValueError(f"sketch_dim is {self.sketch_dim}, sketch.dim {self.sketch.dim}")
+        if not self.views:
+            raise ValueError("views is empty; an index has at least one view")
+        for name, view in self.views.items():
+            rows = sum(shard.rows for shard in view.shards)
+            if rows != self.num_rows:
+                raise ValueError(f"the shards of view {name!r} hold {rows} rows, num_rows is {self.num_rows}")
+            missing = [shard.file for shard in view.shards if shard.file not in self.files]
+            if missing:
+                raise ValueError(f"view {name!r} names {missing[0]}, which files does not list")
+            if f"squared_norms.{name}" not in self.columns:
+                raise ValueError(f"columns lacks squared_norms.{name}")
+            if set(view.mean_squared_norm_by_label) != set(self.labels.counts):
+                raise ValueError(f"mean_squared_norm_by_label of view {name!r} and labels.counts name other labels")
+        if "labels" not in self.columns:
+            raise ValueError("columns lacks labels")
+        if sum(self.labels.counts.values()) > self.num_rows:
+            raise ValueError(f"labels.counts add up to more than num_rows {self.num_rows}")
+        for name, column in self.columns.items():
+            if not column.shape or column.shape[0] != self.num_rows:
+                raise ValueError(f"column {name!r} has shape {list(column.shape)}, its first axis must be num_rows")
+        needed = {"examples.parquet"} | {column_file(name) for name in self.columns}
+        if self.queries is not None:
+            needed |= {"queries/examples.parquet"} | {query_file(view) for view in self.queries.sketches}
+        if not needed <= set(self.files):
+            raise ValueError(f"files does not list {sorted(needed - set(self.files))[0]}")
+        if any(PurePosixPath(file).parts[0] == DERIVED or file in (MANIFEST, BUILD_LOG) for file in self.files):
+            raise ValueError("files must not list manifest.json, build-log.jsonl or anything under derived/")
+        return self
+
+
+def column_file(name: str) -> str:
+    """Where a column lies.
+
+    Args:
+        name: The column.
+
+    Returns:
+        Path inside the index directory.
+    """
+    return f"columns/{name}.npy"
+
+
+def query_file(view: str) -> str:
+    """Where a view's query sketches lie.
+
+    Args:
+        view: The view.
+
+    Returns:
+        Path inside the index directory.
+    """
+    return f"queries/{view}.safetensors"
+
+
+def shard_file(view: str, number: int) -> str:
+    """Where a shard of a view lies.
+
+    Args:
+        view: The view.
+        number: The shard, from 0.
+
+    Returns:
+        Path inside the index directory.
+    """
+    return f"sketches/{view}/{number:05d}.safetensors"
+
+
+def revision_of(manifest: dict[str, Any]) -> str:
+    """The revision a manifest must carry: the digest of everything in it but the revision itself.
+
+    Args:
+        manifest: The manifest as parsed from JSON, with or without ``revision``.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    return digest_json({key: value for key, value in manifest.items() if key != "revision"})[:REVISION_DIGITS]
+
+
+def _refuse_constant(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def parse_manifest(text: bytes) -> Manifest:
+    """Read a manifest and believe nothing in it before its revision has been checked.
+
+    Args:
+        text: Content of manifest.json.
+
+    Returns:
+        The validated manifest.
+
+    Raises:
+        ManifestSyntaxError: If it is not a JSON object.
+        FormatVersionError: If it is of a format or version this reader does not know.
+        ManifestEditedError: If its revision is not the digest of its content.
+        ManifestFieldError: If a field is missing, unknown or out of range.
+    """
+    try:
+        value = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
+        canonical = canonical_json(value)  # refuses 1e999 and lone surrogates, which json.loads lets through
+    except (ValueError, RecursionError) as error:
+        raise ManifestSyntaxError(MANIFEST, f"is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ManifestSyntaxError(MANIFEST, f"must be a JSON object, is a {type(value).__name__}")
+    if value.get("format") != FORMAT:
+        raise FormatVersionError(f"format is {value.get('format')!r}, this reader knows {FORMAT!r} only")
+    if value.get("format_version") != FORMAT_VERSION or isinstance(value["format_version"], bool):
+        raise FormatVersionError(
+            f"format_version is {value.get('format_version')!r}, this reader knows {FORMAT_VERSION}. "
+            "Upgrade nattribute to read a newer index, or rebuild the index with `indexer build`."
+        )
+    expected = revision_of(value)
+    if value.get("revision") != expected:
+        raise ManifestEditedError(
+            MANIFEST,
+            f"revision is {value.get('revision')!r}, the digest of the content is {expected!r}: the manifest was "
+            "changed after publication. Restore it, or rebuild the index.",
+        )
+    try:
+        return Manifest.model_validate_json(canonical, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise ManifestFieldError(MANIFEST, f"{where}: {first['msg']}") from error
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read the manifest of an index directory.
+
+    Args:
+        path: The index directory.
+
+    Returns:
+        The validated manifest.
+
+    Raises:
+        MissingFileError: If there is no manifest.json.
+    """
+    try:
+        text = (path / MANIFEST).read_bytes()
+    except FileNotFoundError as error:
+        raise MissingFileError(MANIFEST, "is not there; every index directory has one") from error
+    return parse_manifest(text)

@@ -1,0 +1,152 @@
+"""Opening an index directory: check it, then read sketches, examples, queries and derived entries lazily."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sketchstore.arrays import map_npy
+from sketchstore.derived import Derived
+from sketchstore.errors import (
+    FormatVersionError,
+    IndexNotFoundError,
+    UnknownColumnError,
+    UnknownViewError,
+    UnpublishedIndexError,
+    listed,
+)
+from sketchstore.examples import ExampleTable
+from sketchstore.inspection import Damage, find_damage
+from sketchstore.layout import PARTIAL_SUFFIX
+from sketchstore.manifest import MANIFEST, Manifest, column_file, read_manifest
+from sketchstore.queries import QueryStore
+from sketchstore.view import View
+
+Check = Literal["digests", "sizes"]
+WEIGHTS = "model.safetensors"
+
+
+class Index:
+    """An open index directory, read-only.
+
+    Args:
+        path: The directory.
+        manifest: Its manifest, already checked.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.name = manifest.name
+        self.revision = manifest.revision
+        self.num_rows = manifest.num_rows
+        self.sketch_dim = manifest.sketch_dim
+        self.labels = self.column("labels")
+        self.views = {name: View(path, manifest, name, self.labels) for name in manifest.views}
+        self.examples = ExampleTable(path, "examples.parquet", manifest.num_rows, "train")
+        self.queries = QueryStore(path, manifest.queries, manifest.sketch_dim) if manifest.queries else None
+        self.derived = Derived(path, manifest, self.views)
+
+    def __repr__(self) -> str:
+        return f"Index({self.name!r}, revision {self.revision}, {self.num_rows} rows, views {listed(self.views)})"
+
+    def view(self, name: str) -> View:
+        """One view.
+
+        Args:
+            name: The view.
+
+        Returns:
+            The view.
+
+        Raises:
+            UnknownViewError: If the index has no such view.
+        """
+        if name not in self.views:
+            raise UnknownViewError(f"index {self.name!r} has no view {name!r}; its views are {listed(self.views)}")
+        return self.views[name]
+
+    def column(self, name: str) -> Tensor:
+        """Per-row values, memory-mapped.
+
+        Args:
+            name: The column, such as ``labels``, ``one_minus_p`` or ``squared_norms.own``.
+
+        Returns:
+            Tensor whose first axis is the rows. Writing to it changes this process's copy only.
+
+        Raises:
+            UnknownColumnError: If the index has no such column.
+        """
+        if name not in self.manifest.columns:
+            raise UnknownColumnError(
+                f"index {self.name!r} has no column {name!r}; its columns are {listed(self.manifest.columns)}"
+            )
+        column, file = self.manifest.columns[name], column_file(name)
+        return torch.from_numpy(map_npy(self.path / file, file, dtype=column.dtype, shape=column.shape))
+
+    @cached_property
+    def predicted_labels(self) -> Tensor | None:
+        """The label the model gives to every row, int64 [n]; None where none were stored."""
+        return self.column("predicted_labels") if "predicted_labels" in self.manifest.columns else None
+
+    @property
+    def weights_path(self) -> Path | None:
+        """The model's weights, or None for an index built without them."""
+        return self.path / WEIGHTS if WEIGHTS in self.manifest.files else None
+
+
+def _directory(path: str | os.PathLike[str]) -> Path:
+    directory = Path(path)
+    if not directory.is_dir():
+        raise IndexNotFoundError(f"there is no index directory at {directory}. Build one with `indexer build`.")
+    if directory.name.endswith(PARTIAL_SUFFIX):
+        raise UnpublishedIndexError(f"{directory} is an unfinished build. Finish it with `indexer build --resume`.")
+    if not (directory / MANIFEST).exists() and not any(directory.glob("*/")):
+        raise IndexNotFoundError(f"{directory} has no {MANIFEST}: it is not an index directory.")
+    return directory
+
+
+def open_index(path: str | os.PathLike[str], *, check: Check = "digests", derived: bool = True) -> Index:
+    """Open an index directory, refusing it at the first thing that is not as published.
+
+    ``check="digests"`` reads every file once and compares it with the manifest. ``check="sizes"`` reads the manifest,
+    the norms, the labels and the files' lengths only, and believes the rest.
+
+    Args:
+        path: The index directory.
+        check: How much to check.
+        derived: Whether damaged or stale derived entries are refused too; ``indexer derive`` repairs them.
+
+    Returns:
+        The open index.
+
+    Raises:
+        CorruptIndexError: If a file is not as published: one subclass per kind of damage, naming the file.
+    """
+    directory = _directory(path)
+    for error in find_damage(directory, depth=check, derived=derived):
+        raise error
+    return Index(directory, read_manifest(directory))
+
+
+def verify_index(path: str | os.PathLike[str]) -> list[Damage]:
+    """Everything wrong with an index directory, found by reading all of it.
+
+    Beyond what ``open_index`` checks, this reads the values: NaN and infinities, norms and their means, ids, query
+    rows, and whether derived entries were built from these bytes.
+
+    Args:
+        path: The index directory.
+
+    Returns:
+        Every damage found; empty for a sound directory.
+    """
+    try:
+        found = list(find_damage(_directory(path), depth="values"))
+    except FormatVersionError as error:
+        return [Damage(MANIFEST, "format_version", str(error))]
+    return [Damage(error.file, error.kind, error.message) for error in found]

@@ -1,0 +1,116 @@
+"""The unfinished build beside its target: ``name.partial/`` with plan, scales, journal, lock and the index to be."""
+
+import json
+import shutil
+from pathlib import Path
+
+import filelock
+from pydantic import TypeAdapter
+
+from sketchstore.errors import BuildInProgressError, ResumeMismatchError, listed
+from sketchstore.layout import PARTIAL_SUFFIX, write_file
+from sketchstore.plan import BuildPlan
+from sketchstore.publish import PUBLISHING
+
+PLAN = "plan.json"
+SCALES = "scales.json"
+JOURNAL = "journal.jsonl"
+LOCK = "lock"
+CONTENT = "index"
+
+
+def partial_path(path: Path) -> Path:
+    """Where an index is built before it is published.
+
+    Args:
+        path: Where it will be.
+
+    Returns:
+        ``name.partial`` beside it.
+    """
+    return path.with_name(path.name + PARTIAL_SUFFIX)
+
+
+def take_lock(partial: Path) -> filelock.BaseFileLock:
+    """Make sure that nobody else builds here.
+
+    Args:
+        partial: ``name.partial``.
+
+    Returns:
+        The lock, held until it is released or the process ends.
+
+    Raises:
+        BuildInProgressError: If another process holds it.
+    """
+    lock = filelock.FileLock(partial / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise BuildInProgressError(f"another process is building {partial}; wait for it, or stop it") from error
+    return lock
+
+
+def was_published(target: Path, partial: Path) -> bool:
+    """Whether a kill came between the rename that published and the clean-up after it.
+
+    Args:
+        target: Where the index is published.
+        partial: ``name.partial``.
+
+    Returns:
+        True if the index there is the one that this build was publishing.
+    """
+    try:
+        revision = json.loads((partial / PUBLISHING).read_bytes())["revision"]
+        found = json.loads((target / "manifest.json").read_bytes())["revision"]
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
+        return False
+    return bool(revision == found)
+
+
+def prepare(partial: Path, plan: BuildPlan, *, keep: bool) -> None:
+    """Make ``name.partial`` ready for writing: checked against the plan, or emptied, and free of half-written files.
+
+    Args:
+        partial: ``name.partial``, locked.
+        plan: The build plan.
+        keep: Whether to continue what is there.
+    """
+    if keep:
+        planned = BuildPlan.model_validate_json((partial / PLAN).read_bytes())
+        plan.check_resumes(planned, str(partial))
+    else:
+        for entry in partial.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name != LOCK:
+                entry.unlink()
+        write_file(partial / PLAN, (plan.model_dump_json(indent=2) + "\n").encode())
+    (partial / CONTENT).mkdir(exist_ok=True)
+    (partial / PUBLISHING).unlink(missing_ok=True)
+    for leftover in [*partial.rglob(".*.tmp"), *partial.rglob(".*.spool")]:
+        leftover.unlink()
+
+
+def read_scales(path: Path, plan: BuildPlan) -> dict[str, int] | None:
+    """The scale exponents that the build has fixed.
+
+    Args:
+        path: scales.json.
+        plan: The build plan.
+
+    Returns:
+        Exponents by view; None while a float16 build has none; zeros for float32.
+
+    Raises:
+        ResumeMismatchError: If they are of other views.
+    """
+    if plan.dtype == "float32":
+        return dict.fromkeys(plan.views, 0)
+    if not path.exists():
+        return None
+    scales = TypeAdapter(dict[str, int]).validate_json(path.read_bytes())
+    if set(scales) != set(plan.views):
+        raise ResumeMismatchError(f"{path} has scales of {listed(scales)}, the plan has {listed(plan.views)}")
+    return scales

@@ -1,0 +1,418 @@
+"""Writing an index directory: blocks of sketches into shards, journaled, resumable, published by one rename."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from sketchstore.arrays import Array, npy_header, shard_header, tensor_file_bytes
+from sketchstore.border import as_array, as_column, as_queries, check_finite
+from sketchstore.digests import digest_bytes, digest_file
+from sketchstore.errors import (
+    AlreadyPublishedError,
+    IncompleteBuildError,
+    IndexExistsError,
+    SketchBlockError,
+    UnfinishedBuildError,
+    listed,
+)
+from sketchstore.float16 import check_subnormals, to_float16
+from sketchstore.journal import BlockLine, FileLine, Journal
+from sketchstore.layout import finish_file, read_at, write_at, write_file
+from sketchstore.manifest import BUILD_LOG, column_file, query_file, shard_file
+from sketchstore.plan import Block, BuildPlan, published_from
+from sketchstore.publish import PUBLISHING, publish
+from sketchstore.tables import ExampleRow, write_examples_table
+from sketchstore.unfinished import (
+    CONTENT,
+    JOURNAL,
+    PLAN,
+    SCALES,
+    partial_path,
+    prepare,
+    read_scales,
+    take_lock,
+    was_published,
+)
+
+
+class IndexWriter:
+    """An index being built in ``name.partial/``. Use ``create`` as a context manager.
+
+    Leaving it without ``publish`` keeps what was written. Blocks may be written in any order; everything else may be
+    written again, which replaces it.
+    """
+
+    def __init__(self, path: Path, plan: BuildPlan, lock: filelock.BaseFileLock) -> None:
+        self.path = path
+        self.plan = plan
+        self._partial = partial_path(path)
+        self._content = self._partial / CONTENT
+        self._lock = lock
+        self._scales = read_scales(self._partial / SCALES, plan)
+        self._journal = Journal.open(self._partial / JOURNAL)
+        self._overwrite = False
+
+    @classmethod
+    def create(
+        cls, path: str | os.PathLike[str], plan: BuildPlan, *, resume: bool = False, overwrite: bool = False
+    ) -> "IndexWriter":
+        """Start a build, or continue one.
+
+        The plan is on the disk before the first row. On resume it must equal the plan of the unfinished build, and
+        every block and file that the journal calls finished is checked against its digest; what fails is redone.
+
+        Args:
+            path: Where the index will be published.
+            plan: What it will be.
+            resume: Continue the unfinished build there, if there is one.
+            overwrite: Replace a published index at publication; without ``resume``, discard an unfinished build.
+
+        Returns:
+            The writer, holding the build's lock.
+
+        Raises:
+            AlreadyPublishedError: If resuming, and the index there was published from this plan.
+            IndexExistsError: If there is something at ``path`` and ``overwrite`` is not set.
+            UnfinishedBuildError: If there is an unfinished build, and neither ``resume`` nor ``overwrite`` is set.
+        """
+        target = Path(path).absolute()
+        partial = partial_path(target)
+        started = (partial / PLAN).exists()
+        if resume and not started and published_from(target, plan):
+            shutil.rmtree(partial, ignore_errors=True)
+            raise AlreadyPublishedError(f"{target} is already published from this plan; nothing is left to build.")
+        if os.path.lexists(target) and not overwrite and not (resume and (partial / PUBLISHING).exists()):
+            raise IndexExistsError(f"{target} exists. Choose another --out, or replace it with --overwrite.")
+        if started and not resume and not overwrite:
+            raise UnfinishedBuildError(
+                f"{partial} holds an unfinished build. Continue it with --resume, or discard it with --overwrite."
+            )
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = take_lock(partial)
+        try:
+            if started and resume and was_published(target, partial):
+                shutil.rmtree(partial)
+                raise AlreadyPublishedError(f"{target} is already published from this plan; nothing is left to build.")
+            prepare(partial, plan, keep=started and resume)
+            writer = cls(target, plan, lock)
+            writer._overwrite = overwrite
+            writer._drop_unsound()
+        except BaseException:
+            lock.release()
+            raise
+        return writer
+
+    def __enter__(self) -> "IndexWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock; what was written stays for ``resume``."""
+        self._lock.release()
+
+    def _drop_unsound(self) -> None:
+        for number in [number for number, line in self._journal.blocks.items() if not self._is_sound(number, line)]:
+            del self._journal.blocks[number]
+        for file, digest in list(self._journal.files.items()):
+            target = self._content / file
+            if not target.is_file() or digest_file(target) != digest:
+                del self._journal.files[file]
+
+    def _is_sound(self, number: int, line: BlockLine) -> bool:
+        if number >= self.plan.num_blocks or set(line.sketches) != set(self.plan.views):
+            return False
+        block = self.plan.block(number)
+        for view, digest in line.sketches.items():
+            pieces = [read_at(path, offset, size) for path, offset, _, size in self._pieces(view, block)]
+            if digest_bytes(b"".join(pieces)) != digest:
+                return False
+        for name, digest in line.columns.items():
+            path = self._content / column_file(name)
+            if not path.is_file():
+                return False
+            values = np.load(path, mmap_mode="r", allow_pickle=False)
+            if digest_bytes(values[block.start : block.stop].tobytes()) != digest:
+                return False
+        return True
+
+    # Blocks
+
+    @property
+    def scales(self) -> dict[str, int] | None:
+        """The scale exponents by view once they are set; zeros for float32."""
+        return None if self._scales is None else dict(self._scales)
+
+    def set_scales(self, exponents: Mapping[str, int]) -> None:
+        """Fix the power-of-two scale of every view, once, before its first block is written.
+
+        Args:
+            exponents: e by view: what is stored is value × 2^−e.
+
+        Raises:
+            SketchBlockError: If the views are not the plan's, a float32 view has a scale, or other scales are set.
+        """
+        wanted = dict(exponents)
+        if set(wanted) != set(self.plan.views):
+            raise SketchBlockError(f"scales for views {listed(wanted)}, the plan has {listed(self.plan.views)}")
+        if self.plan.dtype == "float32" and any(wanted.values()):
+            raise SketchBlockError(f"float32 sketches are stored as they are; scale exponents {wanted} must be 0")
+        if self._scales is not None and self._scales != wanted:
+            raise SketchBlockError(f"scales are already {self._scales} and blocks may be written with them")
+        write_file(self._partial / SCALES, json.dumps(wanted).encode())
+        self._scales = wanted
+
+    def pending_blocks(self) -> list[Block]:
+        """Blocks that are still to be written.
+
+        Returns:
+            The blocks, in row order.
+        """
+        return [block for block in self.plan.blocks() if block.number not in self._journal.blocks]
+
+    def write_block(
+        self,
+        block: Block,
+        sketches: Mapping[str, npt.NDArray[np.float32] | Tensor],
+        columns: Mapping[str, Array | Tensor] | None = None,
+    ) -> None:
+        """Store the sketches of one block, and per-row values computed with them.
+
+        Data are synced before the journal says so: a block is there whole or redone whole.
+
+        Args:
+            block: The block.
+            sketches: float32 [rows, d] in true units, for every view of the plan.
+            columns: Per-row values by column name, first axis the block's rows; the same columns for every block.
+
+        Raises:
+            SketchBlockError: If an array has another shape or type than the plan says, or scales are not set.
+        """
+        if set(sketches) != set(self.plan.views):
+            raise SketchBlockError(f"sketches for views {listed(sketches)}, the plan has {listed(self.plan.views)}")
+        if self._scales is None:
+            raise SketchBlockError("float16 needs its scales first: call set_scales after the probe block")
+        stored: dict[str, Array] = {}
+        subnormal: dict[str, int] = {}
+        for view, values in sketches.items():
+            array = as_array(values)
+            what = f"view {view!r}, block {block.number}"
+            if array.dtype != np.float32 or array.shape != (block.rows, self.plan.sketch.dim):
+                raise SketchBlockError(
+                    f"{what}: sketches are {array.dtype} {list(array.shape)}, must be float32 "
+                    f"[{block.rows}, {self.plan.sketch.dim}]"
+                )
+            check_finite(array, what, block.start)
+            if self.plan.dtype == "float16":
+                stored[view], subnormal[view] = to_float16(array, self._scales[view], what)
+                self._check_subnormals(view, subnormal[view], block.number)
+            else:
+                stored[view], subnormal[view] = array, 0
+        column_arrays = {name: as_column(name, values, block.rows) for name, values in (columns or {}).items()}
+        for view, array in stored.items():
+            self._write_shards(view, block, np.ascontiguousarray(array))
+        for name, array in column_arrays.items():
+            self._write_column_rows(name, block, array)
+        self._journal.append(
+            BlockLine(
+                block=block.number,
+                sketches={view: digest_bytes(array.tobytes()) for view, array in stored.items()},
+                subnormal=subnormal,
+                columns={name: digest_bytes(array.tobytes()) for name, array in column_arrays.items()},
+            )
+        )
+
+    def _check_subnormals(self, view: str, here: int, number: int) -> None:
+        # Counted against the whole view, so a block is refused only when the finished view would be.
+        others = sum(line.subnormal[view] for line in self._journal.blocks.values() if line.block != number)
+        assert self._scales is not None
+        check_subnormals(here + others, self.plan.num_rows * self.plan.sketch.dim, view, self._scales[view])
+
+    def _pieces(self, view: str, block: Block) -> Iterator[tuple[Path, int, int, int]]:
+        # Where a block lies: file, byte offset, shard number and byte length, piece by piece.
+        per_row = self.plan.sketch.dim * np.dtype(self.plan.dtype).itemsize
+        shard_rows = self.plan.build.shard_rows
+        for number in range(block.start // shard_rows, (block.stop - 1) // shard_rows + 1):
+            begin = number * shard_rows
+            start, stop = max(block.start, begin), min(block.stop, begin + shard_rows)
+            offset = len(self._header(number)) + (start - begin) * per_row
+            yield self._content / shard_file(view, number), offset, number, (stop - start) * per_row
+
+    def _header(self, number: int) -> bytes:
+        return shard_header(self.plan.dtype, (self.plan.shard_size(number), self.plan.sketch.dim))
+
+    def _write_shards(self, view: str, block: Block, array: Array) -> None:
+        data = array.data.cast("B")
+        per_row = self.plan.sketch.dim * array.itemsize
+        for path, offset, number, size in self._pieces(view, block):
+            header = self._header(number)
+            total = len(header) + self.plan.shard_size(number) * per_row
+            write_at(path, total, [(0, header), (offset, data[:size])])
+            data = data[size:]
+
+    def _write_column_rows(self, name: str, block: Block, array: Array) -> None:
+        header = npy_header(array.dtype, (self.plan.num_rows, *array.shape[1:]))
+        per_row = array[:1].nbytes
+        path = self._content / column_file(name)
+        total = len(header) + self.plan.num_rows * per_row
+        if path.exists() and self._journal.blocks and read_at(path, 0, len(header)) != header:
+            raise SketchBlockError(f"column {name!r}: {array.dtype} {list(array.shape)} differs from earlier blocks")
+        offset = len(header) + block.start * per_row
+        write_at(path, total, [(0, header), (offset, array.data.cast("B"))])
+
+    # Whole files
+
+    def written(self, file: str) -> bool:
+        """Whether a whole file was finished, here or before the build was resumed.
+
+        Args:
+            file: Path inside the index directory, such as ``examples.parquet`` or ``queries/own.safetensors``.
+
+        Returns:
+            True if it is there with the digest the journal has.
+        """
+        return file in self._journal.files
+
+    def _finished(self, file: str) -> None:
+        self._journal.append(FileLine(file=file, blake3=digest_file(self._content / file)))
+
+    def write_columns(self, columns: Mapping[str, Array | Tensor]) -> None:
+        """Store whole per-row columns: ``labels``, ``predicted_labels``, ``one_minus_p``, ``representations``, ….
+
+        Args:
+            columns: Arrays of int64, float32 or float64 by name, first axis all rows.
+        """
+        for name, values in columns.items():
+            array = as_column(name, values, self.plan.num_rows)
+            header = npy_header(array.dtype, array.shape)
+            write_file(self._content / column_file(name), header + array.tobytes())
+            self._finished(column_file(name))
+
+    def column(self, name: str) -> Array:
+        """A column as far as it is written, here or before the build was resumed.
+
+        Args:
+            name: The column.
+
+        Returns:
+            All rows, memory-mapped; rows of blocks that are still pending hold no values yet.
+        """
+        values: Array = np.load(self._content / column_file(name), mmap_mode="r", allow_pickle=False)
+        return values
+
+    def write_examples(self, rows: Iterable[ExampleRow]) -> None:
+        """Store ids, labels, metadata and previews of the training set.
+
+        Args:
+            rows: One per row, in row order; previews are not kept in memory.
+        """
+        self._write_table("examples.parquet", rows, self.plan.num_rows)
+
+    def _write_table(self, file: str, rows: Iterable[ExampleRow], count: int) -> None:
+        target = self._content / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.tmp")
+        write_examples_table(temporary, rows, count)
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        finish_file(temporary, target)
+        self._finished(file)
+
+    def write_queries(
+        self, rows: Iterable[ExampleRow], count: int, sketches: Mapping[str, tuple[Array, Array, Array]]
+    ) -> None:
+        """Store the query set and its sketches.
+
+        Args:
+            rows: The queries, in row order.
+            count: How many.
+            sketches: By view: sketches float32 [M, d] in true units, query rows int64 [M], target labels int64 [M]
+                (−1 for a measurement without a target).
+
+        Raises:
+            SketchBlockError: If a view is not one of the plan's.
+        """
+        if not set(sketches) <= set(self.plan.views):
+            raise SketchBlockError(f"query sketches for {listed(sketches)}, the plan has {listed(self.plan.views)}")
+        for view, (values, query_rows, targets) in sketches.items():
+            file = query_file(view)
+            data = as_queries(file, values, query_rows, targets, count, self.plan.sketch.dim)
+            write_file(self._content / file, tensor_file_bytes(data))
+            self._finished(file)
+        self._write_table("queries/examples.parquet", rows, count)
+
+    def write_model(self, tensors: Mapping[str, Tensor]) -> None:
+        """Store the weights that the sketches were taken at.
+
+        Args:
+            tensors: The model's state dict.
+        """
+        whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        write_file(self._content / "model.safetensors", safetensors.torch.save(whole))
+        self._finished("model.safetensors")
+
+    def log(self, facts: Mapping[str, JsonValue]) -> None:
+        """Add a line to build-log.jsonl: times, rates, host and versions, covered by no digest.
+
+        Args:
+            facts: What to say; the time is added.
+        """
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **facts}
+        with (self._content / BUILD_LOG).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def publish(self, *, distortion: JsonValue = None, default_relative_noise: float | None = None) -> Path:
+        """Write norms and manifest, sync everything, and give the directory its name in one step.
+
+        Args:
+            distortion: Measured distortion of the sketched kernel, for the manifest.
+            default_relative_noise: The tuned default; None for untuned.
+
+        Returns:
+            The published directory.
+
+        Raises:
+            IncompleteBuildError: If a block, one of its columns or the examples table is missing.
+        """
+        pending = self.pending_blocks()
+        if pending:
+            raise IncompleteBuildError(f"{len(pending)} of {self.plan.num_blocks} blocks are not written yet")
+        if not self.written("examples.parquet"):
+            raise IncompleteBuildError("examples.parquet is not written yet")
+        block_columns = {frozenset(line.columns) for line in self._journal.blocks.values()}
+        if len(block_columns) > 1:
+            raise IncompleteBuildError(
+                f"blocks were written with different columns: {listed(map(sorted, block_columns))}"
+            )
+        assert self._scales is not None
+        for view, exponent in self._scales.items():
+            subnormal = sum(line.subnormal[view] for line in self._journal.blocks.values())
+            check_subnormals(subnormal, self.plan.num_rows * self.plan.sketch.dim, view, exponent)
+        finished = publish(
+            self._partial,
+            self._content,
+            self.path,
+            self.plan,
+            self._scales,
+            distortion=distortion,
+            default_relative_noise=default_relative_noise,
+            overwrite=self._overwrite,
+            written={*self._journal.files, *map(column_file, next(iter(block_columns)))},
+        )
+        self.close()
+        shutil.rmtree(self._partial, ignore_errors=True)
+        return finished

@@ -1,0 +1,83 @@
+"""The README's own examples run as they stand: the library without a server, the client, the recipe, its commands."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.client import Client
+from service.local_server import local_server
+
+pytestmark = pytest.mark.slow  # each builds an index with the command line
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+CONSOLE_BLOCKS = re.findall(r"^```console\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def block_with(text: str) -> str:
+    """The one Python block that contains the text."""
+    (block,) = [block for block in PYTHON_BLOCKS if text in block]
+    return block
+
+
+def run(folder: Path, *command: str) -> str:
+    """Run a Python program in a folder with this checkout on its path, and return what it printed."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NATTRIBUTE_CACHE": str(folder / "cache")}
+    result = subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the digits index of the README's first command."""
+    folder = tmp_path_factory.mktemp("readme")
+    run(folder, "-m", "indexer.cli", "build", "digits", "--out", "indexes/digits")
+    return folder
+
+
+def test_library_example_prints_ten_ids_with_their_nats(folder):
+    printed = run(folder, "-c", block_with("open_engine"))
+    hits = re.findall(r"\('(train:\d+)', ([\d.e-]+)\)", printed)
+    assert len(hits) == 10
+    assert all(float(nats) >= 0 for _, nats in hits)
+
+
+def test_client_example_answers(folder):
+    with local_server(folder / "indexes" / "digits") as url:
+        program = block_with("service.client").replace("http://127.0.0.1:8000", url)
+        printed = run(folder, "-c", program + "\nprint(len(answer.hits), answer.search.exact)")
+    assert printed.split() == ["10", "True"]
+
+
+def test_recipe_passes_every_command_shown_beside_it(folder):
+    (folder / "wine.py").write_text(block_with("def train_set"), encoding="utf-8")
+    (commands,) = [block for block in CONSOLE_BLOCKS if "wine.py" in block]
+    lines = [line.removeprefix("$ ").partition("#")[0] for line in commands.splitlines()]
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        if program == "indexer":
+            run(folder, "-m", "indexer.cli", *arguments)
+        else:
+            assert program == "attribution-service"
+            assert arguments[:2] == ["--index", "wine=indexes/wine"]
+            recipe = absolute(arguments[2:], folder)
+            with (
+                local_server(folder / "indexes" / "wine", *recipe, name="wine") as url,
+                Client(url) as client,
+            ):
+                answer = client.attribute("wine", {"type": "row", "split": "query", "row": 0}, budget=5)
+            assert len(answer.hits) == 5
+
+
+def absolute(arguments: list[str], folder: Path) -> list[str]:
+    """Name the recipe's file absolutely: the service of a test runs in the checkout."""
+    return [argument.replace("=wine.py", f"={folder / 'wine.py'}") for argument in arguments]

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+import torch
+
+from indexer.attributor.stored_rows import StoredRows, _copy_half
+from sketchstore.errors import UnknownRowError
+from sketchstore.view import View
+from tests.index_factory import make_index
+
+
+@pytest.fixture(scope="module", params=["float16", "float32"])
+def view(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> View:
+    index = make_index(tmp_path_factory.mktemp("rows"), num_rows=70, dim=1500, shard_rows=32, dtype=request.param)
+    return index.view("own")
+
+
+def some_rows() -> torch.Tensor:
+    return torch.tensor([69, 0, 33, 31, 32, 64, 0, 5])
+
+
+def test_rows_are_read_exactly_in_any_order_across_shards(view: View) -> None:
+    stored = StoredRows(view)
+    assert view.num_shards > 1
+    for rows in (some_rows(), torch.arange(70), torch.arange(3), torch.empty(0, dtype=torch.int64)):
+        assert torch.equal(stored.sketches(rows), view.sketches(rows))
+        assert torch.equal(stored.read(rows, torch.float32), view.sketches(rows, torch.float32))
+
+
+def test_products_are_within_float64_rounding(view: View) -> None:
+    stored = StoredRows(view)
+    vector = torch.randn(1500, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows = some_rows()
+    sketches = view.sketches(rows)
+    bound = 1500 * 2.0**-53 * sketches.norm(dim=1) * vector.norm()
+    assert bool(((stored.products(rows, vector) - sketches @ vector).abs() <= 2 * bound).all())
+
+
+def test_a_product_depends_on_its_row_alone(view: View) -> None:
+    stored = StoredRows(view)
+    vector = torch.randn(1500, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    together = stored.products(torch.arange(70), vector)
+    for row in (0, 31, 32, 69):
+        assert torch.equal(stored.products(torch.tensor([row]), vector), together[row : row + 1])
+
+
+def test_every_float16_value_is_widened_exactly() -> None:
+    bits = np.arange(2**16, dtype=np.uint16)
+    bits = bits[np.isfinite(bits.view(np.float16))].reshape(-1, 16)
+    out = np.empty(bits.shape)
+    _copy_half(bits, np.arange(bits.shape[0]), 0.25, out)
+    np.testing.assert_array_equal(out, bits.view(np.float16).astype(np.float64) * 0.25)
+
+
+def test_a_row_outside_the_view_is_refused(view: View) -> None:
+    for row in (-1, 70):
+        with pytest.raises(UnknownRowError):
+            StoredRows(view).sketches(torch.tensor([row]))

@@ -1,0 +1,95 @@
+"""check finds the recipes whose examples have no gradient of their own."""
+
+import pytest
+
+from indexer.check import check_recipe
+from indexer.preparation import BuildSettings
+from tests.indexer.small_recipes import CLASSIFIER, REGRESSION, write_recipe
+
+MODEL = "nn.Sequential(nn.Linear(5, width), nn.Tanh(), nn.Linear(width, 3)).eval()"
+
+
+AUGMENTED = """
+class _Rows(list):
+    def __getitem__(self, row):
+        x, y = list.__getitem__(self, row)
+        return x + torch.rand(5), y
+"""
+
+
+def failures(tmp_path, source, **choices):
+    path = write_recipe(tmp_path, source)
+    return {found.check: found.detail for found in check_recipe(BuildSettings(str(path), **choices)) if not found.ok}
+
+
+@pytest.mark.parametrize("source", [CLASSIFIER, REGRESSION])
+def test_sound_recipes_pass_every_check(tmp_path, source):
+    findings = check_recipe(BuildSettings(str(write_recipe(tmp_path, source))))
+    assert [found.check for found in findings if not found.ok] == []
+    assert len(findings) == 7
+
+
+def test_the_builtin_digits_pass():
+    assert all(found.ok for found in check_recipe(BuildSettings("digits")))
+
+
+def module(body: str) -> str:
+    return CLASSIFIER.replace(
+        "def model(",
+        f"class _Odd(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        f"        self.linear = nn.Linear(5, 3)\n    def forward(self, x):\n        {body}\n\n\ndef model(",
+    ).replace(MODEL, "_Odd().eval()")
+
+
+def test_a_model_that_normalises_over_the_batch_is_refused_with_an_explanation(tmp_path):
+    found = failures(
+        tmp_path, module("return self.linear(x - x.mean(0, keepdim=True))").replace("model[:-1](inputs)", "None")
+    )
+    assert "outputs do not depend on the rest of the batch" in found
+    assert "gradients do not depend on the rest of the batch" in found
+    assert "eval mode" in found["gradients do not depend on the rest of the batch"]
+
+
+def test_batch_norm_without_running_statistics_is_refused(tmp_path):
+    layer = "nn.BatchNorm1d(width, track_running_stats=False)"
+    norm = f"nn.Sequential(nn.Linear(5, width), {layer}, nn.Linear(width, 3)).eval()"
+    assert any("rest of the batch" in name for name in failures(tmp_path, CLASSIFIER.replace(MODEL, norm)))
+
+
+def test_batch_norm_in_eval_mode_passes(tmp_path):
+    norm = "nn.Sequential(nn.Linear(5, width), nn.BatchNorm1d(width), nn.Linear(width, 3)).eval()"
+    assert failures(tmp_path, CLASSIFIER.replace(MODEL, norm)) == {}
+
+
+def test_randomness_in_eval_mode_is_found(tmp_path):
+    found = failures(tmp_path, module("return self.linear(x) + torch.rand(()) "))
+    assert "random in eval mode" in found["outputs are finite and deterministic"]
+
+
+def test_augmentation_is_found(tmp_path):
+    source = CLASSIFIER.replace("return _points(count, 0)", "return _Rows(_points(count, 0))") + AUGMENTED
+    assert "switch augmentation off" in failures(tmp_path, source)["examples are the same when read again"]
+
+
+def test_outputs_that_are_not_finite_are_found(tmp_path):
+    found = failures(tmp_path, module("return self.linear(x) * float('inf')"))
+    assert "NaN or an infinity" in found["outputs are finite and deterministic"]
+
+
+def test_a_label_that_is_no_output_is_found(tmp_path):
+    found = failures(tmp_path, CLASSIFIER.replace("int(x[:3].argmax())", "7"))
+    assert "label 7" in found["examples can be read"]
+
+
+def test_what_cannot_even_be_loaded_is_one_finding(tmp_path):
+    assert list(failures(tmp_path, CLASSIFIER, include=("encoder",))) == ["the recipe loads"]
+    assert list(failures(tmp_path, CLASSIFIER.replace("_points(count, 0)", "[]"))) == ["the recipe loads"]
+
+
+def test_a_model_that_vmap_refuses_is_announced_and_passes(tmp_path):
+    # An in-place write of a batched value into an unbatched buffer is what vmap cannot do.
+    body = "buffer = torch.zeros(x.shape[0], 3)\n        buffer.copy_(self.linear(x))\n        return buffer"
+    path = write_recipe(tmp_path, module(body))
+    findings = check_recipe(BuildSettings(str(path)))
+    assert [found for found in findings if not found.ok] == []
+    assert "vmap refuses" in findings[-1].detail

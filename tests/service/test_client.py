@@ -1,0 +1,94 @@
+"""The Python client against a real service process on loopback."""
+
+import typing
+
+import pytest
+
+from service.calls import AttributionOptions, ScoresOptions
+from service.client import AsyncClient, Client, NotOurServiceError, ProblemError
+from service.schemas.answers import AnswerFacts, Hit, StreamStart
+from service.schemas.questions import AttributionRequest, RowQuery, ScoresRequest
+
+ROW = {"type": "row", "split": "query", "row": 1}
+
+
+def test_the_options_are_the_fields_of_the_requests():
+    for options, request, own in (
+        (AttributionOptions, AttributionRequest, {"query"}),
+        (ScoresOptions, ScoresRequest, {"query", "ids"}),
+    ):
+        assert set(typing.get_type_hints(options)) == set(request.model_fields) - own
+
+
+@pytest.mark.slow
+def test_the_client_asks_everything(server: str):
+    with Client(server) as client:
+        assert client.ready()
+        assert client.info().indexes == ["own"]
+        assert [card.name for card in client.indexes()] == ["own"]
+        assert client.index("own").num_rows == 60
+        answer = client.attribute("own", ROW, budget=5, relative_noise=1.0, rescore=["infoloss"])
+        assert len(answer.hits) == 5
+        assert answer == answer.model_validate(answer.model_dump())
+        again = client.attribute("own", RowQuery(type="row", row=1), budget=5, relative_noise=1.0)
+        assert again.hits == answer.hits
+        parts = list(client.stream("own", ROW, budget=5, relative_noise=1.0))
+        assert isinstance(parts[0], StreamStart)
+        assert isinstance(parts[-1], AnswerFacts)
+        assert [part for part in parts if isinstance(part, Hit)] == answer.hits
+        results = client.batch("own", [{"query": ROW, "budget": 2}, {"query": ROW, "budget": 0}])
+        assert [result.status for result in results] == [200, 422]
+        scores = client.scores("own", ROW, [hit.id for hit in answer.hits], relative_noise=1.0)
+        assert scores.set.infoloss_nats == pytest.approx(answer.information.infoloss_nats, rel=1e-9)
+        (sketch,) = client.sketches("own", [ROW])
+        assert len(sketch.values) == 16
+        assert client.examples("own", limit=3).total == 60
+        assert client.example("own", 2, "query").id == "query:2"
+        assert client.content("own", 2)[0] == "image/png"
+
+
+@pytest.mark.slow
+def test_a_refusal_is_an_exception_that_holds_the_problem(server: str):
+    with Client(server) as client:
+        with pytest.raises(ProblemError, match="unknown_index") as caught:
+            client.attribute("nothing", ROW)
+        assert caught.value.problem.status == 404
+        with pytest.raises(ProblemError, match="/query/row"):
+            client.attribute("own", {**ROW, "row": 99})
+        with pytest.raises(ProblemError, match="/query/row"):
+            list(client.stream("own", {**ROW, "row": 99}))
+        with pytest.raises(ProblemError, match="no row 99"):
+            client.content("own", 99)
+
+
+def test_a_mistake_in_a_request_is_found_before_it_leaves():
+    with Client("http://127.0.0.1:9") as client, pytest.raises(ValueError, match="budget"):
+        client.attribute("own", ROW, budget=0)
+
+
+def test_something_that_is_not_this_service_is_named_so():
+    import httpx
+
+    transport = httpx.MockTransport(lambda request: httpx.Response(502, text="bad gateway"))
+    with Client("http://elsewhere", transport=transport) as client, pytest.raises(NotOurServiceError, match="502"):
+        client.info()
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_the_asynchronous_client_does_the_same(server: str):
+    async with AsyncClient(server) as client:
+        assert await client.ready()
+        assert (await client.info()).indexes == [card.name for card in await client.indexes()]
+        assert (await client.index("own")).num_rows == 60
+        answer = await client.attribute("own", ROW, budget=3)
+        parts = [part async for part in client.stream("own", ROW, budget=3)]
+        assert [part for part in parts if isinstance(part, Hit)] == answer.hits
+        assert [result.status for result in await client.batch("own", [{"query": ROW}])] == [200]
+        assert len((await client.scores("own", ROW, [answer.hits[0].id])).members) == 1
+        assert len(await client.sketches("own", [ROW])) == 1
+        assert (await client.examples("own")).total == 60
+        assert (await client.example("own", 1)).row == 1
+        assert (await client.content("own", 1))[0] == "image/png"
+        with pytest.raises(ProblemError):
+            await client.index("nothing")

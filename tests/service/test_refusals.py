@@ -1,0 +1,342 @@
+"""Every bad input gets a problem with the right status, code, pointer and allowed values, and the process lives on."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service.conftest import DIM, QUERIES
+
+pytestmark = pytest.mark.anyio
+
+ROW = {"type": "row", "split": "query", "row": 1}
+SKETCH = {"type": "sketch", "values": [1.0] * DIM, "label": 1}
+
+
+def sketch(**changes: Any) -> dict[str, Any]:
+    return SKETCH | changes
+
+
+# name: (index, body, status, code, pointer, something the allowed values must hold)
+REFUSALS: dict[str, tuple[str, dict[str, Any], int, str, str | None, Any]] = {
+    "NaN in a sketch": (
+        "own",
+        {"query": sketch(values=[float("nan")] + [1.0] * (DIM - 1))},
+        422,
+        "not_finite",
+        "/query/values/0",
+        "finite",
+    ),
+    "infinity in a sketch": (
+        "own",
+        {"query": sketch(values=[1.0] * (DIM - 1) + [float("inf")])},
+        422,
+        "not_finite",
+        f"/query/values/{DIM - 1}",
+        "finite",
+    ),
+    "NaN as noise": (
+        "own",
+        {"query": ROW, "noise_variance": float("nan")},
+        422,
+        "not_finite",
+        "/noise_variance",
+        "finite",
+    ),
+    "negative noise": ("own", {"query": ROW, "relative_noise": -1}, 422, "out_of_range", "/relative_noise", "gt"),
+    "wrong dimension": ("own", {"query": sketch(values=[1.0, 2.0])}, 422, "wrong_dimension", "/query/values", str(DIM)),
+    "zero query": ("own", {"query": sketch(values=[0.0] * DIM)}, 422, "zero_query", "/query/values", None),
+    "budget 0": ("own", {"query": ROW, "budget": 0}, 422, "out_of_range", "/budget", "ge"),
+    "budget above the pool": ("own", {"query": ROW, "budget": 21}, 422, "budget_too_large", "/budget", "20"),
+    "budget above the limit": ("own", {"query": ROW, "budget": 51}, 422, "limit_exceeded", "/budget", "50"),
+    "half a budget": ("own", {"query": ROW, "budget": 2.5}, 422, "not_an_integer", "/budget", "whole"),
+    "false as budget": ("own", {"query": ROW, "budget": False}, 422, "not_a_number", "/budget", "number"),
+    "false as noise": (
+        "own",
+        {"query": ROW, "noise_variance": False},
+        422,
+        "not_a_number",
+        "/noise_variance",
+        "number",
+    ),
+    "false as row": ("own", {"query": ROW | {"row": False}}, 422, "not_a_number", "/query/row", "number"),
+    "false in a sketch": (
+        "own",
+        {"query": sketch(values=[False] * DIM)},
+        422,
+        "not_a_number",
+        "/query/values/0",
+        "number",
+    ),
+    "text as budget": ("own", {"query": ROW, "budget": "10"}, 422, "not_a_number", "/budget", "number"),
+    "number as flag": ("own", {"query": ROW, "clip_budget": 1}, 422, "invalid_value", "/clip_budget", "true"),
+    "unknown index": ("nothing", {"query": ROW}, 404, "unknown_index", None, "margin"),
+    "unknown row": ("own", {"query": ROW | {"row": 10**6}}, 422, "unknown_row", "/query/row", str(QUERIES - 1)),
+    "unknown training row": (
+        "own",
+        {"query": {"type": "row", "split": "train", "row": 60}},
+        422,
+        "unknown_row",
+        "/query/row",
+        "59",
+    ),
+    "negative row": ("own", {"query": ROW | {"row": -1}}, 422, "out_of_range", "/query/row", "ge"),
+    "unknown id": ("own", {"query": {"type": "train_id", "id": "train:99"}}, 422, "unknown_id", "/query/id", None),
+    "unknown excluded id": (
+        "own",
+        {"query": ROW, "filter": {"exclude_ids": ["train:1", "nobody"]}},
+        422,
+        "unknown_id",
+        "/filter/exclude_ids/1",
+        None,
+    ),
+    "unknown filter label": (
+        "margin",
+        {"query": ROW, "filter": {"labels": [9]}},
+        422,
+        "unknown_label",
+        "/filter/labels/0",
+        "2",
+    ),
+    "unknown target label": (
+        "class",
+        {"query": ROW, "target": {"label": 9}},
+        422,
+        "unknown_label",
+        "/target/label",
+        "2",
+    ),
+    "no label at all": (
+        "own",
+        {"query": ROW, "target": {"label": "false"}},
+        422,
+        "invalid_value",
+        "/target/label",
+        "true",
+    ),
+    "unknown metadata": (
+        "own",
+        {"query": ROW, "filter": {"where": {"colour": 1}}},
+        422,
+        "unknown_metadata",
+        "/filter/where/colour",
+        "source",
+    ),
+    "unknown method": ("own", {"query": ROW, "method": "trak"}, 422, "invalid_value", "/method", "infoloss"),
+    "unknown field": ("own", {"query": ROW, "bugdet": 3}, 422, "unknown_field", "/bugdet", "budget"),
+    "unknown field inside": ("own", {"query": ROW | {"rows": 3}}, 422, "unknown_field", "/query/rows", "row"),
+    "unknown query type": ("own", {"query": {"type": "picture"}}, 422, "invalid_value", "/query/type", "sketch"),
+    "no query": ("own", {"budget": 3}, 422, "missing_field", "/query", None),
+    "both noises": (
+        "own",
+        {"query": ROW, "noise_variance": 1.0, "relative_noise": 1.0},
+        422,
+        "noise_conflict",
+        "/relative_noise",
+        "noise_variance",
+    ),
+    "example without a recipe": (
+        "own",
+        {"query": {"type": "example", "content": {}}},
+        422,
+        "example_unsupported",
+        "/query/type",
+        "train_id",
+    ),
+    "own-label index asked across labels": (
+        "own",
+        {"query": ROW, "filter": {"labels": [0, 2]}},
+        422,
+        "label_mismatch",
+        "/filter/labels/0",
+        "1",
+    ),
+    "own-label index asked for a target that was not sketched": (
+        "own",
+        {"query": ROW, "target": {"label": 0}},
+        422,
+        "target_not_stored",
+        "/target/label",
+        "1",
+    ),
+    "no row passes the filter": (
+        "own",
+        {"query": ROW, "filter": {"where": {"source": "nowhere"}}},
+        422,
+        "empty_pool",
+        "/filter",
+        None,
+    ),
+    "too many ids": (
+        "own",
+        {"query": ROW, "filter": {"ids": [f"train:{row}" for row in range(41)]}},
+        422,
+        "limit_exceeded",
+        "/filter/ids",
+        "40",
+    ),
+    "a body that is a list": ("own", [], 422, "not_an_object", "", "object"),  # type: ignore[dict-item]
+}
+
+
+def check_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert problem["code"] == code, problem
+    assert problem["status"] == status
+    assert problem["type"] == f"urn:nattribute:problem:{code}"
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert problem["title"]
+    assert problem["detail"]
+    assert "Traceback" not in response.text
+    return problem
+
+
+async def check_alive(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/v1/indexes/own/attributions", json={"query": ROW, "budget": 2})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+async def test_bad_input_is_refused_by_name(http: httpx.AsyncClient, name: str) -> None:
+    index, body, status, code, pointer, allowed = REFUSALS[name]
+    response = await http.post(
+        f"/v1/indexes/{index}/attributions", content=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
+    problem = check_problem(response, status, code)
+    item = problem["errors"][0]
+    assert item.get("pointer") == pointer
+    if allowed is not None:
+        assert allowed in json.dumps(item["allowed"])
+    await check_alive(http)
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"", b"\xff\xfe{}", b'{"query": NaN,}', b"[" * 100_000, b'{"budget": 1' + b"0" * 5000]
+)
+async def test_broken_json_is_refused(http: httpx.AsyncClient, body: bytes) -> None:
+    response = await http.post(
+        "/v1/indexes/own/attributions", content=body, headers={"Content-Type": "application/json"}
+    )
+    check_problem(response, *((422, "missing_field") if not body else (400, "invalid_json")))
+    await check_alive(http)
+
+
+async def test_a_lone_surrogate_can_be_quoted_back(http: httpx.AsyncClient) -> None:
+    body = b'{"query": {"type": "train_id", "id": "\\ud800"}, "\\udfff": 1}'
+    response = await http.post(
+        "/v1/indexes/own/attributions", content=body, headers={"Content-Type": "application/json"}
+    )
+    check_problem(response, 422, "unknown_field")
+    response = await http.post(
+        "/v1/indexes/own/attributions",
+        content=b'{"query": {"type": "train_id", "id": "\\ud800"}}',
+        headers={"Content-Type": "application/json"},
+    )
+    problem = check_problem(response, 422, "invalid_value")
+    assert problem["errors"][0]["pointer"] == "/query/id"
+    await check_alive(http)
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+async def test_a_body_that_is_not_said_to_be_json_is_refused(http: httpx.AsyncClient, media_type: str) -> None:
+    response = await http.post(
+        "/v1/indexes/own/attributions", content=json.dumps({"query": ROW}), headers={"Content-Type": media_type}
+    )
+    check_problem(response, 415, "unsupported_media_type")
+
+
+async def test_a_body_that_says_it_is_too_long_is_refused_unread(http: httpx.AsyncClient) -> None:
+    sent = 0
+
+    async def chunks():
+        nonlocal sent
+        for _ in range(100):
+            sent += 2**20
+            yield b" " * 2**20
+
+    response = await http.post(
+        "/v1/indexes/own/attributions",
+        content=chunks(),
+        headers={"Content-Type": "application/json", "Content-Length": str(100 * 2**20)},
+    )
+    problem = check_problem(response, 413, "body_too_large")
+    assert problem["errors"][0]["allowed"] == {"max_body_bytes": 16 * 2**20}
+    assert sent == 0
+    await check_alive(http)
+
+
+async def test_a_body_that_turns_out_too_long_is_refused_at_the_limit(http: httpx.AsyncClient) -> None:
+    sent = 0
+
+    async def chunks():
+        nonlocal sent
+        for _ in range(100):
+            sent += 2**20
+            yield b" " * 2**20
+
+    response = await http.post(
+        "/v1/indexes/own/attributions", content=chunks(), headers={"Content-Type": "application/json"}
+    )
+    check_problem(response, 413, "body_too_large")
+    assert sent <= 18 * 2**20
+    await check_alive(http)
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/indexes/own/nothing", "/v1/indexes/own/", "/docs/assets/nothing.js"])
+async def test_an_unknown_path_is_a_problem(http: httpx.AsyncClient, path: str) -> None:
+    check_problem(await http.get(path), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/v1/indexes/own/attributions"), ("POST", "/v1/info"), ("DELETE", "/livez")]
+)
+async def test_a_wrong_method_is_a_problem_that_names_the_right_one(
+    http: httpx.AsyncClient, method: str, path: str
+) -> None:
+    response = await http.request(method, path)
+    check_problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code", "parameter"),
+    [
+        ("/v1/indexes/nothing", 404, "unknown_index", "index"),
+        ("/v1/indexes/nothing/examples", 404, "unknown_index", "index"),
+        ("/v1/indexes/own/examples/60", 404, "unknown_row", "row"),
+        ("/v1/indexes/own/examples/x", 422, "not_an_integer", "row"),
+        ("/v1/indexes/own/examples/-1", 422, "out_of_range", "row"),
+        ("/v1/indexes/own/examples?split=test", 422, "invalid_value", "split"),
+        ("/v1/indexes/own/examples?limit=0", 422, "out_of_range", "limit"),
+        ("/v1/indexes/own/examples?limit=51", 422, "limit_exceeded", "limit"),
+        ("/v1/indexes/own/examples?limit=1e3", 422, "not_an_integer", "limit"),
+    ],
+)
+async def test_bad_parameters_are_refused_by_name(
+    http: httpx.AsyncClient, path: str, status: int, code: str, parameter: str
+) -> None:
+    problem = check_problem(await http.get(path), status, code)
+    assert problem["errors"][0]["parameter"] == parameter
+
+
+async def test_a_set_to_score_is_checked_too(http: httpx.AsyncClient) -> None:
+    for ids, code, pointer in [
+        ([], "wrong_length", "/ids"),
+        (["nobody"], "unknown_id", "/ids/0"),
+        (["x"] * 41, "limit_exceeded", "/ids"),
+    ]:
+        response = await http.post("/v1/indexes/own/scores", json={"query": ROW, "ids": ids})
+        problem = check_problem(response, 422, code)
+        assert problem["errors"][0]["pointer"] == pointer
+
+
+async def test_a_bad_query_among_several_to_sketch_is_named(http: httpx.AsyncClient) -> None:
+    response = await http.post("/v1/indexes/own/sketches", json={"queries": [ROW, ROW | {"row": 77}]})
+    problem = check_problem(response, 422, "unknown_row")
+    assert problem["errors"][0]["pointer"] == "/queries/1/row"
+    response = await http.post("/v1/indexes/own/sketches", json={"queries": [ROW, ROW | {"row": True}]})
+    problem = check_problem(response, 422, "not_a_number")
+    assert problem["errors"][0]["pointer"] == "/queries/1/row"
