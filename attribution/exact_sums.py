@@ -6,16 +6,16 @@ on any number of threads.
 """
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-#: Columns summed at a time. Torch splits one row's sum over threads only from 32,768 elements on, so below that the
-#: order of summation inside a row is fixed.
-_SLICE_COLUMNS = 16_384
-#: Elements of a product held at a time: they stay in the cache between multiplication and sum, and below 32,768 torch
-#: starts no threads, whose start costs more than the work.
-_BLOCK_ELEMENTS = 28_672
+Array = npt.NDArray[np.float64]
+
+#: Values summed at a time. numpy hands each row's sum to one ddot of its BLAS, which starts no threads below 10,000
+#: values: up to here the order of summation inside a row is fixed.
+_SLICE = 8_192
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
@@ -50,28 +50,57 @@ def inner_product_error(dim: int, dtype: torch.dtype) -> float:
     return rounding / (1 - rounding) if rounding < 1 else float("inf")
 
 
+def row_dots(rows: Array, vector: Array) -> Array:
+    """Multiply each row with a vector (or with its own, broadcast), each by one sum of fixed order.
+
+    The work of :func:`inner_products`, on arrays: a greedy step makes dozens of such sums, and torch's overhead is more
+    than the sums.
+
+    Args:
+        rows: Rows, shape [..., d], contiguous along d.
+        vector: The vector, shape [..., d], contiguous along d.
+
+    Returns:
+        Inner products, of the broadcast shape without d.
+    """
+    dim = vector.shape[-1]
+    if dim <= _SLICE:
+        dots: Array = np.vecdot(rows, vector)
+        return dots
+    total: Array = np.vecdot(rows[..., :_SLICE], vector[..., :_SLICE])
+    for left in range(_SLICE, dim, _SLICE):
+        total = total + np.vecdot(rows[..., left : left + _SLICE], vector[..., left : left + _SLICE])
+    return total
+
+
+def row_sum(rows: Array, weights: Array) -> Array:
+    """Add weighted rows in an order that no thread count changes: the work of :func:`weighted_sum`, on arrays.
+
+    numpy's own einsum loop (``optimize=False``: no BLAS) is one thread and one pass.
+
+    Args:
+        rows: Rows, shape [m, d].
+        weights: One weight per row, shape [m].
+
+    Returns:
+        Σ_i weights_i rows_i, shape [d].
+    """
+    total: Array = np.einsum("md,m->d", rows, weights, optimize=False)
+    return total
+
+
 def inner_products(rows: Float[Tensor, "m d"], vector: Float[Tensor, " d"]) -> Float[Tensor, " m"]:
     """Multiply each row with a vector, the bits of a result depending on its row and the vector only.
 
     Args:
-        rows: Rows, shape [m, d], float64.
+        rows: Rows, shape [m, d], float64, on the CPU.
         vector: The vector, shape [d], float64.
 
     Returns:
         The m inner products, float64.
     """
-    num_rows, dim = rows.shape
-    rows = rows.contiguous()  # other strides sum in another order
-    if num_rows * dim <= _BLOCK_ELEMENTS and dim <= _SLICE_COLUMNS:
-        return (rows * vector).sum(dim=1)
-    result = torch.zeros(num_rows, dtype=torch.float64, device=rows.device)
-    for left in range(0, dim, _SLICE_COLUMNS):
-        right = min(left + _SLICE_COLUMNS, dim)
-        block = max(1, _BLOCK_ELEMENTS // (right - left))
-        for top in range(0, num_rows, block):
-            part = rows[top : top + block, left:right] * vector[left:right]
-            result[top : top + block] += part.sum(dim=1)
-    return result
+    # Other strides would be summed in another order.
+    return torch.from_numpy(row_dots(np.ascontiguousarray(rows.numpy()), np.ascontiguousarray(vector.numpy())))
 
 
 def inner_product(left: Float[Tensor, " d"], right: Float[Tensor, " d"]) -> float:
@@ -96,16 +125,12 @@ def squared_norms(rows: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
     Returns:
         The m squared norms, float64.
     """
-    rows = rows.contiguous()
-    if rows.numel() <= _BLOCK_ELEMENTS and rows.shape[1] <= _SLICE_COLUMNS:
-        return (rows * rows).sum(dim=1)
-    return torch.cat([inner_products(row.unsqueeze(0), row) for row in rows])
+    values = np.ascontiguousarray(rows.numpy())
+    return torch.from_numpy(row_dots(values, values))
 
 
 def weighted_sum(rows: Float[Tensor, "m d"], weights: Float[Tensor, " m"]) -> Float[Tensor, " d"]:
     """Add weighted rows in an order that no thread count changes.
-
-    numpy's own einsum loop (``optimize=False``: no BLAS) is one thread and one pass; torch has no such sum but BLAS.
 
     Args:
         rows: Rows, shape [m, d], float64, on the CPU.
@@ -114,4 +139,4 @@ def weighted_sum(rows: Float[Tensor, "m d"], weights: Float[Tensor, " m"]) -> Fl
     Returns:
         Σ_i weights_i rows_i, shape [d]; zeros when m is 0.
     """
-    return torch.from_numpy(np.einsum("md,m->d", rows.numpy(), weights.numpy(), optimize=False))
+    return torch.from_numpy(row_sum(rows.numpy(), weights.numpy()))

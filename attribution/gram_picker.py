@@ -6,12 +6,13 @@ columns K(·, a_j) of the picks are all that later steps need.
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from attribution.acquired import AcquiredSet
-from attribution.exact_sums import inner_product_error, inner_products
+from attribution.exact_sums import Array, inner_product_error, row_dots, row_sum
 from attribution.gain_system import KernelColumn
 from attribution.literal import Pick
 from attribution.search import Search
@@ -54,7 +55,7 @@ class GramPicker:
         self._num_allowed = num_allowed
         self._largest_norm = largest_norm
         self._squared_norms_by_row = squared_norms
-        self._columns: Float[Tensor, "t c"] | None = None
+        self._columns: Array | None = None
         self.index_queries = 0
         self.rows_scored = 0
 
@@ -67,31 +68,30 @@ class GramPicker:
         Returns:
             The pick, now counted as taken; None when nothing is left whose product is not exactly 0.
         """
-        residual = acquired.residuals[0]
+        residual = np.ascontiguousarray(acquired.residuals[0].numpy())
         if self._columns is None:
             self._columns = self._start(acquired)
-        weights = acquired.query_weights[0]
-        explained = weights @ self._columns[: acquired.size]
-        products = self._cross - explained
+        weights = acquired.query_weights[0].numpy()
+        explained = row_sum(self._columns[: acquired.size], weights)
         # Entries of K and their sums are rounded in float64; the searched products in whatever the search uses.
-        scale = float(acquired.prior_variances[0]) ** 0.5 + float(weights.abs().sum()) * self._largest_norm
-        rounding = 2 * self._decided * scale * self._norms
+        scale = float(acquired.prior_variances[0]) ** 0.5 + float(np.abs(weights).sum()) * self._largest_norm
+        rounding = (2 * self._decided * scale) * self._norms
+        sizes = np.abs(self._cross - explained)
         errors = self._cross_errors + rounding
-        sizes = products.abs()
-        upper = torch.where(self._free, sizes + errors, -1.0)
-        floor = float(torch.where(self._free, sizes - errors, -1.0).max())
-        contending = (upper >= max(floor, 0.0)).nonzero().squeeze(1)
-        contending = contending[upper[contending].argsort(descending=True, stable=True)]
+        # A taken row's size is −∞: it neither leads nor contends.
+        lower, upper = sizes + self._taken - errors, sizes + self._taken + errors
+        contending = np.flatnonzero(upper >= max(float(lower.max()), 0.0))
+        contending = contending[np.argsort(-upper[contending], kind="stable")]
         best: Pick | None = None
         best_place = -1
         for start in range(0, contending.shape[0], _DECIDING_ROWS):
             places = contending[start : start + _DECIDING_ROWS]
             if best is not None:
                 places = places[upper[places] >= abs(best.covariance)]
-                if not places.numel():
+                if not places.size:
                     break
-            values = self._sketches(self._rows[places])
-            decided = inner_products(values, residual)
+            values = self._sketches(torch.from_numpy(self._rows[places]))
+            decided = row_dots(np.ascontiguousarray(values.numpy()), residual)
             self.rows_scored += places.shape[0]
             # A product known in float64 puts K_n* right for all later steps.
             self._cross[places] = decided + explained[places]
@@ -101,26 +101,27 @@ class GramPicker:
                     best, best_place = Pick(int(self._rows[place]), product, values[i]), place
         if best is None or best.covariance == 0:
             return None
-        self._free[best_place] = False
+        self._taken[best_place] = -np.inf
         if acquired.size < self._columns.shape[0]:
-            self._columns[acquired.size] = self._kernel_column(best.row)
+            self._columns[acquired.size] = self._kernel_column(best.row).numpy()
         return best
 
-    def _start(self, acquired: AcquiredSet) -> Float[Tensor, "t c"]:
+    def _start(self, acquired: AcquiredSet) -> Array:
         # One search that returns every row: K_n* of the whole pool.
         found = self._search.search(acquired.residuals[:1], self._num_allowed, self._rows_allowed)
         self.index_queries += 1
         self.rows_scored += self._num_allowed
-        self._rows, order = found.rows[0].sort()
-        self._cross = found.scores[0][order].double()
+        rows, order = found.rows[0].sort()
+        self._rows = rows.numpy()
+        self._cross: Array = found.scores[0][order].double().numpy()
         if self._squared_norms_by_row is None:
-            self._norms = torch.full_like(self._cross, self._largest_norm)
+            self._norms: Array = np.full_like(self._cross, self._largest_norm)
         else:
-            self._norms = torch.sqrt(self._squared_norms_by_row[self._rows])
+            self._norms = torch.sqrt(self._squared_norms_by_row[rows]).numpy()
         dim = acquired.residuals.shape[1]
         self._decided = inner_product_error(dim, torch.float64)
         length = float(acquired.prior_variances[0]) ** 0.5
         vanishing = dim * float(torch.finfo(torch.float32).tiny)  # products of a search that underflow float32
         self._cross_errors = (self._search.relative_error * self._norms + vanishing) * length
-        self._free = torch.ones_like(self._rows, dtype=torch.bool)
-        return torch.zeros(acquired.capacity, self._num_allowed, dtype=torch.float64)
+        self._taken: Array = np.zeros_like(self._cross)
+        return np.zeros((acquired.capacity, self._num_allowed))

@@ -121,8 +121,7 @@ class QueryPosterior:
             # φ_*ᵀ Λ⁻¹ φ_* = σ² Σ w (uᵀφ_*)², and λ w = 1 − σ² w is the rest: two sums of squares.
             reduction = inner_product(posterior.eigenvalues * dual, rotated)
             variance = posterior.noise_variance * inner_product(dual, rotated)
-        for position in excluded:
-            self._removal.remove(position)
+        self._removal.remove_all(excluded)
         increase = float(self._removal.increases[0])
         self.variance = variance + increase
         self.info_gain_nats = info_gain_nats(self.prior_variance, max(reduction - increase, 0.0), self.variance)
@@ -165,8 +164,7 @@ class QueryPosterior:
         """
         removal = self._removal.copy()
         removal.increases = torch.zeros_like(removal.increases)
-        for position in self._left_in(positions):
-            removal.remove(position)
+        removal.remove_all(self._left_in(positions))
         return float(removal.increases[0])
 
     def info_loss_nats(self, positions: Int[Tensor, " s"] | list[int]) -> float:

@@ -8,12 +8,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from attribution.errors import NotPositiveDefiniteError
-from attribution.exact_sums import inner_product, inner_products, unit_roundoff, weighted_sum
+from attribution.exact_sums import inner_product, inner_products, row_dots, unit_roundoff, weighted_sum
 from attribution.inverse_covariance import InverseCovariance, SketchReader
 
 
@@ -165,13 +166,7 @@ class Removal:
         duals, pivot, row = self._evaluate_one(features[0])
         duals = torch.where(duals.abs() <= self._rounding(features)[0], 0.0, duals)
         if not pivot > 0:
-            noise = self._posterior.noise_variance
-            smallest = float(self._posterior.eigenvalues[-1]) * 1e-12
-            raise NotPositiveDefiniteError(
-                f"σ² − v(n | T) of position {position} is not positive in float64 at noise_variance {noise}. Use a "
-                f"noise_variance of at least {max(smallest, 10 * noise):.3g}.",
-                smallest_noise_variance=max(smallest, 10 * noise),
-            )
+            raise self._not_positive(position)
         length = math.sqrt(pivot)
         coefficients = duals / length
         self.positions.append(position)
@@ -180,6 +175,67 @@ class Removal:
         self._factor.append([*row, length])
         self._coefficients = torch.cat([self._coefficients, coefficients.unsqueeze(0)])
         return Removed(duals, pivot, coefficients)
+
+    def remove_all(self, positions: Sequence[int]) -> None:
+        """Remove several examples: :meth:`remove` one after the other, with all products made at once.
+
+        Args:
+            positions: Their positions in T, in order, none yet removed.
+
+        Raises:
+            NotPositiveDefiniteError: If rounding leaves σ² − v(n | T∖S) of one without a positive value.
+        """
+        if not positions:
+            return
+        posterior, t, size = self._posterior, len(self.positions), len(positions)
+        features = posterior.features(torch.tensor(positions), self._sketches)
+        every = torch.cat([self._features, features])
+        fresh = features.contiguous().numpy()
+        weighted = fresh * posterior.weights.numpy()
+        products = row_dots(every.numpy()[None, :, :], weighted[:, None, :])  # [s, t + s]
+        if not posterior.is_kernel:
+            products = (np.eye(size, t + size, t) - products) / posterior.noise_variance
+        duals = row_dots(self._duals.contiguous().numpy()[None, :, :], fresh[:, None, :])  # [s, q]
+        rounding = self._rounding(features).numpy()
+        factor = np.zeros((t + size, t + size))
+        coefficients = np.concatenate([self._coefficients.numpy(), np.zeros((size, duals.shape[1]))])
+        for place, row in enumerate(self._factor):
+            factor[place, : place + 1] = row
+        increases = self.increases.numpy().copy()
+        for place in range(t + size):
+            # Column by column: products and duals are those given all removals before this one.
+            below = max(place - t + 1, 0)
+            if place >= t:
+                new = place - t
+                pivot = float(products[new, place])
+                if not pivot > 0:
+                    raise self._not_positive(positions[new])
+                factor[place, place] = math.sqrt(pivot)
+                duals[new] = np.where(np.abs(duals[new]) <= rounding[new], 0.0, duals[new])
+                coefficients[place] = duals[new] / factor[place, place]
+                increases += coefficients[place] ** 2
+                column = products[below:, place] / factor[place, place]
+                products[below:, place + 1 :] -= column[:, None] * column
+            else:
+                column = products[:, place] / factor[place, place]
+                products[:, place + 1 : t] -= column[:, None] * factor[place + 1 : t, place]
+                products[:, t:] -= column[:, None] * column
+            factor[t + below :, place] = column
+            duals[below:] -= column[:, None] * coefficients[place]
+        self.positions.extend(int(position) for position in positions)
+        self.increases = torch.from_numpy(increases)
+        self._features = every
+        self._factor.extend(factor[place, : place + 1].tolist() for place in range(t, t + size))
+        self._coefficients = torch.from_numpy(coefficients)
+
+    def _not_positive(self, position: int) -> NotPositiveDefiniteError:
+        noise = self._posterior.noise_variance
+        smallest = max(float(self._posterior.eigenvalues[-1]) * 1e-12, 10 * noise)
+        return NotPositiveDefiniteError(
+            f"σ² − v(n | T) of position {position} is not positive in float64 at noise_variance {noise}. Use a "
+            f"noise_variance of at least {smallest:.3g}.",
+            smallest_noise_variance=smallest,
+        )
 
     def _rounding(self, features: Float[Tensor, "s m"]) -> Float[Tensor, "s q"]:
         # Error of α_n = F_n · (w ∘ rotated): of the rotation, and of F_n. Rounding errors add like a random walk.

@@ -69,8 +69,11 @@ def test_recipe_passes_every_command_shown_beside_it(folder):
         else:
             assert program == "attribution-service"
             assert arguments[:2] == ["--index", "wine=indexes/wine"]
-            flags = absolute(arguments[2:], folder)
-            with local_server(folder / "indexes" / "wine", *flags, name="wine") as url, Client(url) as client:
+            recipe = absolute(arguments[2:], folder)
+            with (
+                local_server(folder / "indexes" / "wine", *recipe, name="wine") as url,
+                Client(url) as client,
+            ):
                 answer = client.attribute("wine", {"type": "row", "split": "query", "row": 0}, budget=5)
             assert len(answer.hits) == 5
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from indexer.attributor.stored_rows import StoredRows, _copy_half
+from indexer.attributor.stored_rows import StoredRows, _copy_half, _products_half
 from sketchstore.errors import UnknownRowError
 from sketchstore.view import View
 from tests.index_factory import make_index
@@ -49,6 +49,28 @@ def test_every_float16_value_is_widened_exactly() -> None:
     out = np.empty(bits.shape)
     _copy_half(bits, np.arange(bits.shape[0]), 0.25, out)
     np.testing.assert_array_equal(out, bits.view(np.float16).astype(np.float64) * 0.25)
+
+
+def test_products_are_the_same_where_subnormals_are_flushed_to_zero(view: View) -> None:
+    stored = StoredRows(view)
+    vector = torch.randn(1500, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    plain = stored.products(torch.arange(70), vector)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor has no mode that flushes subnormals to zero")
+    try:
+        flushed = stored.products(torch.arange(70), vector)
+    finally:
+        torch.set_flush_denormal(False)
+    torch.testing.assert_close(flushed, plain, rtol=1e-12, atol=1e-10)
+
+
+def test_subnormal_float16_values_count_in_products() -> None:
+    bits = np.arange(1, 1024, dtype=np.uint16).reshape(1, -1)  # every positive subnormal
+    out = np.empty(1)
+    expected = bits.view(np.float16).astype(np.float64).sum()
+    for subnormal in (np.array([1], np.uint32).view(np.float32), np.zeros(1, np.float32)):  # zero: as if flushed
+        _products_half(bits, np.array([0]), np.ones(1023), 1.0, out, subnormal)
+        assert out[0] == expected
 
 
 def test_a_row_outside_the_view_is_refused(view: View) -> None:
