@@ -13,7 +13,7 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRAS)
-SOURCES := attribution sketchstore indexer service experiments benchmarks tests docker
+SOURCES := attribution sketchstore indexer service experiments benchmarks examples tests docker
 
 # One BLAS/OpenMP thread per test process: two test processes with two threads each fight for two cores and a small
 # model's training becomes many times slower than with one thread.

@@ -110,12 +110,11 @@ def different_picks(served: list[int], expected: list[int], scores: list[Array])
     return wrong
 
 
-def measure(index: Path, num_queries: int, budget: int, url: str) -> dict[str, Any]:
+def measure(index: Path, num_queries: int, budget: int, client: Client) -> dict[str, Any]:
     """Compare every (query, method, noise) cell; the largest relative difference of any nats and all wrong picks."""
     manifest = json.loads((index / "manifest.json").read_text())
     labels = np.load(index / "columns" / "labels.npy")
     stored = load_file(index / "queries" / "own.safetensors")
-    client = Client(url)
     cells: list[dict[str, Any]] = []
     kernels: dict[int, tuple[NDArray[np.int64], Array, Array]] = {}
     chosen = np.linspace(0, manifest["queries"]["count"] - 1, num_queries).round().astype(int)
@@ -190,8 +189,8 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=50)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a summary line")
     arguments = parser.parse_args()
-    with local_server(arguments.index) as url:
-        result = measure(arguments.index, arguments.queries, arguments.budget, url)
+    with local_server(arguments.index) as url, Client(url) as client:
+        result = measure(arguments.index, arguments.queries, arguments.budget, client)
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:

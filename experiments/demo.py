@@ -103,7 +103,8 @@ def drawn(client: Client, row: int) -> tuple[Answer, DrawnAnswer]:
             "(+) or (−): sign of the covariance. Nats say how much, not which way.",
             *([f"They stand for {others} near-duplicates as well (kernel cosine > 0.95)."] if others else []),
             f"{search.engine} {search.factory}, {'exact' if search.exact else 'not exact'}, {search.strategy}: "
-            f"{search.index_queries} index queries, {search.rows_scored:,} rows scored.",
+            f"{search.index_queries} index {'query' if search.index_queries == 1 else 'queries'}, "
+            f"{search.rows_scored:,} rows scored.",
             f"{first:,.0f} ms over HTTP; asked again, {again:.0f} ms (in it: {timings}).",
             *(f"warning: {warning}" for warning in answer.warnings),
         ),

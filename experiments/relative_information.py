@@ -1,7 +1,8 @@
 """What the noise does: relative information and fraction of 50 picks, over six noises.
 
-Expected on Fashion-MNIST (25 %, MLP 512-256, own-label logit, NTK scaling): the approximation tracks exact InfoGain
-from relative noise 1 upward, nearest neighbours lag until 1000, and the curve of the InfoGain rules dips at 100.
+Expected on Fashion-MNIST (25 %, MLP 512-256, own-label logit, NTK scaling, rademacher, d = 4096): relative information
+of InfoGain 0.62, 0.70, 0.87, 0.90, 0.85, 0.98 at relative noise 0.01 … 1000, with the dip at 100; the approximation
+tracks it from 1 upward; the largest inner products lag until 1000; cosine is ahead at 0.01 and 100.
 
     python -m experiments.relative_information --index indexes/fashion-mnist --out results/relative-information
 

@@ -165,6 +165,8 @@ def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
             for method, operation in operations.items():
                 _describe_problems(path, method, operation)
         _state_limits(document, settings)
+        # Each branch's const says the same; schemathesis cannot generate arrays whose items carry the keyword.
+        schemas["SketchesRequest"]["properties"]["queries"]["items"].pop("discriminator")
         document["components"]["securitySchemes"] = {
             "apiKey": {"type": "http", "scheme": "bearer", "description": "Only where the service has API keys."}
         }

@@ -3,10 +3,9 @@
 Thin over the attributor: a request becomes a question here, an answer a schema.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -16,7 +15,16 @@ from indexer.recipe import Recipe
 from indexer.recipe_file import load_recipe
 from service.errors import ExampleUnsupportedError
 from service.example_sketcher import ExampleSketcher
-from service.schemas.answers import Answer, AnswerFacts, Hit, ScoresResponse, Sketch, SketchesResponse, StreamStart
+from service.schemas.answers import (
+    Answer,
+    AnswerFacts,
+    Hit,
+    IndexReference,
+    ScoresResponse,
+    Sketch,
+    SketchesResponse,
+    StreamStart,
+)
 from service.schemas.questions import (
     AttributionRequest,
     ExampleQuery,
@@ -31,6 +39,7 @@ from sketchstore.reader import Index, open_index
 
 Check = Callable[[], None]
 SKETCH_TIMING = "sketch"
+AnswerKind = TypeVar("AnswerKind", bound=AnswerFacts)
 
 
 def never_stop() -> None:
@@ -72,6 +81,8 @@ class ServedIndex:
         self.engine = engine
         self.sketcher = sketcher
         self.no_recipe_reason = no_recipe_reason
+        # The name it is served by, which need not be the one in its manifest.
+        self._reference = IndexReference(name=name, revision=index.revision)
         self._attributor = Attributor(index, engine=engine)
         self._attributor.warm()
         self.methods = self._attributor.methods
@@ -126,7 +137,7 @@ class ServedIndex:
             The answer.
         """
         attribution, timings = self._ask(asked)
-        return Answer.model_validate(self._facts(attribution, timings, check))
+        return self._facts(Answer, attribution, timings, check)
 
     def stream(self, asked: AttributionRequest, check: Check) -> Iterator[StreamStart | Hit | AnswerFacts]:
         """Judge one attribution request now; answer it part by part later.
@@ -141,11 +152,12 @@ class ServedIndex:
         attribution, timings = self._ask(asked)
 
         def parts() -> Iterator[StreamStart | Hit | AnswerFacts]:
-            yield StreamStart.model_validate(self._named(dataclasses.asdict(attribution.start)))
+            start = StreamStart.model_validate(attribution.start, from_attributes=True)
+            yield start.model_copy(update={"index": self._reference})
             for hit in attribution.steps():
-                yield Hit.model_validate(dataclasses.asdict(hit))
+                yield Hit.model_validate(hit, from_attributes=True)
                 check()
-            yield AnswerFacts.model_validate(self._facts(attribution, timings, check))
+            yield self._facts(AnswerFacts, attribution, timings, check)
 
         return parts()
 
@@ -168,7 +180,8 @@ class ServedIndex:
             condition=asked.condition,
             exclude_ids=asked.exclude_ids,
         )
-        return ScoresResponse.model_validate(self._named(dataclasses.asdict(scores)))
+        response = ScoresResponse.model_validate(scores, from_attributes=True)
+        return response.model_copy(update={"index": self._reference})
 
     def sketch(self, asked: SketchesRequest, check: Check) -> SketchesResponse:
         """Turn queries into sketches.
@@ -243,11 +256,9 @@ class ServedIndex:
         resolved = QuerySketch(sketched.sketch, sketched.view, sketched.label, sketched.predicted_label)
         return resolved, {SKETCH_TIMING: sketched.seconds * 1000}
 
-    def _named(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Return facts with the name the index is served by in place of the one in its manifest."""
-        return {**facts, "index": {"name": self.name, "revision": self.index.revision}}
-
-    def _facts(self, attribution: Attribution, timings: dict[str, float], check: Check) -> dict[str, Any]:
-        facts = self._named(dataclasses.asdict(attribution.answer(check)))
-        facts["timings_ms"] = {**timings, **facts["timings_ms"]}
-        return facts
+    def _facts(
+        self, kind: type[AnswerKind], attribution: Attribution, timings: dict[str, float], check: Check
+    ) -> AnswerKind:
+        answer = attribution.answer(check)
+        facts = kind.model_validate(answer, from_attributes=True)
+        return facts.model_copy(update={"index": self._reference, "timings_ms": {**timings, **answer.timings_ms}})

@@ -1,5 +1,7 @@
 """What a hit stands for: candidates whose kernel cosine with it exceeds 0.95, which greedy selection passes over."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -100,9 +102,8 @@ class NearDuplicates:
             self._found[row] = close[close != row]
 
     def _thresholds(self, row: int) -> Tensor:
-        own = float(self._pool.view.squared_norms[row]) ** 0.5
-        thresholds: Tensor = COSINE * own * self._norms
-        return thresholds
+        own = math.sqrt(float(self._pool.view.squared_norms[row]))
+        return COSINE * own * self._norms
 
     def _keep(self, row: int, near: Tensor) -> None:
         close = self._pool.candidates[near]

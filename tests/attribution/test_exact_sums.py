@@ -11,7 +11,7 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("dim", [1, 12, 100, 4096, 20_480, 40_000])
+@pytest.mark.parametrize("dim", [1, 3, 12, 100, 1000, 4095, 4096, 4097, 20_480, 40_000])
 def test_a_row_sums_to_the_same_bits_alone_in_a_batch_and_on_any_thread_count(dim, generator, threads):
     rows = torch.randn(40, dim, generator=generator, dtype=torch.float64)
     vector = torch.randn(dim, generator=generator, dtype=torch.float64)

@@ -69,8 +69,12 @@ def test_recipe_passes_every_command_shown_beside_it(folder):
         else:
             assert program == "attribution-service"
             assert arguments[:2] == ["--index", "wine=indexes/wine"]
-            with local_server(folder / "indexes" / "wine", *absolute(arguments[2:], folder), name="wine") as url:
-                answer = Client(url).attribute("wine", {"type": "row", "split": "query", "row": 0}, budget=5)
+            recipe = absolute(arguments[2:], folder)
+            with (
+                local_server(folder / "indexes" / "wine", *recipe, name="wine") as url,
+                Client(url) as client,
+            ):
+                answer = client.attribute("wine", {"type": "row", "split": "query", "row": 0}, budget=5)
             assert len(answer.hits) == 5
 
 

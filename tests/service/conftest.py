@@ -62,5 +62,5 @@ def server(index_root: Path) -> Iterator[str]:
     """A service process of its own on a loopback port."""
     from service.local_server import local_server
 
-    with local_server(index_root / "own", "--max-budget", "50", "--max-body-bytes", "100000") as url:
+    with local_server(index_root / "own", "--max-budget", "50", "--max-body-bytes", "100000", start_seconds=300) as url:
         yield url

@@ -110,11 +110,12 @@ def test_a_damaged_index_is_refused_at_the_start_and_the_file_is_named(index_roo
     assert file in printed
 
 
+@pytest.mark.slow
 def test_a_damaged_index_stops_the_process_without_a_traceback(index_root: Path, tmp_path: Path):
     directory = tmp_path / "own"
     shutil.copytree(index_root / "own", directory)
     file = damage_shard(directory)
-    ended = subprocess.run([*COMMAND, "--index", str(directory)], capture_output=True, text=True, timeout=120)
+    ended = subprocess.run([*COMMAND, "--index", str(directory)], capture_output=True, text=True, timeout=300)
     assert ended.returncode == 1
     assert file in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -135,6 +136,7 @@ def test_a_recipe_for_an_index_that_is_not_served_ends_with_1(index_root: Path):
     assert "'other'" in printed
 
 
+@pytest.mark.slow
 def test_the_environment_configures_and_a_signal_ends_it_cleanly(index_root: Path):
     environment = os.environ | {"NATTRIBUTE_INDEX": f"mine={index_root / 'own'}", "NATTRIBUTE_PORT": "0"}
     with subprocess.Popen(COMMAND, stderr=subprocess.PIPE, text=True, env=environment) as process:
@@ -151,6 +153,7 @@ def test_the_environment_configures_and_a_signal_ends_it_cleanly(index_root: Pat
         assert process.wait(timeout=30) in (0, -signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_hundred_megabytes_are_refused_and_the_process_lives_on(server: str):
     with httpx.Client(base_url=server) as client:
         for headers in ({"Content-Length": str(100 * 2**20)}, {}):
@@ -170,9 +173,10 @@ def test_a_hundred_megabytes_are_refused_and_the_process_lives_on(server: str):
         assert answer.status_code == 200
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_a_stream_leaves_no_work_behind(index_root: Path):
     with (
-        local_server(index_root / "margin", "--workers", "1", "--queue", "0") as url,
+        local_server(index_root / "margin", "--workers", "1", "--queue", "0", start_seconds=300) as url,
         httpx.Client(base_url=url) as client,
     ):
         body = {"query": {"type": "row", "row": 1}, "budget": 60, "strategy": "literal"}

@@ -20,6 +20,7 @@ def test_the_options_are_the_fields_of_the_requests():
         assert set(typing.get_type_hints(options)) == set(request.model_fields) - own
 
 
+@pytest.mark.slow
 def test_the_client_asks_everything(server: str):
     with Client(server) as client:
         assert client.ready()
@@ -46,6 +47,7 @@ def test_the_client_asks_everything(server: str):
         assert client.content("own", 2)[0] == "image/png"
 
 
+@pytest.mark.slow
 def test_a_refusal_is_an_exception_that_holds_the_problem(server: str):
     with Client(server) as client:
         with pytest.raises(ProblemError, match="unknown_index") as caught:
@@ -72,6 +74,7 @@ def test_something_that_is_not_this_service_is_named_so():
         client.info()
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_the_asynchronous_client_does_the_same(server: str):
     async with AsyncClient(server) as client:

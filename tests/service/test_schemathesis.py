@@ -30,6 +30,7 @@ def described(settings: Settings, engine: Engine) -> schemathesis.BaseSchema:
     return schemathesis.openapi.from_asgi("/openapi.json", create_app(settings, engine), config=config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path", "mode"), operations())
 def test_no_generated_request_breaks_the_contract(
     described: schemathesis.BaseSchema, method: str, path: str, mode: schemathesis.GenerationMode
