@@ -124,7 +124,8 @@ class PoolRows:
         kernel = self._kernel
         if kernel is None:
             return None
-        return lambda row: self._of_comparable(kernel[int(torch.searchsorted(self._pool.comparable, row))])
+        comparable = self._pool.comparable.numpy()
+        return lambda row: self._of_comparable(kernel[int(comparable.searchsorted(row))])
 
     def _product(self, vector: Tensor) -> Tensor:
         if torch.equal(vector, self._query):

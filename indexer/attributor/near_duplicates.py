@@ -59,10 +59,14 @@ class NearDuplicates:
 
     def _find_in_kernel(self, kernel: Tensor, rows: Tensor) -> None:
         positions = self._pool.positions(self._pool.candidates)
+        places = self._pool.positions(rows)
         everything = positions.numel() == self._pool.comparable.numel()
-        for row, place in zip(rows.tolist(), self._pool.positions(rows).tolist(), strict=True):
-            products = kernel[place] if everything else kernel[place][positions]
-            self._keep(row, products > self._thresholds(row))
+        products = kernel[places] if everything else kernel[places][:, positions]
+        lengths = self._pool.view.squared_norms[rows].sqrt()
+        near = products > COSINE * lengths[:, None] * self._norms
+        self._found.update((row, torch.empty(0, dtype=torch.int64)) for row in rows.tolist())
+        for hit in near.sum(dim=1).gt(1).nonzero().squeeze(1).tolist():  # beside itself
+            self._keep(int(rows[hit]), near[hit])
 
     def _find_by_products(self, row: int) -> None:
         sketch = self._stored.sketches(torch.tensor([row]))[0]

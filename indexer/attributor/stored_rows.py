@@ -138,7 +138,8 @@ class StoredRows:
         self.dim = view.sketch_dim
         self._view = view
         self._half = view.storage_dtype == np.float16
-        stored = [view.shard(number) for number in range(view.num_shards)]
+        # Plain arrays: numba takes ten times as long to recognise a memmap.
+        stored = [np.asarray(view.shard(number)) for number in range(view.num_shards)]
         self._shards: list[Array] = [shard.view(np.uint16) if self._half else shard for shard in stored]
         self._starts = np.cumsum([0, *(shard.shape[0] for shard in stored)])
 
