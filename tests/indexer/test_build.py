@@ -23,6 +23,9 @@ from sketchstore.errors import (
 from sketchstore.reader import open_index, verify_index
 from tests.indexer.small_recipes import CLASSIFIER, REGRESSION, write_recipe
 
+#: Whole builds and dense oracles: left out of `make check`.
+pytestmark = pytest.mark.slow
+
 SMALL = {"sketch": "rademacher", "dim": 32, "block_rows": 16}
 
 

@@ -8,6 +8,9 @@ from indexer.attributor import Attributor, CandidateFilter, Question
 from tests import oracles
 from tests.indexer.attributor.asking import METHODS, RELATIVE_NOISES, attributor, close, comparable, greedy, small_index
 
+#: Whole builds and dense oracles: left out of `make check`.
+pytestmark = pytest.mark.slow
+
 BUDGET = 6
 
 
