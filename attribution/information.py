@@ -53,6 +53,8 @@ def info_loss_nats(variance: float, increase: float) -> float:
     Returns:
         Nats, ≥ 0.
     """
+    if variance <= 0:  # underflow of a query or a noise at the edge of float64
+        return math.inf if increase > 0 else 0.0
     return 0.5 * math.log1p(increase / variance)
 
 

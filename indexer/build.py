@@ -16,6 +16,7 @@ from torch import Tensor
 
 from indexer.batches import move
 from indexer.build_report import BuildReport, host_facts, peak_memory_bytes
+from indexer.check import refuse_batch_mates
 from indexer.derive import DEFAULT_FACTORY, derive
 from indexer.distortion import DistortionError, measure_distortion, sample_rows
 from indexer.jacobians import JacobianError
@@ -92,6 +93,7 @@ class _Build:
         with self.watch.phase("read"):
             self.train_rows = self._read_once(self.prepared.train)
             check_labels(self.prepared, self.train_rows)
+            refuse_batch_mates(self.prepared)
             queries = self.prepared.queries
             self.query_rows = None if queries is None else self._read_once(queries)
         plan = build_plan(self.prepared, self.out.name, self.train_rows, self.query_rows)

@@ -16,6 +16,7 @@ from indexer.preparation import BuildSettings, Prepared, prepare
 from indexer.previews import preview_of
 from indexer.progress import Progress, Silent
 from indexer.reading import CollatedRows, ExampleReader
+from indexer.recipe import RecipeError
 from indexer.training import cpu_threads
 
 ROWS = 8
@@ -60,6 +61,23 @@ def check_recipe(settings: BuildSettings, *, progress: Progress | None = None) -
             return [Finding("the recipe loads", False, f"{type(error).__name__}: {error}")]
         progress.phase("checking two batches", 0)
         return _Check(prepared).findings()
+
+
+def refuse_batch_mates(prepared: Prepared) -> None:
+    """Refuse a model whose outputs or gradients of one example depend on the examples beside it.
+
+    Args:
+        prepared: What a build is about to sketch.
+
+    Raises:
+        RecipeError: If they do; sketches of such a model would be of no single example.
+    """
+    check = _Check(prepared)
+    for look in (check._outputs_alone, check._gradients_alone):
+        try:
+            look()
+        except _UnsoundError as error:
+            raise RecipeError(f"{prepared.recipe.name}: {error}") from None
 
 
 class _Check:
