@@ -155,8 +155,24 @@ class Recipe(ABC):
         return logits
 
     def label(self, example: Example) -> int:
-        """Return the label of an example, an integer from 0, or −1 where it has none."""
-        return int(example[1])
+        """Return the label of an example.
+
+        Args:
+            example: The example; by default a pair whose second part is the label.
+
+        Returns:
+            A whole number from 0, or −1 where it has none.
+
+        Raises:
+            RecipeError: If what stands in the label's place is no whole number.
+        """
+        label = int(example[1])
+        if label != example[1]:
+            raise RecipeError(
+                f"recipe {self.name!r}: the target {example[1]!r} is no class; labels are whole numbers. "
+                "For regression define label(example) as -1 and measurement(outputs, label), the scalar to explain"
+            )
+        return label
 
     def id(self, example: Example, row: int, split: str) -> str:
         """Return the external id of an example; unique within its split (``"train"`` or ``"query"``)."""

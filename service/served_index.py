@@ -261,4 +261,20 @@ class ServedIndex:
     ) -> AnswerKind:
         answer = attribution.answer(check)
         facts = kind.model_validate(answer, from_attributes=True)
-        return facts.model_copy(update={"index": self._reference, "timings_ms": {**timings, **answer.timings_ms}})
+        return facts.model_copy(
+            update={"index": self._reference, "timings_ms": _with_total(timings, answer.timings_ms)}
+        )
+
+
+def _with_total(before: dict[str, float], answering: dict[str, float]) -> dict[str, float]:
+    """Put what came before the answer, a sketch, into its timings and their total.
+
+    Args:
+        before: Milliseconds by stage before the answer.
+        answering: Milliseconds by stage of the answer, with their total.
+
+    Returns:
+        All stages with the total of all.
+    """
+    total = answering["total"] + sum(before.values())
+    return {**before, **answering, "total": total}

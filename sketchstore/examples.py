@@ -228,6 +228,8 @@ class ExampleTable:
                 raise UnknownMetadataError(f"no metadata {name!r}; the metadata are {listed(self.metadata_names)}")
             column = self.column(METADATA + name)
             values = list(wanted) if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
+            if pa.types.is_integer(column.type):  # JSON knows one kind of number: 5 may arrive as 5.0
+                values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
             for value in values:
                 if not _is_of_type(value, column.type):
                     raise UnknownMetadataError(f"metadata {name!r} is {column.type}; {value!r} is not of that type")

@@ -8,7 +8,7 @@ from indexer.build import build_index
 from indexer.preparation import BuildSettings
 from indexer.recipe import RecipeError
 
-RECIPE = '''
+RECIPE = """
 import torch
 from torch import nn
 
@@ -26,7 +26,7 @@ def model():
 def train_set():
     inputs = torch.randn(24, 4, generator=torch.Generator().manual_seed(1))
     return [(x, row % 3) for row, x in enumerate(inputs)]
-'''
+"""
 
 
 def test_a_build_refuses_a_model_whose_examples_depend_on_their_batch_mates(tmp_path: Path):

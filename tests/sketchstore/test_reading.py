@@ -269,3 +269,7 @@ def test_derived_entries_of_overwritten_sketches_are_stale(tmp_path):
 
 def test_opening_by_sizes_and_by_digests_gives_the_same_index(index):
     assert open_index(index.path, check="sizes").manifest == index.manifest
+
+
+def test_where_takes_a_whole_number_in_either_form_json_may_give_it(index):
+    assert index.examples.where({"length": 3.0}).tolist() == index.examples.where({"length": 3}).tolist() != []
