@@ -10,6 +10,7 @@
     ├ NotFiniteError(ValueError)           NaN or infinity in a sketch
     ├ DependentQueriesError(ValueError)    queries whose joint entropy is −∞
     ├ UnknownOptionError(ValueError)       a rule, strategy or weighting that does not exist
+    ├ TableSizeError(ValueError)           more queries × candidates than memory is allowed for
     └ NotPositiveDefiniteError             a factorisation that rounding defeats at this σ²
 """
 
@@ -44,6 +45,10 @@ class DependentQueriesError(AttributionError, ValueError):
 
 class UnknownOptionError(AttributionError, ValueError):
     """A rule, strategy or weighting was named that does not exist."""
+
+
+class TableSizeError(AttributionError, ValueError):
+    """The table of covariances between candidates and queries would exceed its memory limit."""
 
 
 class NotPositiveDefiniteError(AttributionError):

@@ -5,17 +5,25 @@ the same way whatever stands beside it, so that equal rows tie exactly and an an
 on any number of threads.
 """
 
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attribution.cores import on_all_cores
+
 Array = npt.NDArray[np.float64]
 
 #: Values summed at a time. numpy hands each row's sum to one ddot of its BLAS, which starts no threads below 10,000
 #: values: up to here the order of summation inside a row is fixed.
 _SLICE = 8_192
+#: Values from which :func:`row_sum` is worth several cores, and columns it gives to one at a time. Which columns are
+#: summed together follows from the shape alone.
+_MANY_VALUES = 2**20
+_SLICE_COLUMNS = 512
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
@@ -76,7 +84,7 @@ def row_dots(rows: Array, vector: Array) -> Array:
 def row_sum(rows: Array, weights: Array) -> Array:
     """Add weighted rows in an order that no thread count changes: the work of :func:`weighted_sum`, on arrays.
 
-    numpy's own einsum loop (``optimize=False``: no BLAS) is one thread and one pass.
+    numpy's own einsum loop (``optimize=False``: no BLAS) is one pass.
 
     Args:
         rows: Rows, shape [m, d].
@@ -85,8 +93,18 @@ def row_sum(rows: Array, weights: Array) -> Array:
     Returns:
         Σ_i weights_i rows_i, shape [d].
     """
-    total: Array = np.einsum("md,m->d", rows, weights, optimize=False)
+    if rows.size < _MANY_VALUES:
+        total: Array = np.einsum("md,m->d", rows, weights, optimize=False)
+        return total
+    # Columns are shared between the cores: each is summed over the rows in their order, whoever does it.
+    total = np.empty(rows.shape[1])
+    columns = [slice(left, left + _SLICE_COLUMNS) for left in range(0, rows.shape[1], _SLICE_COLUMNS)]
+    on_all_cores([partial(_sum_columns, rows, weights, part, total) for part in columns])
     return total
+
+
+def _sum_columns(rows: Array, weights: Array, columns: slice, out: Array) -> None:
+    out[columns] = np.einsum("md,m->d", rows[:, columns], weights, optimize=False)
 
 
 def inner_products(rows: Float[Tensor, "m d"], vector: Float[Tensor, " d"]) -> Float[Tensor, " m"]:

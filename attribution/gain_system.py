@@ -11,7 +11,7 @@ from attribution.acquired import AcquiredSet, Added
 from attribution.candidates import Candidates
 from attribution.checks import check_query
 from attribution.exact_sums import inner_product_error, inner_products, squared_norms
-from attribution.pursuit import Column, Nominated
+from attribution.pursuit import Column, Evaluated, Nominated
 
 #: Gives K(n, a) of every candidate n, in their order, for one a: float64, shape [c].
 KernelColumn = Callable[[int], Float[Tensor, " c"]]
@@ -62,6 +62,7 @@ class GainSystem:
             check_query(query, candidates.dim)
         self.acquired = AcquiredSet(queries, noise_variance, budget)
         self.added: Added | None = None
+        self._latest = -1
         self._candidates = candidates
         self._noise_variance = noise_variance
         self._weighting = weighting
@@ -95,14 +96,14 @@ class GainSystem:
             decided_diagonal_error=decided * diagonal,
         )
 
-    def evaluate(self, positions: Int[Tensor, " s"]) -> tuple[Float[Tensor, "s q"], Float[Tensor, " s"]]:
+    def evaluate(self, positions: Int[Tensor, " s"]) -> Evaluated:
         """Compute c(x_q, n | A) and σ² + v(n | A) in float64.
 
         Args:
             positions: Which candidates, shape [s].
 
         Returns:
-            Covariances [s, q] and noisy variances [s].
+            Covariances [s, q] and noisy variances [s]: the values that decide.
         """
         sketches = self._candidates.sketches(positions)
         new = self._accounted[positions] < 0
@@ -118,25 +119,55 @@ class GainSystem:
         self._accounted[positions] = self.acquired.size
         variances = self._variances[positions]
         # Rounding can leave a variance of −1e-16‖φ‖²; none is negative.
-        return self.acquired.covariances(sketches), self._noise_variance + torch.clamp(variances, min=0.0)
+        pivots = self._noise_variance + torch.clamp(variances, min=0.0)
+        return Evaluated(self.acquired.covariances(sketches), pivots, torch.zeros_like(pivots))
 
-    def accept(self, position: int) -> Column:
-        """Add a candidate to the acquired set, and multiply all others with Λ_A⁻¹ φ_a: the step's one product.
+    def settle(self, positions: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
+        """Compute σ² + v(n | A), which :meth:`evaluate` leaves nothing to add to.
+
+        Args:
+            positions: Which candidates, shape [s].
+
+        Returns:
+            Noisy variances [s].
+        """
+        return self.evaluate(positions).pivots
+
+    def twins(self, position: int, others: Int[Tensor, " s"]) -> Int[Tensor, " t"]:
+        """Name equal candidates whose values differ: none, for equal rows have equal values here.
+
+        Args:
+            position: A candidate.
+            others: Other candidates, shape [s].
+
+        Returns:
+            Nothing, shape [0].
+        """
+        return others[:0]
+
+    def accept(self, position: int) -> None:
+        """Add a candidate to the acquired set.
 
         Args:
             position: Which candidate.
+        """
+        self.added = self.acquired.add(self._candidates.sketches(torch.tensor([position]))[0])
+        self._latest = position
+
+    def column(self) -> Column:
+        """Multiply all candidates with Λ_A⁻¹ φ_a of the latest pick: the step's one product.
 
         Returns:
             c(n, a | A)/√(σ² + v_a).
         """
-        self.added = self.acquired.add(self._candidates.sketches(torch.tensor([position]))[0])
+        assert self.added is not None, "accept comes first"
         if self._kernel_column is not None:
-            return self._stored_column(position, self._kernel_column)
+            return self._stored_column(self._latest, self._kernel_column)
         direction = self.added.direction
         length = float(torch.linalg.vector_norm(direction))
         return Column(
             values=self._candidates.products(direction.unsqueeze(0))[0],
-            error=self._candidates.relative_error * length * self._norms,
+            error=torch.from_numpy(self._norms.numpy() * (self._candidates.relative_error * length)),
             coefficients=self.added.coefficients,
         )
 

@@ -32,10 +32,12 @@ class GramPicker:
         num_allowed: How many they are.
         largest_norm: max ‖φ‖ over them.
         squared_norms: ‖φ‖² by row, or None to bound every norm by the largest.
+        bytes_per_sketch: What reading one stored sketch costs.
 
     Attributes:
         index_queries: Rows sent to the search so far.
         rows_scored: Sketches multiplied so far.
+        bytes_read: Bytes of sketches and kernel columns read so far.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class GramPicker:
         num_allowed: int,
         largest_norm: float,
         squared_norms: Float[Tensor, " n"] | None,
+        bytes_per_sketch: int,
     ) -> None:
         self._search = search
         self._sketches = sketches
@@ -55,9 +58,11 @@ class GramPicker:
         self._num_allowed = num_allowed
         self._largest_norm = largest_norm
         self._squared_norms_by_row = squared_norms
+        self._bytes_per_sketch = bytes_per_sketch
         self._columns: Array | None = None
         self.index_queries = 0
         self.rows_scored = 0
+        self.bytes_read = 0
 
     def best(self, acquired: AcquiredSet) -> Pick | None:
         """Find the row with the largest |φ · r| among those not yet picked.
@@ -93,6 +98,7 @@ class GramPicker:
             values = self._sketches(torch.from_numpy(self._rows[places]))
             decided = row_dots(np.ascontiguousarray(values.numpy()), residual)
             self.rows_scored += places.shape[0]
+            self.bytes_read += places.shape[0] * self._bytes_per_sketch
             # A product known in float64 puts K_n* right for all later steps.
             self._cross[places] = decided + explained[places]
             self._cross_errors[places] = rounding[places]
@@ -104,6 +110,7 @@ class GramPicker:
         self._taken[best_place] = -np.inf
         if acquired.size < self._columns.shape[0]:
             self._columns[acquired.size] = self._kernel_column(best.row).numpy()
+            self.bytes_read += self._columns[acquired.size].nbytes
         return best
 
     def _start(self, acquired: AcquiredSet) -> Array:
@@ -111,6 +118,7 @@ class GramPicker:
         found = self._search.search(acquired.residuals[:1], self._num_allowed, self._rows_allowed)
         self.index_queries += 1
         self.rows_scored += self._num_allowed
+        self.bytes_read += found.bytes_read
         rows, order = found.rows[0].sort()
         self._rows = rows.numpy()
         self._cross: Array = found.scores[0][order].double().numpy()

@@ -1,8 +1,9 @@
 """Approximate InfoGain for one query (Eq. 15): the greedy loop over a vector database, literal or certified.
 
 Both strategies pick the row whose float64 inner product with the residual is largest, ties to the lowest row; they
-differ in how often they ask the index. ``literal`` asks at every step, as the paper does; ``certified`` asks once and
-asks again only when its bounds (method.md section 6) no longer prove the pick.
+differ in what they read for it. ``literal`` asks the index at every step, as the paper does. ``certified`` proves each
+pick from bounds (method.md section 6), the cheapest way there is at hand: columns of a stored kernel matrix, coarse
+rows with known errors, or the lists of one search.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,14 +13,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attribution.acquired import AcquiredSet, gain_step
-from attribution.certified import CertifiedPicker
+from attribution.bound_kernels import BoundKernels
 from attribution.checks import check_budget, check_option, check_query
+from attribution.coarse_rows import CoarseRows
 from attribution.gain_system import KernelColumn
 from attribution.gram_picker import GramPicker
+from attribution.list_picker import ListPicker
 from attribution.literal import LiteralPicker
+from attribution.scan_picker import ScanPicker
 from attribution.search import Search
 from attribution.steps import Step
 
+#: Bounds evaluated on arrays; an index brings compiled ones.
+ARRAY_KERNELS = BoundKernels()
 STRATEGIES = ("certified", "literal")
 
 
@@ -37,6 +43,9 @@ def select_infogain_approx(
     squared_norms: Float[Tensor, " n"] | None = None,
     float32_sketches: Callable[[Int[Tensor, " m"]], Float[Tensor, "m d"]] | None = None,
     kernel_column: KernelColumn | None = None,
+    coarse: CoarseRows | None = None,
+    bytes_per_sketch: int = 0,
+    kernels: BoundKernels = ARRAY_KERNELS,
     max_results: int = 2048,
 ) -> Iterator[Step]:
     r"""Select the examples whose posterior covariance with the query is largest, one at a time (Eq. 15).
@@ -62,9 +71,14 @@ def select_infogain_approx(
         float32_sketches: Reads the same sketches as float32, for products that only nominate; spares a conversion
             when they are stored in float32 or less.
         kernel_column: Gives K(n, a) of every allowed row n, ascending, for an allowed row a, float64, shape
-            [num_allowed]: a column of a stored Gram matrix. Then a certified selection from a pool within
-            ``max_results`` costs one search and no look at any row but contenders.
-        max_results: Longest list asked of the index. A pool within it needs one search for the whole selection.
+            [num_allowed]: a column of a stored Gram matrix. Then a certified selection costs one search and no look at
+            any row but contenders.
+        coarse: The allowed rows in few bits. Then a certified selection over an exact, local search costs one look at
+            all of them, and later looks where bounds allow a row to be the pick.
+        bytes_per_sketch: What reading one stored sketch costs; counted in the steps.
+        kernels: Evaluate the bounds on coarse rows.
+        max_results: Longest list asked of an index that neither serves. A pool within it needs one search for the whole
+            selection.
 
     Yields:
         One step per pick, with the search's counters so far. It ends early when the best score is exactly 0.
@@ -73,13 +87,19 @@ def select_infogain_approx(
     check_budget(budget, num_allowed)
     check_option(strategy, STRATEGIES, "strategy")
     acquired = AcquiredSet(query.unsqueeze(0), noise_variance, budget)
-    picker: CertifiedPicker | GramPicker | LiteralPicker
+    picker: GramPicker | ListPicker | LiteralPicker | ScanPicker
     if strategy == "literal":
-        picker = LiteralPicker(search, sketches, rows_allowed, num_allowed, largest_norm)
-    elif kernel_column is not None and search.exact and num_allowed <= max_results:
-        picker = GramPicker(search, sketches, kernel_column, rows_allowed, num_allowed, largest_norm, squared_norms)
+        picker = LiteralPicker(search, sketches, rows_allowed, num_allowed, largest_norm, bytes_per_sketch)
+    elif kernel_column is not None and search.exact:
+        # A step reads 8 bytes a row.
+        picker = GramPicker(
+            search, sketches, kernel_column, rows_allowed, num_allowed, largest_norm, squared_norms, bytes_per_sketch
+        )
+    elif coarse is not None and search.exact and search.local:
+        # A search of local rows reads as much as a look at all of them or more, at every call.
+        picker = ScanPicker(coarse, sketches, bytes_per_sketch, budget, kernels)
     else:
-        picker = CertifiedPicker(
+        picker = ListPicker(
             search,
             sketches,
             float32_sketches,
@@ -87,6 +107,7 @@ def select_infogain_approx(
             num_allowed,
             largest_norm,
             squared_norms,
+            bytes_per_sketch,
             max_results=max_results,
         )
     for _ in range(budget):
@@ -96,4 +117,10 @@ def select_infogain_approx(
         variance_before = float(acquired.variances[0])
         added = acquired.add(pick.sketch)
         step = gain_step(acquired, added, variance_before, position=pick.row, score=pick.covariance**2)
-        yield replace(step, index_queries=picker.index_queries, rows_scored=picker.rows_scored, exact=search.exact)
+        yield replace(
+            step,
+            index_queries=picker.index_queries,
+            rows_scored=picker.rows_scored,
+            bytes_read=picker.bytes_read,
+            exact=search.exact,
+        )

@@ -71,10 +71,12 @@ class LiteralPicker:
         rows_allowed: Sorted rows that may be picked, or None for all.
         num_allowed: How many they are.
         largest_norm: max ‖φ‖ over them.
+        bytes_per_sketch: What reading one stored sketch costs.
 
     Attributes:
         index_queries: Rows sent to the search so far.
         rows_scored: Sketches multiplied so far.
+        bytes_read: Bytes of sketches read so far.
     """
 
     def __init__(
@@ -84,15 +86,18 @@ class LiteralPicker:
         rows_allowed: Int[Tensor, " a"] | None,
         num_allowed: int,
         largest_norm: float,
+        bytes_per_sketch: int,
     ) -> None:
         self._search = search
         self._sketches = sketches
         self._rows_allowed = rows_allowed
         self._num_allowed = num_allowed
         self._largest_norm = largest_norm
+        self._bytes_per_sketch = bytes_per_sketch
         self._taken: list[int] = []
         self.index_queries = 0
         self.rows_scored = 0
+        self.bytes_read = 0
 
     def best(self, acquired: AcquiredSet) -> Pick | None:
         """Find the row with the largest |φ · r| among those not yet picked.
@@ -123,6 +128,7 @@ class LiteralPicker:
         contenders = torch.unique(rows[scores >= best - 2 * error])
         pick = best_by_float64(contenders, self._sketches, residual)
         self.rows_scored += contenders.numel()
+        self.bytes_read += contenders.numel() * self._bytes_per_sketch
         if pick.covariance == 0:
             return None
         self._taken.append(pick.row)
@@ -135,6 +141,7 @@ class LiteralPicker:
         found = self._search.search(torch.stack([residual, -residual]), num_results, self._rows_allowed)
         self.index_queries += 2
         self.rows_scored += 2 * self._num_allowed
+        self.bytes_read += found.bytes_read
         present = found.rows >= 0
         complete = bool((~present).any())
         reach = float("-inf") if complete else float(found.scores[:, -1].max())

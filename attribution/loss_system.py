@@ -4,15 +4,17 @@ No pass over Φ is needed while |T| ≤ d; beyond, a column costs one product of
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from attribution.candidates import Candidates, DenseCandidates
-from attribution.exact_sums import inner_product_error, inner_products
-from attribution.inverse_covariance import InverseCovariance, SketchReader
-from attribution.pursuit import Column, Nominated
+from attribution.exact_sums import inner_product_error, unit_roundoff
+from attribution.inverse_covariance import InverseCovariance
+from attribution.leverages import SketchReader
+from attribution.pursuit import Column, Evaluated, Nominated
 from attribution.removal import Removal, Removed
 
 #: Values (rows × d) up to which a pool's products are made in float64; beyond, float32 halves their memory.
@@ -64,21 +66,26 @@ class LossSystem:
         self.removed: Removed | None = None
         self._posterior = posterior
         self._pool = pool
+        self._sketches = sketches
         self._weighting = weighting
-        self._diagonal = posterior.diagonal(pool, sketches)
-        self._columns: list[Column] = []
+        # P_nn given T, and its error against the value that decides: 0 once that value was computed.
+        self._base, self._base_error = posterior.diagonal(pool, sketches)
+        self._columns: list[_Column] = []
         size = posterior.weights.shape[0]
+        self._decided_error = inner_product_error(size, torch.float64)
         if posterior.is_kernel:
-            self._features = posterior.features(pool, sketches)  # [c, n]
-            self._relative_error = inner_product_error(size, torch.float64)
-            self._norms = torch.ones_like(self._diagonal)
+            vectors = posterior.spectrum.eigenvectors
+            everything = torch.equal(pool, torch.arange(vectors.shape[0]))
+            self._rows = vectors if everything else posterior.rows(pool, sketches)  # [c, n]
+            self._relative_error = 2 * self._decided_error
+            self._norms = torch.ones_like(self._base)
         else:
             if candidates is None:
                 rows = sketches(pool)
                 small = rows.numel() <= _FLOAT64_VALUES
                 candidates = DenseCandidates(rows, torch.float64 if small else torch.float32)
             self._candidates = candidates
-            self._relative_error = candidates.relative_error + inner_product_error(size, torch.float64)
+            self._relative_error = candidates.relative_error + self._decided_error
             self._norms = torch.sqrt(candidates.squared_norms())
 
     def nominate(self) -> Nominated:
@@ -88,8 +95,8 @@ class LossSystem:
             b = α and the diagonal P_nn.
         """
         duals = self.removal.duals
-        targets = torch.stack([self._multiply(dual) for dual in duals], dim=1)
-        diagonal, error = self._diagonal.clone(), self._diagonal_rounding()
+        targets = self._multiply(duals).T.contiguous()
+        diagonal, error = self._base.clone(), self._base_error.clone()
         target_error = self._relative_error * self._norms
         target_scale = torch.linalg.vector_norm(duals, dim=1)
         for place in range(len(self.removal.positions)):
@@ -100,7 +107,6 @@ class LossSystem:
             # ‖z‖ bounds each coefficient's share of the error.
             share = column.coefficients.abs() / target_scale.clamp(min=1e-300)
             target_error = target_error + column.error * float(share.max())
-        decided = inner_product_error(self._posterior.weights.shape[0], torch.float64)
         return Nominated(
             targets=targets,
             target_error=target_error,
@@ -109,31 +115,74 @@ class LossSystem:
             diagonal_error=error,
             # 1/P_nn = σ² + v(n | T∖n) ≤ σ² + K_nn, and the largest eigenvalue bounds every K_nn of T.
             floor=torch.full_like(diagonal, float(self._posterior.weights[-1]) * 0.5),
-            decided_error=decided * self._norms,
-            decided_diagonal_error=self._diagonal_rounding(),
+            decided_error=self._decided_error * self._norms,
+            decided_diagonal_error=4 * unit_roundoff(torch.float64) * self._base.abs(),
         )
 
-    def evaluate(self, positions: Int[Tensor, " s"]) -> tuple[Float[Tensor, "s q"], Float[Tensor, " s"]]:
-        """Compute α_n and P_nn in float64, given what was removed.
+    def evaluate(self, positions: Int[Tensor, " s"]) -> Evaluated:
+        """Compute α_n in float64, given what was removed; P_nn with the error of a leverage.
 
         Args:
             positions: Places in the pool, shape [s].
 
         Returns:
-            α [s, q] and P_nn [s].
+            α [s, q], P_nn [s] and its error.
         """
-        return self.removal.evaluate(self._pool[positions])
+        if self._posterior.is_kernel:
+            self._settle_base(positions)
+        duals, taken = self.removal.evaluate(self._pool[positions])
+        error = self._base_error[positions]
+        # Where the base is not the value that decides, their differences from `taken` are rounded as well.
+        error = torch.where(error > 0, error + 4 * unit_roundoff(torch.float64) * (self._base[positions] + taken), 0.0)
+        pivots = self._base[positions] - taken
+        self._refuse_lost(positions[error == 0], duals[error == 0], pivots[error == 0])
+        return Evaluated(duals, pivots, error)
 
-    def accept(self, position: int) -> Column:
+    def settle(self, positions: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
+        """Compute P_nn in float64, given what was removed: d² for each distinct row of the gram form.
+
+        Args:
+            positions: Places in the pool, shape [s].
+
+        Returns:
+            P_nn [s].
+        """
+        self._settle_base(positions)
+        duals, taken = self.removal.evaluate(self._pool[positions])
+        pivots = self._base[positions] - taken
+        self._refuse_lost(positions, duals, pivots)
+        return pivots
+
+    def twins(self, position: int, others: Int[Tensor, " s"]) -> Int[Tensor, " t"]:
+        """Name equal rows whose values differ: in the kernel form, where eigenvectors hold them only up to rounding.
+
+        Args:
+            position: A place in the pool.
+            others: Other places, shape [s].
+
+        Returns:
+            Those of them with the same sketch or its negative, shape [t].
+        """
+        if not self._posterior.is_kernel:
+            return others[:0]
+        sketch = self._sketches(self._pool[[position]])
+        rows = self._sketches(self._pool[others])
+        return others[(rows == sketch).all(dim=1) | (rows == -sketch).all(dim=1)]
+
+    def accept(self, position: int) -> None:
         """Remove one example of the pool.
 
         Args:
             position: Its place in the pool.
+        """
+        self.removed = self.removal.remove(int(self._pool[position]))
+
+    def column(self) -> Column:
+        """Multiply the pool with the latest removal's direction: the step's one product.
 
         Returns:
             P_na/√P_aa given what was removed before.
         """
-        self.removed = self.removal.remove(int(self._pool[position]))
         return self._column(len(self.removal.positions) - 1)
 
     def weighting(self) -> Float[Tensor, "q q"] | Float[Tensor, " q"]:
@@ -144,34 +193,54 @@ class LossSystem:
         """
         return self._weighting(self.removal)
 
-    def _diagonal_rounding(self) -> Float[Tensor, " c"]:
-        # Error of P_nn: relative in the kernel form; of 1 − h_n, absolute, in the gram form.
-        decided = inner_product_error(self._posterior.weights.shape[0], torch.float64)
-        if self._posterior.is_kernel:
-            return 2 * decided * self._diagonal
-        return torch.full_like(self._diagonal, 4 * decided / self._posterior.noise_variance)
+    def _settle_base(self, positions: Int[Tensor, " s"]) -> None:
+        new = positions[self._base_error[positions] > 0]
+        if new.numel():
+            self._base[new] = self.removal.pivots(self._pool[new])
+            self._base_error[new] = 0.0
 
-    def _multiply(self, right: Float[Tensor, " m"]) -> Float[Tensor, " c"]:
-        # F · right for the whole pool, fast: one product with the pool's rows.
+    def _refuse_lost(
+        self, positions: Int[Tensor, " s"], duals: Float[Tensor, "s q"], pivots: Float[Tensor, " s"]
+    ) -> None:
+        # P_nn is positive; where rounding left nothing of it, the rule cannot say what the row is worth.
+        lost = ~(pivots > 0) & (duals != 0).any(dim=1)
+        if bool(lost.any()):
+            raise self.removal.not_positive(int(self._pool[positions[lost][0]]))
+
+    def _multiply(self, directions: Float[Tensor, "b m"]) -> Float[Tensor, "b c"]:
+        # R_n · D for the whole pool, fast: one product with the pool's rows.
         if self._posterior.is_kernel:
-            return self._features @ right
-        direction = inner_products(self._posterior.spectrum.eigenvectors, right)
-        return self._candidates.products(direction.unsqueeze(0))[0]
+            return torch.stack([self._rows @ direction for direction in directions])
+        return self._candidates.products(directions)
 
     def _column(self, place: int) -> Column:
-        # The column of P that the removal at `place` used, given those before it.
-        feature, factor = self.removal.features[place], self.removal.factor[place]
-        weighted = self._posterior.weights * feature
-        products = self._multiply(weighted)
-        error = self._relative_error * self._norms * float(torch.linalg.vector_norm(weighted))
-        if not self._posterior.is_kernel:
-            own = self._pool == self.removal.positions[place]
-            products = (own.double() - products) / self._posterior.noise_variance
-            error = error / self._posterior.noise_variance
-        for earlier, column in enumerate(self._columns[:place]):
-            products = products - column.values * factor[earlier]
-            error = error + column.error * abs(factor[earlier])
-        pivot = factor[place]
-        column = Column(products / pivot, error / pivot, self.removal.coefficients[place])
-        self._columns.append(column)
-        return column
+        # The column of P that the removal at `place` used, given those before it, R_n · E_a of the rows left in. With
+        # L of P_SS and D_a as `removal` has them, E_a = ±(D_a − Σ_j L_aj E_j)/L_aa: one direction, one product. Its
+        # error is a multiple of ‖R_n‖: of the products, of E_a's own sum, and what those of E_j carry over.
+        factor = self.removal.factor[place]
+        unit = self._posterior.covariance_unit()
+        direction = unit * self.removal.directions[place]
+        length = float(torch.linalg.vector_norm(direction))
+        error = self._relative_error * length
+        for along, earlier in zip(factor, self._columns, strict=False):
+            direction = direction - along * earlier.direction
+            length += abs(along) * earlier.length
+            error += abs(along) * earlier.error
+        rounding = 2 * (place + 3) * unit_roundoff(torch.float64)
+        direction = direction / factor[place]
+        error = (error + (rounding + self._decided_error) * length) / factor[place]
+        norm = float(torch.linalg.vector_norm(direction))
+        self._columns.append(_Column(direction, norm, error))
+        return Column(
+            self._multiply(direction.unsqueeze(0))[0],
+            torch.from_numpy(self._norms.numpy() * (error + self._relative_error * norm)),
+            self.removal.coefficients[place],
+        )
+
+
+@dataclass(frozen=True)
+class _Column:
+    # E_a and its norm; what R_n · E_a is off the row of L that removing n would add, relative to ‖R_n‖.
+    direction: Float[Tensor, " m"]
+    length: float
+    error: float

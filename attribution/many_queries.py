@@ -1,27 +1,33 @@
 """Greedy selection for many queries at once (method.md section 5): coresets, by sums over queries or jointly."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from attribution.acquired import AcquiredSet
 from attribution.candidates import Candidates
 from attribution.checks import check_budget, check_option, check_sketches
-from attribution.errors import BudgetError, DependentQueriesError, ShapeError
-from attribution.gain_system import GainSystem, unweighted
+from attribution.covariance_table import MAX_TABLE_BYTES, CovarianceTable, DenseTable, check_table_size
+from attribution.errors import DependentQueriesError, ShapeError
+from attribution.gain_system import GainSystem
 from attribution.information import info_gain_nats, info_loss_nats
-from attribution.loss_system import LossSystem
-from attribution.loss_system import unweighted as unweighted_loss
+from attribution.many_gain import ManyGainSystem
+from attribution.many_loss import ManyLossSystem, ManyPosterior
+from attribution.many_pursuit import ManyPursuit
 from attribution.posterior import QueryPosterior, SetPosterior, cross_products, spectrum_of
 from attribution.pursuit import Pursuit
-from attribution.removal import Removal
+from attribution.quotas import Quota
+from attribution.row_products import RowProducts, row_products
 from attribution.steps import ManyStep
 
 RULES = ("infogain", "infogain_approx", "infoloss", "joint")
 WEIGHTINGS = ("inverse_variance", "uniform")
+
+#: Makes the table of b_nq for some rows and a number of queries.
+TableMaker = Callable[[Candidates, int], CovarianceTable]
 
 
 def select_many(
@@ -34,6 +40,9 @@ def select_many(
     weighting: str = "inverse_variance",
     quotas: Mapping[int, int] | None = None,
     labels: Int[Tensor, " c"] | None = None,
+    max_table_bytes: int = MAX_TABLE_BYTES,
+    table: TableMaker = DenseTable,
+    products: RowProducts = row_products,
 ) -> Iterator[ManyStep]:
     r"""Select one set of examples that informs many queries.
 
@@ -47,6 +56,9 @@ def select_many(
     weighting. C = Φρᵀ is kept and updated by one rank-one term per step. Scores are not nats; the exact nats of each
     query are in every step.
 
+    The rules that are sums keep C in float32: 4 c q bytes, which is the memory that grows with the candidates. A pick
+    costs one pass over the candidates and one over C. ``joint`` keeps C in float64 and is for few queries.
+
     Args:
         queries: Sketches of the queries, shape [q, d].
         candidates: The rows that may be picked. For ``infoloss`` they are D as well; :func:`select_many_infoloss`
@@ -58,6 +70,9 @@ def select_many(
         weighting: ``inverse_variance`` or ``uniform``.
         quotas: The most picks per label; labels it does not name are not picked. Needs ``labels``.
         labels: Label of each candidate, shape [c].
+        max_table_bytes: Largest C that may be made.
+        table: Makes C; another implementation may be faster, the picks are the same.
+        products: Makes the products that decide; as ``table``.
 
     Yields:
         One step per pick. It ends early when the best score is exactly 0.
@@ -69,7 +84,16 @@ def select_many(
     check_option(weighting, WEIGHTINGS, "weighting")
     check_sketches(queries, candidates.dim, "queries")
     check_budget(budget, candidates.count)
-    quota = _Quota(quotas, labels, candidates.count, budget)
+    quota = Quota(quotas, labels, candidates.count, budget)
+    if rule == "joint":
+        if queries.shape[0] > queries.shape[1]:
+            raise DependentQueriesError(
+                f"The joint rule needs at most d = {queries.shape[1]} queries, got {queries.shape[0]}: more are "
+                "linearly dependent. Use rule 'infogain', which drops the interactions between queries."
+            )
+        yield from _joint(queries, candidates, noise_variance, budget, quota)
+        return
+    check_table_size(candidates.count, queries.shape[0], max_table_bytes)
     if rule == "infoloss":
         everything = torch.arange(candidates.count)
         sketches = candidates.sketches(everything)
@@ -77,41 +101,31 @@ def select_many(
         posteriors = [
             posterior.of_query(query, cross_products([sketches], query), candidates.sketches) for query in queries
         ]
-        yield from _removals(posteriors, everything, candidates, budget, weighting, quota)
+        given = ManyPosterior.of_posteriors(posteriors)
+        lost = ManyLossSystem(given, everything, budget, _weighting(weighting), candidates, products)
+        yield from _removals(lost, given, everything, budget, quota, table)
         return
-    if rule == "joint":
-        weigh = _jointly
-        if queries.shape[0] > queries.shape[1]:
-            raise DependentQueriesError(
-                f"The joint rule needs at most d = {queries.shape[1]} queries, got {queries.shape[0]}: more are "
-                "linearly dependent. Use rule 'infogain', which drops the interactions between queries."
-            )
-    else:
-        weigh = unweighted if weighting == "uniform" else _by_inverse_variance
-    system = GainSystem(queries, candidates, noise_variance, budget, weigh)
-    pursuit = Pursuit(system, budget, divide=rule != "infogain_approx")
+    system = ManyGainSystem(queries, candidates, noise_variance, budget, _weighting(weighting), products)
+    pursuit = ManyPursuit(system, table(candidates, queries.shape[0]), divide=rule == "infogain")
     for rank in range(1, budget + 1):
         choice = pursuit.choose(quota.eligible())
         if choice is None:
             return
         pursuit.accept(choice.position)
         quota.spend(choice.position)
-        acquired = system.acquired
-        parts = zip(
-            acquired.prior_variances.tolist(), acquired.reductions.tolist(), acquired.variances.tolist(), strict=True
-        )
+        known = system.queries
         yield ManyStep(
             rank=rank,
             position=choice.position,
             score=choice.score,
-            covariances=choice.target,
-            query_variances=acquired.variances.clone(),
-            cumulative_nats=torch.tensor([info_gain_nats(*part) for part in parts], dtype=torch.float64),
+            covariances=choice.targets,
+            query_variances=known.variances,
+            cumulative_nats=_gain_nats(known.prior, known.reductions, known.variances),
         )
 
 
 def select_many_infoloss(
-    posteriors: Sequence[QueryPosterior],
+    posteriors: Sequence[QueryPosterior] | ManyPosterior,
     pool: Int[Tensor, " c"],
     *,
     budget: int,
@@ -119,19 +133,26 @@ def select_many_infoloss(
     quotas: Mapping[int, int] | None = None,
     labels: Int[Tensor, " c"] | None = None,
     candidates: Candidates | None = None,
+    max_table_bytes: int = MAX_TABLE_BYTES,
+    table: TableMaker = DenseTable,
+    products: RowProducts = row_products,
 ) -> Iterator[ManyStep]:
     r"""Select examples whose removal from D costs many queries the most information.
 
     .. math:: a = \arg\max_n \sum_q w_q\, c(x_q, n \mid T)^2 / (\sigma^2 - v(n \mid T)), \quad T = D \setminus A
 
     Args:
-        posteriors: The posterior of each query given T, all from one ``SetPosterior``, with the same exclusions.
+        posteriors: The posterior of each query given T, all from one ``SetPosterior``, with the same exclusions; or
+            all of them as one ``ManyPosterior``.
         pool: Positions in T that may be picked, shape [c], ascending.
         budget: How many examples to select, from 1 to c.
         weighting: ``inverse_variance`` (w_q = 1/v(x_q | T∖A)) or ``uniform``.
         quotas: The most picks per label; labels it does not name are not picked. Needs ``labels``.
         labels: Label of each pool row, shape [c].
         candidates: The pool's rows for fast products, in the order of ``pool``; used by the gram form.
+        max_table_bytes: Largest table of α (4 c q bytes) that may be made.
+        table: Makes that table; another implementation may be faster, the picks are the same.
+        products: Makes the products that decide; as ``table``.
 
     Yields:
         One step per pick: ``position`` is its position in T, nats are InfoLoss.
@@ -141,62 +162,88 @@ def select_many_infoloss(
     """
     check_option(weighting, WEIGHTINGS, "weighting")
     check_budget(budget, pool.shape[0])
-    if not posteriors:
-        raise ShapeError("posteriors is empty: give at least one query.")
-    if any(p.posterior is not posteriors[0].posterior or p.excluded != posteriors[0].excluded for p in posteriors):
-        raise ShapeError("posteriors must come from one SetPosterior and exclude the same positions.")
-    quota = _Quota(quotas, labels, pool.shape[0], budget)
-    yield from _removals(posteriors, pool, candidates, budget, weighting, quota)
+    if not isinstance(posteriors, ManyPosterior):
+        if not posteriors:
+            raise ShapeError("posteriors is empty: give at least one query.")
+        if any(p.posterior is not posteriors[0].posterior or p.excluded != posteriors[0].excluded for p in posteriors):
+            raise ShapeError("posteriors must come from one SetPosterior and exclude the same positions.")
+        posteriors = ManyPosterior.of_posteriors(posteriors)
+    check_table_size(pool.shape[0], posteriors.duals.shape[0], max_table_bytes)
+    quota = Quota(quotas, labels, pool.shape[0], budget)
+    system = ManyLossSystem(posteriors, pool, budget, _weighting(weighting), candidates, products)
+    yield from _removals(system, posteriors, pool, budget, quota, table)
 
 
 def _removals(
-    posteriors: Sequence[QueryPosterior],
+    system: ManyLossSystem,
+    given: ManyPosterior,
     pool: Int[Tensor, " c"],
-    candidates: Candidates | None,
     budget: int,
-    weighting: str,
-    quota: "_Quota",
+    quota: Quota,
+    table: TableMaker,
 ) -> Iterator[ManyStep]:
     # The greedy loop of the InfoLoss sum.
-    first = posteriors[0]
-    variances = torch.tensor([posterior.variance for posterior in posteriors], dtype=torch.float64)
-
-    def by_inverse_variance(removal: Removal) -> Float[Tensor, " q"]:
-        return torch.rsqrt(variances + removal.increases)
-
-    removal = Removal.of_many([posterior.removal() for posterior in posteriors])
-    system = LossSystem(
-        first.posterior,
-        removal,
-        pool,
-        first.sketches,
-        candidates,
-        unweighted_loss if weighting == "uniform" else by_inverse_variance,
-    )
-    pursuit = Pursuit(system, budget)
+    pursuit = ManyPursuit(system, table(system.rows, given.duals.shape[0]))
+    for conditioned in system.exclude():
+        pursuit.follow(conditioned)
     named = pool.tolist()
-    noise = first.posterior.noise_variance
     for rank in range(1, budget + 1):
         choice = pursuit.choose(quota.eligible())
         if choice is None:
             return
         pursuit.accept(choice.position)
         quota.spend(choice.position)
-        parts = zip(variances.tolist(), removal.increases.tolist(), strict=True)
         yield ManyStep(
             rank=rank,
             position=named[choice.position],
             # α = c/σ², so α²/P_nn = c²/(σ² − v): the score is in measurement², as InfoGain's.
             score=choice.score,
-            covariances=noise * choice.target,
-            query_variances=variances + removal.increases,
-            cumulative_nats=torch.tensor([info_loss_nats(*part) for part in parts], dtype=torch.float64),
+            covariances=given.posterior.noise_variance * choice.targets,
+            query_variances=given.variances + system.increases,
+            cumulative_nats=_loss_nats(given.variances, system.increases),
         )
 
 
-def _by_inverse_variance(acquired: AcquiredSet) -> Float[Tensor, " q"]:
-    # √w_q with w_q = 1/v(x_q | A): diag(M)⁻¹ for M⁻¹ (Eq. 93).
-    return torch.rsqrt(acquired.variances)
+def _joint(
+    queries: Float[Tensor, "q d"], candidates: Candidates, noise_variance: float, budget: int, quota: Quota
+) -> Iterator[ManyStep]:
+    # The greedy loop of the joint rule.
+    system = GainSystem(queries, candidates, noise_variance, budget, _jointly)
+    pursuit = Pursuit(system, budget)
+    for rank in range(1, budget + 1):
+        choice = pursuit.choose(quota.eligible())
+        if choice is None:
+            return
+        pursuit.accept(choice.position)
+        quota.spend(choice.position)
+        acquired = system.acquired
+        yield ManyStep(
+            rank=rank,
+            position=choice.position,
+            score=choice.score,
+            covariances=choice.target,
+            query_variances=acquired.variances.clone(),
+            cumulative_nats=_gain_nats(acquired.prior_variances, acquired.reductions, acquired.variances),
+        )
+
+
+def _gain_nats(
+    prior: Float[Tensor, " q"], reductions: Float[Tensor, " q"], variances: Float[Tensor, " q"]
+) -> Float[Tensor, " q"]:
+    # info_gain_nats of every query.
+    parts = zip(prior.tolist(), reductions.tolist(), variances.tolist(), strict=True)
+    return torch.tensor([info_gain_nats(*part) for part in parts], dtype=torch.float64)
+
+
+def _loss_nats(variances: Float[Tensor, " q"], increases: Float[Tensor, " q"]) -> Float[Tensor, " q"]:
+    # info_loss_nats of every query.
+    parts = zip(variances.tolist(), increases.tolist(), strict=True)
+    return torch.tensor([info_loss_nats(*part) for part in parts], dtype=torch.float64)
+
+
+def _weighting(name: str) -> Callable[[Float[Tensor, " q"]], Float[Tensor, " q"]]:
+    # w_q from v(x_q | ·): 1/v is diag(M)⁻¹ for M⁻¹ (Eq. 93).
+    return torch.ones_like if name == "uniform" else torch.reciprocal
 
 
 def _jointly(acquired: AcquiredSet) -> Float[Tensor, "q q"]:
@@ -215,38 +262,6 @@ def _jointly(acquired: AcquiredSet) -> Float[Tensor, "q q"]:
     identity = torch.eye(size, dtype=torch.float64)
     inverse: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
     return inverse.T
-
-
-class _Quota:
-    """How many picks each label has left."""
-
-    def __init__(
-        self, quotas: Mapping[int, int] | None, labels: Int[Tensor, " c"] | None, count: int, budget: int
-    ) -> None:
-        self._labels = labels
-        self._left = None if quotas is None else dict(quotas)
-        if self._left is None:
-            return
-        if labels is None or labels.shape != (count,):
-            given = "none" if labels is None else str(list(labels.shape))
-            raise ShapeError(f"quotas need labels, one per candidate, shape [{count}]; got {given}.")
-        if any(quota < 0 for quota in self._left.values()):
-            raise BudgetError(f"quotas must not be negative, got {dict(self._left)}.")
-        available = sum(min(quota, int((labels == label).sum())) for label, quota in self._left.items())
-        if available < budget:
-            raise BudgetError(f"budget {budget} exceeds the {available} picks that the quotas and candidates allow.")
-
-    def eligible(self) -> Bool[Tensor, " c"] | None:
-        # Which candidates may be picked now.
-        if self._left is None or self._labels is None:
-            return None
-        open_labels = [label for label, left in self._left.items() if left > 0]
-        return torch.isin(self._labels, torch.tensor(open_labels, dtype=self._labels.dtype))
-
-    def spend(self, position: int) -> None:
-        # Count a pick against its label.
-        if self._left is not None and self._labels is not None:
-            self._left[int(self._labels[position])] -= 1
 
 
 def joint_nats(score: float) -> float:

@@ -10,7 +10,8 @@ from attribution.checks import check_query
 from attribution.errors import ShapeError
 from attribution.exact_sums import inner_product, inner_products, weighted_sum
 from attribution.information import info_gain_nats, info_loss_nats
-from attribution.inverse_covariance import InverseCovariance, SketchReader
+from attribution.inverse_covariance import InverseCovariance
+from attribution.leverages import SketchReader
 from attribution.removal import Removal
 from attribution.spectrum import Spectrum, spectrum_of, spectrum_of_blocks
 
@@ -110,17 +111,17 @@ class QueryPosterior:
         self.sketches = sketches
         self.excluded = excluded
         self.prior_variance = inner_product(self.query, self.query)
-        rotated = posterior.rotate(source.double())
+        rotated, dual = posterior.filter(source.double())
         norm = torch.linalg.vector_norm(source.double()).unsqueeze(0)
-        self._removal = Removal(posterior, rotated.unsqueeze(0), norm, sketches)
-        dual = self._removal.duals[0]
+        self._removal = Removal(posterior, dual.unsqueeze(0), norm, sketches)
         if posterior.is_kernel:
             reduction = inner_product(dual, rotated)  # kᵀ P k
             variance = self._variance_in_function_space(reduction, dual)
         else:
             # φ_*ᵀ Λ⁻¹ φ_* = σ² Σ w (uᵀφ_*)², and λ w = 1 − σ² w is the rest: two sums of squares.
-            reduction = inner_product(posterior.eigenvalues * dual, rotated)
-            variance = posterior.noise_variance * inner_product(dual, rotated)
+            weighted = posterior.weights * rotated
+            reduction = inner_product(posterior.eigenvalues * weighted, rotated)
+            variance = posterior.noise_variance * inner_product(weighted, rotated)
         self._removal.remove_all(excluded)
         increase = float(self._removal.increases[0])
         self.variance = variance + increase

@@ -1,12 +1,14 @@
 """Removing examples from a conditioning set one by one (Eq. 54): a Cholesky factor of P_SS, grown by a row per example.
 
 With L Lᵀ = P_SS and z = L⁻¹ α_S the variance of a query grows by ‖z‖² = α_Sᵀ P_SS⁻¹ α_S, and by its own z² with each
-removal: sums of squares, never a difference of variances.
+removal: sums of squares, never a difference of variances. All sums are of fixed order: here is what decides.
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,8 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attribution.errors import NotPositiveDefiniteError
-from attribution.exact_sums import inner_product, inner_products, row_dots, unit_roundoff, weighted_sum
-from attribution.inverse_covariance import InverseCovariance, SketchReader
+from attribution.exact_sums import Array, row_dots
+from attribution.inverse_covariance import InverseCovariance
+from attribution.leverages import SketchReader
+
+#: Directions kept of rows that are not removed: contenders of one step contend in the next.
+_KEPT_DIRECTIONS = 64
 
 
 @dataclass(frozen=True)
@@ -38,32 +44,34 @@ class Removal:
 
     Args:
         posterior: The posterior given all of T.
-        rotated: Each query in T's eigenvectors (``InverseCovariance.rotate``), shape [q, m].
+        duals: D_* of each query (``InverseCovariance.filter``), shape [q, m].
         source_norms: ‖k‖ or ‖φ_*‖ of each query, shape [q], to judge what is rounding.
         sketches: Reads sketches of T by position.
 
     Attributes:
         positions: S in order of removal.
         increases: v(x_q | T∖S) − v(x_q | T), shape [q], measurement².
+        duals: D_* of each query: α_n = R_n · D_* before any removal.
     """
 
     def __init__(
         self,
         posterior: InverseCovariance,
-        rotated: Float[Tensor, "q m"],
+        duals: Float[Tensor, "q m"],
         source_norms: Float[Tensor, " q"],
         sketches: SketchReader,
     ) -> None:
-        self._posterior = posterior
-        self._duals = posterior.weights * rotated
-        self._source_norms = source_norms
-        self._dual_norms = torch.linalg.vector_norm(self._duals, dim=1)
-        self._sketches = sketches
+        self.duals = duals.contiguous()
         self.positions: list[int] = []
-        self.increases = torch.zeros(rotated.shape[0], dtype=torch.float64)
-        self._features = torch.zeros(0, rotated.shape[1], dtype=torch.float64)
-        self._factor: list[list[float]] = []
-        self._coefficients = torch.zeros(0, rotated.shape[0], dtype=torch.float64)
+        self.increases = torch.zeros(duals.shape[0], dtype=torch.float64)
+        self._posterior = posterior
+        self._source_norms = source_norms
+        self._dual_norms = torch.linalg.vector_norm(duals, dim=1)
+        self._sketches = sketches
+        self._room = np.zeros((0, duals.shape[1]))  # D_s of the removed, in order, and space for more
+        self._factor: list[Array] = []
+        self._coefficients = np.zeros((duals.shape[0], 0))  # [q, t]: summed over the removed, so they lie together
+        self._known: OrderedDict[bytes, tuple[float, Array]] = OrderedDict()
 
     @classmethod
     def of_many(cls, removals: Sequence["Removal"]) -> "Removal":
@@ -76,11 +84,11 @@ class Removal:
             A state of its own for all of them.
         """
         joined = removals[0].copy()
-        joined._duals = torch.cat([removal._duals for removal in removals])
+        joined.duals = torch.cat([removal.duals for removal in removals])
         joined._source_norms = torch.cat([removal._source_norms for removal in removals])
         joined._dual_norms = torch.cat([removal._dual_norms for removal in removals])
         joined.increases = torch.cat([removal.increases for removal in removals])
-        joined._coefficients = torch.cat([removal._coefficients for removal in removals], dim=1)
+        joined._coefficients = np.concatenate([removal._coefficients for removal in removals])
         return joined
 
     def copy(self) -> "Removal":
@@ -93,62 +101,79 @@ class Removal:
         other.__dict__.update(self.__dict__)
         other.positions = list(self.positions)
         other._factor = list(self._factor)
+        other._known = OrderedDict(self._known)
+        other._room = self._directions.copy()
         return other
 
     @property
-    def duals(self) -> Float[Tensor, "q m"]:
-        """Each query as w ∘ rotated: α_n = F_n · duals before any removal."""
-        return self._duals
+    def directions(self) -> Float[Tensor, "t m"]:
+        """D_s of the removed, in order."""
+        return torch.from_numpy(self._directions)
 
     @property
-    def features(self) -> Float[Tensor, "t m"]:
-        """F_a of the removed, in order."""
-        return self._features
+    def _directions(self) -> Array:
+        return self._room[: len(self.positions)]
 
     @property
     def factor(self) -> list[list[float]]:
         """Rows of L, in order of removal."""
-        return self._factor
+        return [cast(list[float], row.tolist()) for row in self._factor]
 
     @property
     def coefficients(self) -> Float[Tensor, "t q"]:
         """The z of each removal, in order."""
-        return self._coefficients
+        return torch.from_numpy(self._coefficients.T)
 
     def evaluate(self, positions: Int[Tensor, " s"]) -> tuple[Float[Tensor, "s q"], Float[Tensor, " s"]]:
-        """Compute α_n and P_nn of some examples given T∖S, each by sums of its own.
+        """Compute α_n of some examples given T∖S, and what the removals took from P_nn, each by sums of its own.
 
         Args:
             positions: Their positions in T, shape [s], none removed.
 
         Returns:
-            α [s, q], exactly 0 where it is within rounding of 0, and P_nn [s].
+            α [s, q], exactly 0 where it is within rounding of 0, and P_nn given T less P_nn given T∖S, shape [s].
         """
-        features = self._posterior.features(positions, self._sketches)
-        evaluated = [self._evaluate_one(feature) for feature in features]
-        duals = torch.stack([dual for dual, _, _ in evaluated])
-        # Eigenvectors turn a product that is exactly 0 into rounding; it must not pass for information.
-        duals = torch.where(duals.abs() <= self._rounding(features), 0.0, duals)
-        return duals, torch.tensor([pivot for _, pivot, _ in evaluated], dtype=torch.float64)
+        duals, along = self._evaluate(self._posterior.rows(positions, self._sketches))
+        return torch.from_numpy(duals), torch.from_numpy(row_dots(along, along))
 
-    def _evaluate_one(self, feature: Float[Tensor, " m"]) -> tuple[Float[Tensor, " q"], float, list[float]]:
-        # α_n, P_nn and the row of L that removing n would add, by forward substitution.
-        weighted = self._posterior.weights * feature
-        products = inner_products(self._features, weighted).tolist()
-        pivot = inner_product(feature, weighted)
-        if not self._posterior.is_kernel:
-            noise = self._posterior.noise_variance
-            products = [-product / noise for product in products]
-            pivot = (1 - pivot) / noise
-        row: list[float] = []
-        for product, factor in zip(products, self._factor, strict=True):
-            for along, earlier in zip(row, factor, strict=False):
-                product -= along * earlier
-            row.append(product / factor[-1])
-            pivot -= row[-1] ** 2
-        duals = inner_products(self._duals, feature)
-        duals -= weighted_sum(self._coefficients, torch.tensor(row, dtype=torch.float64))
-        return duals, pivot, row
+    def pivots(self, positions: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
+        """Compute P_nn of some examples given all of T; d² each in the gram form, once per distinct row.
+
+        Args:
+            positions: Their positions in T, shape [s].
+
+        Returns:
+            P_nn, shape [s].
+        """
+        rows = self._posterior.rows(positions, self._sketches)
+        return torch.tensor([self._pivot(row)[0] for row in rows], dtype=torch.float64)
+
+    def _evaluate(self, rows: Float[Tensor, "s m"]) -> tuple[Array, Array]:
+        # α_n given T∖S, and the row of L that removing n would add, by forward substitution.
+        values = np.ascontiguousarray(rows.numpy())
+        along = row_dots(self._directions[None, :, :], values[:, None, :]) * self._posterior.covariance_unit()
+        for place, factor in enumerate(self._factor):
+            if place:
+                along[:, place] -= row_dots(along[:, :place], factor[:place])
+            along[:, place] /= factor[place]
+        duals = row_dots(self.duals.numpy()[None, :, :], values[:, None, :])
+        if self._factor:
+            duals -= row_dots(self._coefficients[None, :, :], along[:, None, :])
+        # A product that is exactly 0 comes as rounding; it must not pass for information.
+        rounding = self._posterior.rounding(rows, self._source_norms, self._dual_norms).numpy()
+        return np.where(np.abs(duals) <= rounding, 0.0, duals), along
+
+    def _pivot(self, row: Float[Tensor, " m"]) -> tuple[float, Array]:
+        # P_nn given T, and D_n. Equal rows have equal ones: a pool of duplicates costs one.
+        key = row.numpy().tobytes()
+        if key not in self._known:
+            direction = self._posterior.direction(row).numpy()
+            product = float(row_dots(np.ascontiguousarray(row.numpy()), direction))
+            pivot = product if self._posterior.is_kernel else (1 - product) / self._posterior.noise_variance
+            self._known[key] = (pivot, direction)
+            if len(self._known) > _KEPT_DIRECTIONS:
+                self._known.popitem(last=False)
+        return self._known[key]
 
     def remove(self, position: int) -> Removed:
         """Remove one example.
@@ -162,73 +187,42 @@ class Removal:
         Raises:
             NotPositiveDefiniteError: If rounding leaves σ² − v(n | T∖S) without a positive value.
         """
-        features = self._posterior.features(torch.tensor([position]), self._sketches)
-        duals, pivot, row = self._evaluate_one(features[0])
-        duals = torch.where(duals.abs() <= self._rounding(features)[0], 0.0, duals)
+        rows = self._posterior.rows(torch.tensor([position]), self._sketches)
+        duals, along = self._evaluate(rows)
+        pivot, direction = self._pivot(rows[0])
+        pivot -= float(row_dots(along[0], along[0]))
         if not pivot > 0:
-            raise self._not_positive(position)
+            raise self.not_positive(position)
         length = math.sqrt(pivot)
-        coefficients = duals / length
+        coefficients = duals[0] / length
+        size = len(self.positions)
+        if size == self._room.shape[0]:
+            self._room = np.concatenate([self._room, np.zeros((max(8, size), direction.shape[0]))])
+        self._room[size] = direction
         self.positions.append(position)
-        self.increases = self.increases + coefficients**2
-        self._features = torch.cat([self._features, features])
-        self._factor.append([*row, length])
-        self._coefficients = torch.cat([self._coefficients, coefficients.unsqueeze(0)])
-        return Removed(duals, pivot, coefficients)
+        self.increases = self.increases + torch.from_numpy(coefficients**2)
+        self._factor.append(np.append(along[0], length))
+        self._coefficients = np.concatenate([self._coefficients, coefficients[:, None]], axis=1)
+        return Removed(torch.from_numpy(duals[0]), pivot, torch.from_numpy(coefficients))
 
     def remove_all(self, positions: Sequence[int]) -> None:
-        """Remove several examples: :meth:`remove` one after the other, with all products made at once.
+        """Remove several examples, one after the other.
 
         Args:
             positions: Their positions in T, in order, none yet removed.
-
-        Raises:
-            NotPositiveDefiniteError: If rounding leaves σ² − v(n | T∖S) of one without a positive value.
         """
-        if not positions:
-            return
-        posterior, t, size = self._posterior, len(self.positions), len(positions)
-        features = posterior.features(torch.tensor(positions), self._sketches)
-        every = torch.cat([self._features, features])
-        fresh = features.contiguous().numpy()
-        weighted = fresh * posterior.weights.numpy()
-        products = row_dots(every.numpy()[None, :, :], weighted[:, None, :])  # [s, t + s]
-        if not posterior.is_kernel:
-            products = (np.eye(size, t + size, t) - products) / posterior.noise_variance
-        duals = row_dots(self._duals.contiguous().numpy()[None, :, :], fresh[:, None, :])  # [s, q]
-        rounding = self._rounding(features).numpy()
-        factor = np.zeros((t + size, t + size))
-        coefficients = np.concatenate([self._coefficients.numpy(), np.zeros((size, duals.shape[1]))])
-        for place, row in enumerate(self._factor):
-            factor[place, : place + 1] = row
-        increases = self.increases.numpy().copy()
-        for place in range(t + size):
-            # Column by column: products and duals are those given all removals before this one.
-            below = max(place - t + 1, 0)
-            if place >= t:
-                new = place - t
-                pivot = float(products[new, place])
-                if not pivot > 0:
-                    raise self._not_positive(positions[new])
-                factor[place, place] = math.sqrt(pivot)
-                duals[new] = np.where(np.abs(duals[new]) <= rounding[new], 0.0, duals[new])
-                coefficients[place] = duals[new] / factor[place, place]
-                increases += coefficients[place] ** 2
-                column = products[below:, place] / factor[place, place]
-                products[below:, place + 1 :] -= column[:, None] * column
-            else:
-                column = products[:, place] / factor[place, place]
-                products[:, place + 1 : t] -= column[:, None] * factor[place + 1 : t, place]
-                products[:, t:] -= column[:, None] * column
-            factor[t + below :, place] = column
-            duals[below:] -= column[:, None] * coefficients[place]
-        self.positions.extend(int(position) for position in positions)
-        self.increases = torch.from_numpy(increases)
-        self._features = every
-        self._factor.extend(factor[place, : place + 1].tolist() for place in range(t, t + size))
-        self._coefficients = torch.from_numpy(coefficients)
+        for position in positions:
+            self.remove(int(position))
 
-    def _not_positive(self, position: int) -> NotPositiveDefiniteError:
+    def not_positive(self, position: int) -> NotPositiveDefiniteError:
+        """Say that rounding left nothing of P_nn.
+
+        Args:
+            position: The example's position in T.
+
+        Returns:
+            The error, with a σ² to try.
+        """
         noise = self._posterior.noise_variance
         smallest = max(float(self._posterior.eigenvalues[-1]) * 1e-12, 10 * noise)
         return NotPositiveDefiniteError(
@@ -236,15 +230,3 @@ class Removal:
             f"noise_variance of at least {smallest:.3g}.",
             smallest_noise_variance=smallest,
         )
-
-    def _rounding(self, features: Float[Tensor, "s m"]) -> Float[Tensor, "s q"]:
-        # Error of α_n = F_n · (w ∘ rotated): of the rotation, and of F_n. Rounding errors add like a random walk.
-        posterior = self._posterior
-        lengths = (
-            torch.ones(features.shape[0], dtype=torch.float64)
-            if posterior.is_kernel
-            else torch.linalg.vector_norm(features, dim=1)
-        )
-        weighted = torch.linalg.vector_norm(features * (posterior.weights * posterior.resolved), dim=1)
-        scale: Tensor = weighted[:, None] * self._source_norms + lengths[:, None] * self._dual_norms
-        return 8 * math.sqrt(features.shape[1]) * unit_roundoff(torch.float64) * scale

@@ -19,6 +19,7 @@ class SearchResults(Protocol):
     Attributes:
         scores: Inner products, shape [b, m], descending; padded with −infinity.
         rows: Rows, shape [b, m], int64; padded with −1.
+        bytes_read: What the search read of this machine's memory.
     """
 
     @property
@@ -29,6 +30,10 @@ class SearchResults(Protocol):
     def rows(self) -> Int[Tensor, "b m"]:
         """Rows, −1 where there are fewer than m."""
 
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read of this machine's memory."""
+
 
 class Search(Protocol):
     """The one primitive asked of a vector database.
@@ -36,6 +41,7 @@ class Search(Protocol):
     Attributes:
         exact: Whether no row outside a list has a larger inner product than those in it.
         relative_error: Scores are within ``relative_error · ‖φ‖ · ‖residual‖`` of the true inner product.
+        local: Whether a search reads this machine's memory. A remote index or a GPU costs no bytes here, but a trip.
     """
 
     @property
@@ -45,6 +51,10 @@ class Search(Protocol):
     @property
     def relative_error(self) -> float:
         """Error bound of the scores, relative to the product of the norms."""
+
+    @property
+    def local(self) -> bool:
+        """Whether a search reads this machine's memory."""
 
     def search(
         self, residuals: Float[Tensor, "b d"], num_results: int, rows_allowed: Int[Tensor, " a"] | None = None
@@ -58,6 +68,7 @@ class DenseResults:
 
     scores: Float[Tensor, "b m"]
     rows: Int[Tensor, "b m"]
+    bytes_read: int
 
 
 class DenseSearch:
@@ -69,8 +80,10 @@ class DenseSearch:
     """
 
     exact = True
+    local = True
 
     def __init__(self, sketches: Float[Tensor, "n d"], dtype: torch.dtype = torch.float32) -> None:
+        self._bytes = sketches.numel() * dtype.itemsize
         self._candidates = DenseCandidates(sketches, dtype)
         self.relative_error = self._candidates.relative_error
 
@@ -97,4 +110,5 @@ class DenseSearch:
         return DenseResults(
             scores=torch.nn.functional.pad(scores, (0, missing), value=float("-inf")),
             rows=torch.nn.functional.pad(rows, (0, missing), value=-1),
+            bytes_read=self._bytes,
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -12,6 +13,8 @@ from attribution.errors import ShapeError
 
 #: Rows held in float64 at a time while Gram matrices accumulate (times d ≤ 20,480: at most 335 MB).
 _GROUP_ROWS = 2048
+#: Columns of a Gram matrix that accumulate at a time.
+_STRIP = 512
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,11 @@ class Spectrum:
     gram: Float[Tensor, "m m"]
     eigenvalues: Float[Tensor, " m"]
     eigenvectors: Float[Tensor, "m m"]
+
+    @cached_property
+    def eigenvector_rows(self) -> Float[Tensor, "m m"]:
+        """Uᵀ, contiguous: one eigenvector per row. Made on first use, kept with the spectrum."""
+        return self.eigenvectors.T.contiguous()
 
 
 def spectrum_of_blocks(blocks: Callable[[], Iterable[Float[Tensor, "b d"]]], num_rows: int, dim: int) -> Spectrum:
@@ -52,7 +60,10 @@ def spectrum_of_blocks(blocks: Callable[[], Iterable[Float[Tensor, "b d"]]], num
         raise ShapeError("A spectrum needs at least one row; the conditioning set is empty.")
     gram = _kernel_gram(blocks, num_rows, dim) if num_rows <= dim else _feature_gram(blocks, num_rows, dim)
     eigenvalues, eigenvectors = torch.linalg.eigh(gram)
-    return Spectrum("kernel" if num_rows <= dim else "gram", gram, eigenvalues, eigenvectors)
+    if num_rows <= dim:
+        # LAPACK's are column by column; stored ones are row by row, and sums over them must be in the same order.
+        return Spectrum("kernel", gram, eigenvalues, eigenvectors.contiguous())
+    return Spectrum("gram", gram, eigenvalues, eigenvectors)
 
 
 def spectrum_of(sketches: Float[Tensor, "n d"]) -> Spectrum:
@@ -88,10 +99,8 @@ def _kernel_gram(blocks: Callable[[], Iterable[Float[Tensor, "b d"]]], num_rows:
         for start, right in _groups(blocks, num_rows, dim):
             if start < top:
                 continue
-            product = left @ right.T
-            gram[top : top + left.shape[0], start : start + right.shape[0]] = product
-            gram[start : start + right.shape[0], top : top + left.shape[0]] = product.T
-    return gram
+            gram[start : start + right.shape[0], top : top + left.shape[0]] = right @ left.T
+    return _mirrored(gram)
 
 
 def _feature_gram(
@@ -99,5 +108,18 @@ def _feature_gram(
 ) -> Float[Tensor, "d d"]:
     gram = torch.zeros(dim, dim, dtype=torch.float64)
     for _, rows in _groups(blocks, num_rows, dim):
-        gram.addmm_(rows.T, rows)
-    return gram
+        # On and below the diagonal only, by strips of columns: little more than half the products.
+        for left in range(0, dim, _STRIP):
+            gram[left:, left : left + _STRIP].addmm_(rows[:, left:].T, rows[:, left : left + _STRIP])
+    return _mirrored(gram)
+
+
+def _mirrored(lower: Float[Tensor, "m m"]) -> Float[Tensor, "m m"]:
+    # Copies what is below the diagonal to what is above it, in place.
+    size = lower.shape[0]
+    for top in range(0, size, _STRIP):
+        end = min(top + _STRIP, size)
+        lower[top:end, end:] = lower[end:, top:end].T
+        square = lower[top:end, top:end]
+        lower[top:end, top:end] = square.tril() + square.tril(-1).T
+    return lower

@@ -18,8 +18,10 @@ class Step:
         query_variance: Variance of the query's latent after the pick, measurement².
         step_nats: Information of this pick given those before it.
         cumulative_nats: Information of all picks so far. InfoGain, except for the InfoLoss rule: InfoLoss.
-        index_queries: Rows sent to the search so far (r and −r are two); 0 where no search is used.
-        rows_scored: Candidate sketches multiplied so far, by the search or by an exact look.
+        index_queries: Vectors compared with the whole pool so far, by the search (r and −r are two) or by a scan of
+            codes; 0 where neither is used.
+        rows_scored: Candidate sketches multiplied so far, by the search or by a look of our own.
+        bytes_read: Bytes of sketches, codes and kernel columns read for it so far.
         exact: Whether the pick equals that of a float64 scan of all candidates.
     """
 
@@ -32,6 +34,7 @@ class Step:
     cumulative_nats: float
     index_queries: int = 0
     rows_scored: int = 0
+    bytes_read: int = 0
     exact: bool = True
 
 

@@ -7,13 +7,11 @@ Starts the real service on loopback, asks once to warm each label's caches, then
 
 import argparse
 import base64
-import json
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measuring import Report, print_json, quantile, timed
 from service.client import Client
 from service.local_server import local_server
 from service.schemas.answers import Answer
@@ -21,21 +19,9 @@ from service.schemas.answers import Answer
 SKETCH = "sketch"
 
 
-def quantile(values: list[float], share: float) -> float:
-    """Return the value below which a share of the values lies, by rank."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def timed(ask: Callable[[], Answer]) -> tuple[float, Answer]:
-    """Return how many milliseconds a question took from outside, and its answer."""
-    begun = time.perf_counter()
-    answer = ask()
-    return (time.perf_counter() - begun) * 1000, answer
-
-
-def summary(times: list[float]) -> dict[str, float]:
+def summary(seconds: list[float]) -> dict[str, float]:
     """Return p50, p95 and mean in milliseconds."""
+    times = [1e3 * each for each in seconds]
     return {
         "p50_ms": round(quantile(times, 0.5), 2),
         "p95_ms": round(quantile(times, 0.95), 2),
@@ -68,7 +54,7 @@ def by_row(client: Client, index: str, queries: list[int], method: str, budget: 
     answers = [answer for _, answer in timings]
     return {
         "method": method,
-        **summary([milliseconds for milliseconds, _ in timings]),
+        **summary([seconds for seconds, _ in timings]),
         "queries": len(queries),
         "labels": len(set(labels.values())),
         "budget": budget,
@@ -111,14 +97,14 @@ def by_example(client: Client, index: str, queries: list[int], budget: int, nois
         )
         for content in contents
     ]
-    total = sum(milliseconds for milliseconds, _ in timings)
-    sketching = sum(answer.timings_ms[SKETCH] for _, answer in timings)
+    total_ms = 1e3 * sum(seconds for seconds, _ in timings)
+    sketching_ms = sum(answer.timings_ms[SKETCH] for _, answer in timings)
     return {
-        **summary([milliseconds for milliseconds, _ in timings]),
+        **summary([seconds for seconds, _ in timings]),
         "queries": len(queries),
         "budget": budget,
         "relative_noise": noise,
-        "sketch_share": round(sketching / total, 3),
+        "sketch_share": round(sketching_ms / total_ms, 3),
     }
 
 
@@ -163,9 +149,12 @@ def main() -> None:
     parser.add_argument("--relative-noise", type=float, default=1.0)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a summary")
     arguments = parser.parse_args()
-    result = measure(arguments.index, arguments.queries, arguments.examples, arguments.budget, arguments.relative_noise)
+    report = Report("benchmarks.serving", vars(arguments))
+    result = report.finish(
+        measure(arguments.index, arguments.queries, arguments.examples, arguments.budget, arguments.relative_noise)
+    )
     if arguments.json:
-        print(json.dumps(result, indent=2))
+        print_json(result)
         return
     for figures in result["by_row"]:
         print(f"by row, {figures['method']}: p50 {figures['p50_ms']} ms, p95 {figures['p95_ms']} ms")

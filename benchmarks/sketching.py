@@ -12,14 +12,11 @@ Example:
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 import resource
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -27,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.measuring import Report, print_json, timed
 from indexer.featurise import Featuriser
 from indexer.jacobians import SLAB_BYTES
 from indexer.measurement import make_measurement
@@ -50,12 +48,6 @@ class _Tensors:
 
     def collate(self, examples: Sequence[Any]) -> tuple[Any, Tensor]:
         return torch.stack([image for image, _ in examples]), torch.tensor([label for _, label in examples])
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    function()
-    return time.perf_counter() - begun
 
 
 def _sketch_in_slabs(sketch: Sketch, gradients: Tensor, offset: int, out: Tensor) -> None:
@@ -87,9 +79,9 @@ def products(family: str, rows: int, dim: int, rounds: int, slices: int) -> dict
         offset = turn % slices * size
         matrix = sketch.columns(offset, size)
         out.zero_()
-        plain.append(_seconds(partial(torch.mm, gradients, matrix, out=product)))
-        sketched.append(_seconds(partial(_sketch_in_slabs, sketch, gradients, offset, out)))
-        alone.append(_seconds(partial(sketch.add, gradients[:1], offset, one_out)))
+        plain.append(timed(partial(torch.mm, gradients, matrix, out=product))[0])
+        sketched.append(timed(partial(_sketch_in_slabs, sketch, gradients, offset, out))[0])
+        alone.append(timed(partial(sketch.add, gradients[:1], offset, one_out))[0])
         error = float((out - product).norm() / product.norm())
         if error > 1e-5:
             raise SystemExit(f"the sketch differs from the plain product by {error:.1e}")
@@ -129,9 +121,9 @@ def featurise(family: str, rows: int, dim: int) -> dict[str, float]:
     )
     examples = [(torch.rand(WIDTHS[0]), row % WIDTHS[-1]) for row in range(rows)]
     featuriser.sketch(examples[:1])
-    one_seconds = _seconds(lambda: featuriser.sketch(examples[:1]))
+    one_seconds, _ = timed(lambda: featuriser.sketch(examples[:1]))
     before = featuriser.seconds.sketch_seconds
-    block_seconds = _seconds(lambda: featuriser.sketch(examples))
+    block_seconds, _ = timed(lambda: featuriser.sketch(examples))
     return {
         "block_seconds": block_seconds,
         "examples_per_second": rows / block_seconds,
@@ -157,10 +149,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    report: dict[str, Any] = {
+    envelope = Report("benchmarks.sketching", vars(options))
+    figures: dict[str, Any] = {
         "shape": {"rows": options.rows, "parameters": NUM_PARAMETERS, "dim": options.dim},
-        "threads": torch.get_num_threads(),
-        "load_before": os.getloadavg()[0],
         "featuriser": {family: featurise(family, options.rows, options.dim) for family in options.families},
         "featuriser_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "sketch": {
@@ -168,8 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for family in options.families
         },
     }
+    report = envelope.finish(figures)
     if options.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        print_json(report)
         return
     for family in options.families:
         for part in ("sketch", "featuriser"):

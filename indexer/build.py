@@ -17,10 +17,10 @@ from torch import Tensor
 from indexer.batches import move
 from indexer.build_report import BuildReport, host_facts, peak_memory_bytes
 from indexer.check import refuse_batch_mates
-from indexer.derive import DEFAULT_FACTORY, derive
+from indexer.derive import DEFAULT_CODES, DEFAULT_FACTORY, CodesChoice, derive
 from indexer.distortion import DistortionError, measure_distortion, sample_rows
 from indexer.jacobians import JacobianError
-from indexer.preparation import BuildSettings, build_plan, check_labels, prepare
+from indexer.preparation import BuildSettings, build_plan, check_labels, check_target, prepare
 from indexer.previews import preview_of
 from indexer.progress import Progress, Silent, Stopwatch
 from indexer.reading import CollatedRows, ExampleError, ExampleReader, ReadOnce, UnstableDataError
@@ -50,6 +50,7 @@ def build_index(
     overwrite: bool = False,
     faiss: str | None = DEFAULT_FACTORY,
     spectra: bool = True,
+    codes: CodesChoice = DEFAULT_CODES,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Build an index directory, or continue an interrupted build.
@@ -57,10 +58,11 @@ def build_index(
     Args:
         settings: The user's choices.
         out: Where the index is published; its last part is the index's name.
-        resume: Continue the unfinished build there, if there is one.
-        overwrite: Replace what is there at publication.
+        resume: Continue the unfinished build there; where there is none, say so and build from the start.
+        overwrite: Replace what is there at publication, and discard an unfinished build. Not with ``resume``.
         faiss: FAISS factory string of the derived search indexes; None writes none.
         spectra: Whether to write the derived spectra.
+        codes: "int8" writes codes and heads of the views with a partition of more rows than d; "none" writes none.
         progress: Told how far the build is.
 
     Returns:
@@ -68,7 +70,9 @@ def build_index(
     """
     settings.check()
     with cpu_threads(settings.num_threads):
-        return _Build(settings, Path(out).absolute(), progress or Silent()).run(resume, overwrite, faiss, spectra)
+        return _Build(settings, Path(out).absolute(), progress or Silent()).run(
+            resume, overwrite, faiss, spectra, codes
+        )
 
 
 class _Build:
@@ -84,7 +88,8 @@ class _Build:
         self.sketch_seconds = 0.0
         self.gradient_seconds = 0.0
 
-    def run(self, resume: bool, overwrite: bool, faiss: str | None, spectra: bool) -> BuildReport:
+    def run(self, resume: bool, overwrite: bool, faiss: str | None, spectra: bool, codes: CodesChoice) -> BuildReport:
+        check_target(self.out, resume=resume, overwrite=overwrite, note=self._note)  # a model may train for hours
         self.progress.phase("loading the recipe, its model and its data", 0)
         with self.watch.phase("prepare"):
             self.prepared = prepare(self.settings)
@@ -104,7 +109,7 @@ class _Build:
             self._note(f"{error} Checking what is derived from it.")
         index = open_index(self.out, check="sizes", derived=False)
         with self.watch.phase("derive"):
-            derive(index, faiss=faiss, spectra=spectra, progress=self.progress)
+            derive(index, faiss=faiss, spectra=spectra, codes=codes, progress=self.progress)
         return self._report(index.revision, index.manifest.distortion)
 
     def _read_once(self, reader: ExampleReader) -> ReadOnce:

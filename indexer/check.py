@@ -17,6 +17,7 @@ from indexer.previews import preview_of
 from indexer.progress import Progress, Silent
 from indexer.reading import CollatedRows, ExampleReader
 from indexer.recipe import RecipeError
+from indexer.terminal import counted
 from indexer.training import cpu_threads
 
 ROWS = 8
@@ -89,12 +90,14 @@ class _Check:
 
     def findings(self) -> list[Finding]:
         prepared = self.prepared
-        queries = "no query set" if prepared.queries is None else f"{prepared.queries.num_rows} queries"
+        queries = "no query set" if prepared.queries is None else counted(prepared.queries.num_rows, "query", "queries")
+        rows = counted(prepared.train.num_rows, "training row")
         self._add(
             "the recipe loads",
             True,
-            f"{prepared.train.num_rows} training rows, {queries}, {prepared.num_outputs} outputs, "
-            f"{prepared.parameters.num_parameters} parameters in {len(prepared.parameters)} tensors",
+            f"{rows}, {queries}, {counted(prepared.num_outputs, 'output')}, "
+            f"{counted(prepared.parameters.num_parameters, 'parameter')} in "
+            f"{counted(len(prepared.parameters), 'tensor')}",
         )
         readable = self._attempt("examples can be read", self._examples)
         readable = self._attempt("examples are the same when read again", self._stable) and readable

@@ -17,14 +17,16 @@ import typer
 from rich.console import Console
 
 from attribution.errors import AttributionError
+from indexer import __version__
 from indexer.attributor import QuestionError
 from indexer.batches import BatchError
 from indexer.build import BuildInterruptedError, build_index
 from indexer.build_report import BuildReport
 from indexer.check import check_recipe
-from indexer.cli_directory import derive_command, info, verify
-from indexer.cli_query import numbers, query
-from indexer.derive import DEFAULT_FACTORY
+from indexer.cli_coreset import coreset
+from indexer.cli_directory import codes_choice, derive_command, info, verify
+from indexer.cli_query import flag_of, numbers, query
+from indexer.derive import DEFAULT_CODES, DEFAULT_FACTORY
 from indexer.featurise import COMPUTE_ROWS
 from indexer.jacobians import JacobianError
 from indexer.measurement import MeasurementError
@@ -34,18 +36,33 @@ from indexer.preparation import BuildSettings, BuildSettingsError
 from indexer.reading import ExampleError, UnstableDataError
 from indexer.recipe import RecipeDataError, RecipeError
 from indexer.sketches.spec import SketchSpecError
-from indexer.terminal import aligned, duration, progress_on, size
+from indexer.terminal import aligned, counted, duration, progress_on, size
 from sketchstore.errors import CorruptIndexError, FaissFactoryError, IndexDirectoryError
-from sketchstore.manifest import StorageDtype
+from sketchstore.manifest import FORMAT_VERSION, StorageDtype
 
 app = typer.Typer(
     name="indexer",
-    help="Turn a trained model and its training set into an index directory of gradient sketches.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"indexer {__version__} (index format {FORMAT_VERSION})")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Turn a trained model and its training set into an index directory of gradient sketches."""
+
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="digits, fashion-mnist, cifar10, or the path of a recipe file.")
@@ -147,9 +164,14 @@ def build(
     spectra: Annotated[
         bool, typer.Option("--spectra/--no-spectra", help="Store what nats of whole pools need.")
     ] = True,
+    codes: Annotated[
+        str, typer.Option(help="int8: codes and heads for views with a partition of more rows than d. Or none.")
+    ] = DEFAULT_CODES,
     no_weights: Annotated[bool, typer.Option("--no-weights", help="Do not copy the weights into the index.")] = False,
     no_previews: Annotated[bool, typer.Option("--no-previews", help="Do not store previews of examples.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted build.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted build; with none, start one.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out when done.")] = False,
     device: Device = "cpu",
     threads: Threads = None,
@@ -167,6 +189,7 @@ def build(
         seed=seed, buckets=buckets, ntk=ntk, include=include, exclude=exclude, block_rows=block_rows, limit=limit,
         num_queries=num_queries, weights=not no_weights, previews=not no_previews, device=device, threads=threads,
     )  # fmt: skip
+    choice = codes_choice(codes)
     with progress_on(Console(stderr=True)) as progress:
         report = build_index(
             settings,
@@ -175,6 +198,7 @@ def build(
             overwrite=overwrite,
             faiss=None if faiss == "none" else faiss,
             spectra=spectra,
+            codes=choice,
             progress=progress,
         )
     if as_json:
@@ -263,13 +287,15 @@ def check(
 app.command()(info)
 app.command()(verify)
 app.command()(query)
+app.command()(coreset)
 app.command("derive")(derive_command)
 
 
 def _print_build(report: BuildReport) -> None:
     table: list[tuple[str, str]] = []
+    queries = counted(report.num_queries, "query", "queries")
     table.append(("index", f"{report.path}, revision {report.revision}"))
-    table.append(("rows", f"{report.num_rows} training, {report.num_queries} queries, views {', '.join(report.views)}"))
+    table.append(("rows", f"{report.num_rows} training, {queries}, views {', '.join(report.views)}"))
     table.append(("sketch", f"{report.num_parameters} parameters to {report.sketch_dim} numbers, {report.dtype}"))
     table.append(("bytes", f"{size(report.sketch_bytes)} sketches, {size(report.total_bytes)} in all"))
     if report.examples_per_second is not None and report.sketch_share is not None:
@@ -281,9 +307,17 @@ def _print_build(report: BuildReport) -> None:
     typer.echo(aligned(table))
 
 
+_MODEL_SOURCES = {
+    "cache": "loaded from the cache in {}; a build does the same",
+    "training": "trained in {} and cached; a build loads it",
+    "recipe": "model() took {}; a build calls it again",
+}
+
+
 def _print_plan(report: PlanReport) -> None:
     table: list[tuple[str, str]] = []
-    table.append(("rows", f"{report.num_rows} training, {report.num_queries} queries, views {', '.join(report.views)}"))
+    queries = counted(report.num_queries, "query", "queries")
+    table.append(("rows", f"{report.num_rows} training, {queries}, views {', '.join(report.views)}"))
     table.append(("blocks", f"{report.num_blocks} of {report.block_rows} rows"))
     sketch = f"{report.family}, {report.num_parameters} parameters to {report.sketch_dim} numbers, {report.dtype}"
     table.append(("sketch", sketch))
@@ -292,9 +326,10 @@ def _print_plan(report: PlanReport) -> None:
             "bytes",
             f"{size(report.total_bytes)}: sketches {size(report.sketch_bytes)}, queries {size(report.query_bytes)}, "
             f"FAISS {size(report.faiss_bytes)}, spectra {size(report.spectra_bytes)}, "
-            f"weights {size(report.model_bytes)}",
+            f"codes {size(report.codes_bytes)}, heads {size(report.heads_bytes)}, weights {size(report.model_bytes)}",
         )
     )
+    table.append(("model", _MODEL_SOURCES[report.model_source].format(duration(report.model_seconds))))
     table.append(("build", f"about {duration(report.build_seconds)}, {duration(report.block_seconds)} a block"))
     table.append(("query", f"{report.query_sketch_seconds:.3g} s to sketch one by example; by row it costs nothing"))
     for line in report.notes:
@@ -339,7 +374,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         typer.echo(f"{said}:\n  {again}" if words[:1] == ["build"] else "stopped", err=True)
         sys.exit(130)
     except (*USAGE_ERRORS, *WORK_ERRORS) as error:
-        typer.echo(f"error: {error}", err=True)
+        flag = flag_of(error.pointer) if isinstance(error, QuestionError) else None
+        typer.echo(f"error: {'' if flag is None else f'{flag}: '}{error}", err=True)
         usage = isinstance(error, USAGE_ERRORS) and not isinstance(error, RecipeDataError)
         missing = isinstance(error, FileNotFoundError | FileExistsError) and not isinstance(error, CorruptIndexError)
         sys.exit(2 if usage or missing else 1)

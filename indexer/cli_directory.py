@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +12,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from indexer.derive import DEFAULT_FACTORY, derive
-from indexer.terminal import aligned, progress_on, size
+from indexer.derive import DEFAULT_CODES, DEFAULT_FACTORY, CodesChoice, derive
+from indexer.preparation import BuildSettingsError
+from indexer.terminal import aligned, counted, progress_on, size
 from sketchstore.reader import Index, open_index, verify_index
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="An index directory.")]
@@ -85,7 +87,7 @@ def info(directory: Directory, as_json: Json = False) -> None:
         ("recipe", f"{manifest.recipe.name}{'' if manifest.recipe.builtin else ' (a file)'} {_options(facts)}")
     )
     queries = 0 if manifest.queries is None else manifest.queries.count
-    table.append(("rows", f"{index.num_rows} training, {queries} queries"))
+    table.append(("rows", f"{index.num_rows} training, {counted(queries, 'query', 'queries')}"))
     table.append(("measurement", manifest.measurement.name))
     scaled = "NTK scaling" if manifest.build.options.get("ntk_gain") else "no NTK scaling"
     table.append(
@@ -103,8 +105,9 @@ def info(directory: Directory, as_json: Json = False) -> None:
     counts = ", ".join(f"{names.get(label, label)} {count}" for label, count in manifest.labels.counts.items())
     table.append(("labels", counts or "none"))
     table.append(("bytes", ", ".join(f"{kind} {size(count)}" for kind, count in facts["bytes"].items())))
-    kinds = sorted({entry["kind"] for entry in facts["derived"].values()})
-    table.append(("derived", f"{len(facts['derived'])} files: {', '.join(kinds)}" if kinds else "nothing"))
+    kinds = Counter(entry["kind"] for entry in facts["derived"].values())
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    table.append(("derived", f"{kinds.total()} files: {listed}" if kinds else "nothing"))
     noise = manifest.default_relative_noise
     table.append(("noise", "not tuned" if noise is None else f"relative {noise:g} by default"))
     for line in _distortion_lines(manifest.distortion):
@@ -156,25 +159,49 @@ def verify(directory: Directory, as_json: Json = False) -> None:
         sys.exit(1)
 
 
+def codes_choice(text: str) -> CodesChoice:
+    """Read the option ``--codes``.
+
+    Args:
+        text: What was typed.
+
+    Returns:
+        The choice.
+
+    Raises:
+        BuildSettingsError: If it is not int8 or none.
+    """
+    match text:
+        case "int8" | "none":
+            return text
+        case _:
+            raise BuildSettingsError(f"--codes {text!r} must be int8 or none")
+
+
 def derive_command(
     directory: Directory,
     faiss: Annotated[str, typer.Option(metavar="FACTORY", help="FAISS factory string, or none to remove.")] = (
         DEFAULT_FACTORY
     ),
     spectra: Annotated[bool, typer.Option("--spectra/--no-spectra", help="Spectra for nats of whole pools.")] = True,
+    codes: Annotated[
+        str, typer.Option(help="int8: codes and heads for views with a partition of more rows than d. Or none.")
+    ] = DEFAULT_CODES,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build even what is there and sound.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the derived part of an index: FAISS search indexes and spectra. Nothing else is touched.
+    """Write the derived part of an index: FAISS search indexes, spectra, codes and heads. Nothing else is touched.
 
     Example: indexer derive indexes/digits --faiss HNSW32
     """
+    choice = codes_choice(codes)
     index = open_index(directory, derived=False)
     with progress_on(Console(stderr=True)) as progress:
         report = derive(
             index,
             faiss=None if faiss == "none" else faiss,
             spectra=spectra,
+            codes=choice,
             rebuild=rebuild,
             progress=progress,
         )

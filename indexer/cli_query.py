@@ -15,10 +15,28 @@ import torch
 import typer
 
 from indexer.attributor import Answer, Attributor, CandidateFilter, QuerySketch, Question
+from indexer.attributor.noise import naming_the_noise
 from indexer.preparation import BuildSettingsError
-from indexer.terminal import aligned
+from indexer.terminal import aligned, counted
 from sketchstore.reader import Index, open_index
 
+# Where a mistake stands in a request of the API → the flag that says the same here.
+FLAGS = {
+    "/query/row": "--row",
+    "/query/id": "--train-id",
+    "/query/values": "--sketch",
+    "/query/label": "--target",
+    "/target/label": "--target",
+    "/method": "--method",
+    "/budget": "--budget",
+    "/noise_variance": "--noise-variance",
+    "/relative_noise": "--relative-noise",
+    "/filter": "--labels or --exclude-id",
+    "/filter/labels": "--labels",
+    "/filter/exclude_ids": "--exclude-id",
+    "/engine": "--engine",
+    "/strategy": "--strategy",
+}
 COLUMNS = ("rank", "row", "id", "label", "score", "covariance", "step_nats", "cumulative_nats", "represents")
 
 
@@ -64,24 +82,38 @@ def query(
     chosen = CandidateFilter(
         labels=None if labels is None else numbers(labels, "--labels"), exclude_ids=exclude_id or None
     )
-    answer = attributor.ask(
-        Question(
-            query=asked,
-            method=method,
-            budget=budget,
-            noise_variance=noise_variance,
-            relative_noise=relative_noise,
-            filter=chosen,
-            strategy=strategy,
-            seed=seed,
-        )
-    ).answer()
+    question = Question(
+        query=asked,
+        method=method,
+        budget=budget,
+        noise_variance=noise_variance,
+        relative_noise=relative_noise,
+        filter=chosen,
+        strategy=strategy,
+        seed=seed,
+    )
+    with naming_the_noise(index, asked, noise_variance):
+        answer = attributor.answer(question)
     if as_json:
         typer.echo(json.dumps(asdict(answer), indent=2, ensure_ascii=False))
     elif as_csv:
         typer.echo(hits_csv(answer), nl=False)
     else:
         typer.echo(readable(index, answer))
+
+
+def flag_of(pointer: str) -> str | None:
+    """Name the flag that a mistake is about.
+
+    Args:
+        pointer: JSON pointer into the API's request.
+
+    Returns:
+        The flag; None where no flag says it.
+    """
+    while pointer and pointer not in FLAGS:
+        pointer = pointer.rpartition("/")[0]
+    return FLAGS.get(pointer)
 
 
 def fail(message: str) -> NoReturn:
@@ -202,9 +234,8 @@ def readable(index: Index, answer: Answer) -> str:
     ]
     exact = "exact" if search.exact else "not exact"
     factory = "" if search.factory is None else f" {search.factory}"
-    lines.append(
-        ("search", f"{search.engine}{factory}, {exact}, {search.index_queries} index queries, by {answer.method}")
-    )
+    asked_index = counted(search.index_queries, "index query", "index queries")
+    lines.append(("search", f"{search.engine}{factory}, {exact}, {asked_index}, by {answer.method}"))
     table = _columns(
         [
             ("rank", "id", "label", f"step nats ({answer.nats_criterion})", "cumulative", "sign", "stands for"),
@@ -223,14 +254,15 @@ def readable(index: Index, answer: Answer) -> str:
         ]
     )
     said = [aligned(lines), "", table, ""]
+    these = "This example carries" if len(answer.hits) == 1 else f"These {len(answer.hits)} examples carry"
     if told.available_nats is not None and told.fraction is not None:
         said.append(
-            f"These {len(answer.hits)} examples carry {told.fraction:.0%} of what the comparable training examples "
+            f"{these} {told.fraction:.0%} of what the comparable training examples "
             f"know about this prediction ({told.infogain_nats:.4g} of {told.available_nats:.4g} nats)."
         )
     else:
         reason = f" ({told.available_reason})" if told.available_reason else ""
-        said.append(f"These {len(answer.hits)} examples carry {told.infogain_nats:.4g} nats{reason}.")
+        said.append(f"{these} {told.infogain_nats:.4g} nats{reason}.")
     if told.infoloss_nats is not None:
         said.append(f"Without them, the rest would leave {told.infoloss_nats:.4g} nats more uncertainty.")
     said += [f"warning: {warning}" for warning in answer.warnings]

@@ -14,6 +14,8 @@ HEADER = """# The command line
 
 Generated from the commands by `python -m indexer.cli_reference > docs/cli.md`; a test fails when it is stale.
 
+`indexer --version` prints the version and the index format; `python -m indexer` is the same program.
+
 Results go to the standard output, progress and messages to the standard error. Progress is a bar on a terminal and one
 line every ten seconds anywhere else. Exit codes: 0 done (for `verify` and `check`: sound), 1 failed, damaged or
 unsound, 2 wrong usage, 130 stopped by Ctrl-C.

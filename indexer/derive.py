@@ -1,21 +1,31 @@
-"""Writes what is derived from an index directory: FAISS search indexes and the spectra that nats of whole pools need.
+"""Writes what is derived from an index directory: FAISS search indexes, spectra for nats of whole pools, codes, heads.
 
 Everything here can be deleted and made again, and an entry that is sound and wanted as it is, is left alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from attribution.posterior import spectrum_of_blocks
+from indexer.derive_leverages import compute_and_write_leverages, wanted_options
 from indexer.progress import Progress, Silent
-from sketchstore.derived import Kind, StoredSpectrum, check_entry, entry_file
+from sketchstore.codes_build import build_codes
+from sketchstore.derived import StoredSpectrum
+from sketchstore.derived_manifest import Kind, check_entry, entry_file
 from sketchstore.errors import DerivedError
 from sketchstore.faiss_build import check_factory, write_faiss
+from sketchstore.heads import head_dim
+from sketchstore.heads_build import build_heads
 from sketchstore.reader import Index
 from sketchstore.view import View
 
 DEFAULT_FACTORY = "Flat"
+CodesChoice = Literal["int8", "none"]
+DEFAULT_CODES: CodesChoice = "int8"
+FEWEST_DIRECTIONS = 8
 
 
 @dataclass
@@ -38,15 +48,18 @@ def derive(
     *,
     faiss: str | None = DEFAULT_FACTORY,
     spectra: bool = True,
+    codes: CodesChoice = DEFAULT_CODES,
     rebuild: bool = False,
     progress: Progress | None = None,
 ) -> DeriveReport:
-    """Bring the derived entries of an index to what is asked for, one per view and partition.
+    """Bring the derived entries of an index to what is asked for: per view and partition, and codes and heads per view.
 
     Args:
         index: The open index.
         faiss: FAISS factory string; None removes the FAISS indexes.
         spectra: Whether there shall be spectra; False removes them.
+        codes: "int8" writes 8-bit codes and heads of every view for which they pay (`codes_pay`, `heads_pay`), "none"
+            removes all of them.
         rebuild: Build even what is sound.
         progress: Told how far it is.
 
@@ -57,7 +70,10 @@ def derive(
     if faiss is not None:
         check_factory(faiss, index.sketch_dim)
     partitions = [(view, label) for view in index.views.values() for label in view.partitions]
-    progress.phase("deriving search indexes and spectra", 2 * len(partitions))
+    # A spectrum takes the cube of its rows, a Flat index their number: what is done says nothing about the time left.
+    progress.phase(
+        "deriving search indexes, spectra, codes and heads", 2 * len(partitions) + 2 * len(index.views), even=False
+    )
     for view, label in partitions:
         name = entry_file("faiss", view.name, label)
         if faiss is None:
@@ -76,8 +92,67 @@ def derive(
             report.written.append(name)
         else:
             report.kept.append(name)
+        _bring_leverages(index, view, label, report, rebuild=rebuild)
         progress.advance(1)
+    for view in index.views.values():
+        rows = largest_partition(view)
+        for kind, pays, build in _CODED:
+            name = entry_file(kind, view.name, None)
+            if codes == "none" or not pays(rows, index.sketch_dim):
+                _remove(index, kind, view, None, report)
+            elif rebuild or not _is_sound(index, kind, view, None):
+                build(index, view.name)
+                report.written.append(name)
+            else:
+                report.kept.append(name)
+            progress.advance(1)
     return report
+
+
+def codes_pay(partition_rows: int, sketch_dim: int) -> bool:
+    """Whether scans of 8-bit codes carry the selection among so many rows.
+
+    Up to d rows a selection works on the stored kernel matrix and reads few sketches; beyond, it scans them.
+
+    Args:
+        partition_rows: Rows of the largest partition of a view.
+        sketch_dim: d.
+
+    Returns:
+        True for more than d rows.
+    """
+    return partition_rows > sketch_dim
+
+
+def heads_pay(partition_rows: int, sketch_dim: int) -> bool:
+    """Whether bounds from the leading directions spare a selection rows to look at.
+
+    Args:
+        partition_rows: Rows of the largest partition of a view.
+        sketch_dim: d.
+
+    Returns:
+        True where codes pay and there are enough directions to hold a good part of the sketches.
+    """
+    return codes_pay(partition_rows, sketch_dim) and head_dim(sketch_dim) >= FEWEST_DIRECTIONS
+
+
+_CODED: tuple[tuple[Kind, Callable[[int, int], bool], Callable[[Index, str], object]], ...] = (
+    ("codes", codes_pay, build_codes),
+    ("heads", heads_pay, build_heads),
+)
+
+
+def largest_partition(view: View) -> int:
+    """Rows of the largest partition of a view.
+
+    Args:
+        view: The view.
+
+    Returns:
+        How many; 0 where no row has a label.
+    """
+    return max((view.partition_rows(label).numel() for label in view.partitions), default=0)
 
 
 def write_spectrum(index: Index, view: View, label: int | None) -> None:
@@ -97,10 +172,21 @@ def write_spectrum(index: Index, view: View, label: int | None) -> None:
     index.derived.write_spectrum(view.name, label, stored)
 
 
-def _is_sound(index: Index, kind: Kind, view: View, label: int | None, *, factory: str | None = None) -> bool:
+def _bring_leverages(index: Index, view: View, label: int | None, report: DeriveReport, *, rebuild: bool) -> None:
+    # Leverages follow from the spectrum and the default noise: where there is none of either, there are none.
+    name, wanted = entry_file("leverages", view.name, label), wanted_options(index, view, label)
+    if wanted is None:
+        _remove(index, "leverages", view, label, report)
+    elif not rebuild and _is_sound(index, "leverages", view, label, **wanted):
+        report.kept.append(name)
+    elif compute_and_write_leverages(index, view, label):
+        report.written.append(name)
+
+
+def _is_sound(index: Index, kind: Kind, view: View, label: int | None, **options: object) -> bool:
     try:
         entry = index.derived.entry(kind, view.name, label)
-        if entry is None or (factory is not None and entry.options.get("factory") != factory):
+        if entry is None or any(entry.options.get(name) != value for name, value in options.items()):
             return False
         check_entry(index.path, index.manifest, entry_file(kind, view.name, label), entry)
     except DerivedError:

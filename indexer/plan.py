@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from indexer.derive import codes_pay, heads_pay
 from indexer.featurise import COMPUTE_ROWS, Featuriser
 from indexer.preparation import DEFAULT_DIM, BuildSettings, Prepared, prepare
 from indexer.progress import Progress, Silent
 from indexer.sketches import SketchSpec
 from indexer.sketches.spec import DEFAULT_BUCKETS
 from indexer.training import cpu_threads
+from sketchstore.heads import heads_bytes
 
 PROBE_ROWS = 128
 SLOW_QUERY_SECONDS = 1.0
@@ -40,9 +42,13 @@ class PlanReport:
         query_bytes: Bytes of the query sketches.
         faiss_bytes: Bytes of a Flat FAISS index.
         spectra_bytes: Bytes of the spectra; labels that are unknown before the data are read count as equally frequent.
+        codes_bytes: Bytes of the 8-bit codes; 0 where partitions have at most d rows, on average over the labels.
+        heads_bytes: Bytes of the heads, which are written where the codes are and d is large enough.
         model_bytes: Bytes of the weights.
+        model_source: Where the model came from: ``training``, which filled the cache, ``cache``, or the ``recipe``.
+        model_seconds: What training or loading it took here.
         block_seconds: Estimated time of one block, all views.
-        build_seconds: Estimated time of all blocks and queries.
+        build_seconds: Estimated time of all blocks and queries, and of the model where a build has to make it again.
         query_sketch_seconds: What sketching one query by example costs.
         sjlt_query_sketch_seconds: The same with an sjlt sketch of this dimension; None where it was not asked.
         notes: Routes of the gradients.
@@ -64,7 +70,11 @@ class PlanReport:
     query_bytes: int
     faiss_bytes: int
     spectra_bytes: int
+    codes_bytes: int
+    heads_bytes: int
     model_bytes: int
+    model_source: str
+    model_seconds: float
     block_seconds: float
     build_seconds: float
     query_sketch_seconds: float
@@ -75,7 +85,8 @@ class PlanReport:
     @property
     def total_bytes(self) -> int:
         """Bytes of the whole directory, without previews and columns."""
-        return self.sketch_bytes + self.query_bytes + self.faiss_bytes + self.spectra_bytes + self.model_bytes
+        derived_bytes = self.faiss_bytes + self.spectra_bytes + self.codes_bytes + self.heads_bytes
+        return self.sketch_bytes + self.query_bytes + derived_bytes + self.model_bytes
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -182,9 +193,15 @@ def _report(prepared: Prepared, alone: float, per_row: float, sjlt_seconds: floa
         query_bytes=views * num_queries * spec.dim * 4,
         faiss_bytes=views * num_rows * spec.dim * 4,
         spectra_bytes=views * classes * (2 * side * side + side) * 8,
+        codes_bytes=views * num_rows * (spec.dim + 16) if codes_pay(num_rows // classes, spec.dim) else 0,
+        heads_bytes=views * heads_bytes(num_rows, spec.dim) if heads_pay(num_rows // classes, spec.dim) else 0,
         model_bytes=model_bytes if settings.weights else 0,
+        model_source=prepared.recipe.model_source,
+        model_seconds=prepared.model_seconds,
         block_seconds=block_seconds,
-        build_seconds=num_blocks * block_seconds + query_seconds,
+        build_seconds=num_blocks * block_seconds
+        + query_seconds
+        + (0.0 if prepared.recipe.model_source == "training" else prepared.model_seconds),
         query_sketch_seconds=alone,
         sjlt_query_sketch_seconds=sjlt_seconds,
         notes=list(prepared.featuriser.features.notes),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +26,7 @@ from sketchstore.manifest import Build, Parameter, Sketch, SourceDigests, Storag
 from sketchstore.manifest import Measurement as MeasurementEntry
 from sketchstore.manifest import Recipe as RecipeEntry
 from sketchstore.plan import BuildPlan, shard_rows_for
+from sketchstore.unfinished import partial_path, refuse_what_is_there
 
 DEFAULT_DIM = 4096
 NUM_QUERIES = 1000
@@ -114,6 +117,32 @@ class BuildSettings:
         return torch.get_num_threads() if self.threads is None else self.threads
 
 
+def check_target(out: Path, *, resume: bool, overwrite: bool, note: Callable[[str], None]) -> None:
+    """Refuse a place where an index cannot be published.
+
+    Args:
+        out: Where it shall be.
+        resume: Whether an unfinished build there is continued.
+        overwrite: Whether what is there is replaced.
+        note: Told what is worth knowing before the work begins.
+
+    Raises:
+        BuildSettingsError: If both are asked for, or nothing can be written there.
+    """
+    if resume and overwrite:
+        raise BuildSettingsError(
+            "--resume continues an unfinished build, --overwrite discards it; give one of them. A build begun with "
+            "--overwrite still replaces the index there when it is resumed"
+        )
+    refuse_what_is_there(out, resume=resume, overwrite=overwrite)
+    folder = next(parent for parent in out.parents if os.path.lexists(parent))
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise BuildSettingsError(f"--out {out}: {folder} is no folder that can be written to")
+    partial = partial_path(out)
+    if resume and not os.path.lexists(out) and not partial.exists():
+        note(f"nothing to resume: {partial} does not exist. Building from the start")
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A recipe made ready: loaded model, chosen parameters, measurement and sketch.
@@ -132,6 +161,7 @@ class Prepared:
         ntk_gain: Gain of the NTK scaling, None where it is off.
         spec: The sketch.
         featuriser: What sketches training rows and queries.
+        model_seconds: What the recipe took to give its model, by training or by loading it.
     """
 
     settings: BuildSettings
@@ -147,6 +177,7 @@ class Prepared:
     ntk_gain: float | None
     spec: SketchSpec
     featuriser: Featuriser
+    model_seconds: float
 
     @property
     def block_rows(self) -> int:
@@ -177,7 +208,9 @@ def prepare(settings: BuildSettings) -> Prepared:
     train = ExampleReader(recipe, recipe.train_set(), "train", limit=settings.limit)
     if train.num_rows == 0:
         raise RecipeError(f"recipe {recipe.name!r}: the training set is empty")
+    begun = time.perf_counter()
     model = recipe.model()
+    model_seconds = time.perf_counter() - begun
     query_set = recipe.query_set() if settings.num_queries != 0 else None
     if query_set is None and settings.num_queries:
         raise BuildSettingsError(f"--num-queries {settings.num_queries}: recipe {recipe.name!r} has no query_set()")
@@ -218,6 +251,7 @@ def prepare(settings: BuildSettings) -> Prepared:
         ntk_gain=gain,
         spec=spec,
         featuriser=featuriser,
+        model_seconds=model_seconds,
     )
 
 

@@ -10,13 +10,14 @@ from typing import Protocol
 class Progress(Protocol):
     """Receives phases of a build and how far each has come."""
 
-    def phase(self, name: str, total: int, done: int = 0) -> None:
+    def phase(self, name: str, total: int, done: int = 0, *, even: bool = True) -> None:
         """Start a phase.
 
         Args:
             name: What is done, such as ``sketching examples``.
             total: Units of work in it.
             done: Units that an earlier, interrupted build has already done.
+            even: Whether units take about the same time, so that the time left follows from those that are done.
         """
         ...
 
@@ -36,7 +37,7 @@ class Progress(Protocol):
 class Silent:
     """Ignores everything."""
 
-    def phase(self, name: str, total: int, done: int = 0) -> None:
+    def phase(self, name: str, total: int, done: int = 0, *, even: bool = True) -> None:
         """Ignore; see `Progress.phase`."""
 
     def advance(self, units: int) -> None:

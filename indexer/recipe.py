@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,8 @@ class Recipe(ABC):
         label_names: Names of the labels 0, 1, …, or None.
         ntk_gain: Gain of the initialisation for NTK scaling (s = gain/√fan_in); None leaves scaling off by default.
         measurement: The user's own scalar ``measurement(outputs, label)``, or None to use a built-in one.
-        train_device: Where the recipe trained its model, as far as it did; for information only.
+        model_source: Where :meth:`model` last had its weights from: the cache, a training run that filled the cache, or
+            the user's own function; for information only.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Recipe(ABC):
     label_names: Sequence[str] | None = None
     ntk_gain: float | None = None
     measurement: Callable[..., Tensor] | None = None
+    model_source: Literal["cache", "training", "recipe"] = "recipe"
 
     @abstractmethod
     def model(self) -> nn.Module:

@@ -134,7 +134,8 @@ class FileRecipe(Recipe):
         model = self._parts["model"]()
         if not isinstance(model, nn.Module):
             raise RecipeError(f"{self.path.name}: model() returned {type(model).__name__}, not a torch.nn.Module")
-        return model.eval()
+        _refuse_training_mode(model, self.path)
+        return model
 
     def train_set(self) -> MapDataset:  # noqa: D102
         return self._dataset("train_set")
@@ -213,6 +214,20 @@ class FileRecipe(Recipe):
 
     def parse(self, content: Mapping[str, Any]) -> Example:  # noqa: D102
         return self._parts["parse"](content) if "parse" in self._parts else super().parse(content)
+
+
+def _refuse_training_mode(model: nn.Module, path: Path) -> None:
+    # Not put into eval mode here: whoever returns a model in training mode may have measured and saved it so too.
+    training = [
+        f"{name or 'the model'} ({type(module).__name__})" for name, module in model.named_modules() if module.training
+    ]
+    if training:
+        rest = f" and {len(training) - 5} more" if len(training) > 5 else ""
+        raise RecipeError(
+            f"{path.name}: model() returned a model in training mode: {', '.join(training[:5])}{rest}. There "
+            "dropout is random and batch norm sees the other examples of a batch, so that no example has a gradient of "
+            "its own. Return model.eval()"
+        )
 
 
 def _import_file(path: Path, digest: str) -> ModuleType:

@@ -82,11 +82,11 @@ class LineProgress(_Interruptible):
             self._say(self._phase.line())
         self._phase = None
 
-    def phase(self, name: str, total: int, done: int = 0) -> None:
+    def phase(self, name: str, total: int, done: int = 0, *, even: bool = True) -> None:
         """Start a phase; see `progress.Progress.phase`."""
         with self._lock:
             self._finish()
-            self._phase = _Phase(name, total, done)
+            self._phase = _Phase(name, total, done, even)
             self._say(
                 name if not total else f"{name}: {total - done} to do" + (f", {done} done before" if done else "")
             )
@@ -104,8 +104,8 @@ class LineProgress(_Interruptible):
 
 
 class _Phase:
-    def __init__(self, name: str, total: int, done: int) -> None:
-        self.name, self.total, self.done = name, total, done
+    def __init__(self, name: str, total: int, done: int, even: bool) -> None:
+        self.name, self.total, self.done, self.even = name, total, done, even
         self._before, self._begun = done, time.monotonic()
 
     def lasted(self) -> float:
@@ -117,7 +117,7 @@ class _Phase:
             return f"{self.name}: {duration(seconds)}"
         line = f"{self.name}: {self.done} of {self.total} ({self.done / self.total:.0%})"
         rate = (self.done - self._before) / seconds if seconds else 0.0
-        if rate == 0.0:
+        if rate == 0.0 or not self.even:
             return f"{line}, {duration(seconds)} so far"
         left = "" if self.done >= self.total else f", {duration((self.total - self.done) / rate)} left"
         return f"{line}, {rate:.3g}/s{left}"
@@ -150,11 +150,11 @@ class BarProgress(_Interruptible):
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def phase(self, name: str, total: int, done: int = 0) -> None:
+    def phase(self, name: str, total: int, done: int = 0, *, even: bool = True) -> None:
         """Start a phase; see `progress.Progress.phase`."""
         if self._task is not None:
             self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(name, total=total or None, completed=done, before=done)
+        self._task = self._bars.add_task(name, total=total or None, completed=done, before=done, even=even)
 
     def advance(self, units: int) -> None:
         """Count units; see `progress.Progress.advance`."""
@@ -167,6 +167,8 @@ class BarProgress(_Interruptible):
 
 
 def _rate(task: Task) -> float | None:
+    if not task.fields.get("even", True):
+        return None
     # rich's own speed covers the last seconds only, and a block of rows can take longer than that
     done = task.completed - float(task.fields.get("before", 0))
     return done / task.elapsed if task.elapsed and done else None
@@ -220,6 +222,20 @@ def size(count: int) -> str:
             return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Say how many of something there are.
+
+    Args:
+        count: How many.
+        one: Its name in the singular.
+        many: In the plural; None adds an s.
+
+    Returns:
+        Such as ``1 query`` or ``2 queries``.
+    """
+    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def aligned(rows: Iterable[tuple[str, str]]) -> str:

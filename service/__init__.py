@@ -1,3 +1,3 @@
 """The online side: attribution requests over HTTP against index directories."""
 
-__version__ = "0.1.0"
+from indexer import __version__ as __version__

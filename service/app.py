@@ -45,7 +45,7 @@ def bare_app(settings: Settings, lifespan: Lifespan | None = None) -> FastAPI:
 
 
 def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
-    """Make the service's app; opening and checking the indexes happens here, before anything listens.
+    """Make the service's app; the indexes are opened here, before anything listens.
 
     Args:
         settings: What to serve and allow; None reads the environment.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, ValidationError
 
 from service.schemas.answers import (
     Answer,
@@ -30,11 +30,11 @@ from service.schemas.questions import (
     Split,
     Strategy,
 )
+from service.validation import problem_of_items, validation_items
 
 Model = TypeVar("Model", bound=BaseModel)
 QueryLike = Mapping[str, Any] | Query
 StreamPart = StreamStart | Hit | AnswerFacts
-QUERY: TypeAdapter[Any] = TypeAdapter(Query)
 
 
 class QuestionOptions(TypedDict, total=False):
@@ -69,20 +69,28 @@ class ScoresOptions(QuestionOptions, total=False):
 
 
 class ProblemError(Exception):
-    """The service answered with a problem.
+    """The service answered with a problem, or the client found one before the request left.
 
     Attributes:
-        problem: What it said.
+        problem: What it said; its request_id is empty where the request never left.
     """
 
     def __init__(self, problem: Problem) -> None:
-        places = "".join(
-            f"\n  {item.parameter or item.pointer or 'the body'}: {item.detail}"
-            + (f" (allowed: {item.allowed})" if item.allowed is not None else "")
-            for item in problem.errors
-        )
-        super().__init__(f"{problem.status} {problem.code}: {problem.detail}{places}")
+        super().__init__(f"{problem.status} {problem.code}: {_told(problem)}")
         self.problem = problem
+
+
+def _told(problem: Problem) -> str:
+    """Return each sentence of a problem once, with its place and what is allowed there."""
+    lines = [
+        (f"{place}: " if (place := item.parameter or item.pointer) else "")
+        + item.detail
+        + (f" (allowed: {item.allowed})" if item.allowed is not None else "")
+        for item in problem.errors
+    ]
+    if len(lines) > 1:
+        return f"{len(lines)} mistakes\n  " + "\n  ".join(lines)
+    return lines[0] if lines else problem.detail
 
 
 class NotOurServiceError(Exception):
@@ -151,6 +159,26 @@ def check_status(status: int, content: bytes) -> None:
     raise ProblemError(problem)
 
 
+def checked(model: type[Model], fields: Mapping[str, Any]) -> Model:
+    """Validate a request before it leaves, by the service's own schema.
+
+    Args:
+        model: The request's schema.
+        fields: The request.
+
+    Returns:
+        The request.
+
+    Raises:
+        ProblemError: If the service would refuse it.
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        located = [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
+        raise ProblemError(problem_of_items(validation_items(located, fields), "")) from error
+
+
 def index_path(index: str, resource: str = "") -> str:
     """Return the path of an index or of something in it; the name is percent-encoded."""
     return f"/v1/indexes/{quote(index, safe='')}{resource}"
@@ -183,7 +211,7 @@ def index_card(index: str) -> Call[IndexCard]:
 
 def attribution(index: str, query: QueryLike, options: Mapping[str, Any]) -> Call[Answer]:
     """Return the call of POST …/attributions."""
-    asked = AttributionRequest.model_validate({"query": query, **options})
+    asked = checked(AttributionRequest, {"query": query, **options})
     return Call("POST", index_path(index, "/attributions"), Answer, encoded(asked))
 
 
@@ -193,19 +221,20 @@ def batch(index: str, requests: Sequence[Mapping[str, Any] | AttributionRequest]
         item.model_dump(mode="json", exclude_unset=True) if isinstance(item, AttributionRequest) else dict(item)
         for item in requests
     ]
-    return Call("POST", index_path(index, "/attributions/batch"), BatchResponse, encoded(BatchRequest(requests=items)))
+    asked = checked(BatchRequest, {"requests": items})
+    return Call("POST", index_path(index, "/attributions/batch"), BatchResponse, encoded(asked))
 
 
 def scores(index: str, query: QueryLike, ids: Sequence[str], options: Mapping[str, Any]) -> Call[ScoresResponse]:
     """Return the call of POST …/scores."""
-    asked = ScoresRequest.model_validate({"query": query, "ids": list(ids), **options})
+    asked = checked(ScoresRequest, {"query": query, "ids": list(ids), **options})
     return Call("POST", index_path(index, "/scores"), ScoresResponse, encoded(asked))
 
 
 def sketches(index: str, queries: Sequence[QueryLike], target: Mapping[str, Any] | None) -> Call[SketchesResponse]:
     """Return the call of POST …/sketches."""
     fields: dict[str, Any] = {"queries": list(queries)} | ({} if target is None else {"target": target})
-    asked = SketchesRequest.model_validate(fields)
+    asked = checked(SketchesRequest, fields)
     return Call("POST", index_path(index, "/sketches"), SketchesResponse, encoded(asked))
 
 

@@ -9,8 +9,9 @@ import uvicorn
 from pydantic import ValidationError
 from rich.console import Console
 
-from service import logs
+from service import __version__, logs
 from service.settings import Settings
+from service.threads import limit_threads, usable_cores
 
 ENVIRONMENT_PREFIX = "NATTRIBUTE_"
 
@@ -36,6 +37,7 @@ def serve(**given: Any) -> None:
     except ValueError as error:
         errors.print(f"error: {error}", markup=False)
         raise typer.Exit(2) from None
+    limit_threads(settings.num_threads)
     raise typer.Exit(run(settings, errors))
 
 
@@ -51,15 +53,16 @@ def run(settings: Settings, errors: Console) -> int:
     """
     logs.configure(settings.log_level)
     # Late, so that --help and usage errors answer without loading torch.
-    import faiss
     import torch
 
+    from attribution.cores import limit_cores
     from indexer.recipe import RecipeError
     from service.app import create_app
     from sketchstore.errors import IndexDirectoryError
 
-    torch.set_num_threads(settings.threads)
-    faiss.omp_set_num_threads(settings.threads)
+    torch.set_num_threads(settings.num_threads)
+    # Scans are shared by all requests, so they get all cores; what each request computes alone gets its share.
+    limit_cores(settings.threads or usable_cores())
     try:
         app = create_app(settings)
     except (IndexDirectoryError, RecipeError, ValueError, OSError) as error:
@@ -103,13 +106,32 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def print_version(asked: bool) -> None:
+    """Print the version and stop, where it was asked for.
+
+    Args:
+        asked: Whether it was.
+
+    Raises:
+        Exit: If it was.
+    """
+    if asked:
+        typer.echo(f"attribution-service {__version__}")
+        raise typer.Exit
+
+
 def command() -> Any:
     """Make the command: :func:`serve` with one option for every setting.
 
     Returns:
         A Typer app.
     """
-    parameters = []
+    shown_version = typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and stop.")
+    parameters = [
+        inspect.Parameter(
+            "version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, shown_version]
+        )
+    ]
     for name, field in Settings.model_fields.items():
         annotation = field.annotation
         repeatable = get_origin(annotation) is tuple
@@ -127,7 +149,7 @@ def command() -> Any:
             )
         )
 
-    def attribution_service(**given: Any) -> None:
+    def attribution_service(version: bool, **given: Any) -> None:
         serve(**given)
 
     attribution_service.__doc__ = serve.__doc__

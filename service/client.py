@@ -1,7 +1,7 @@
 """The Python client, synchronous and asynchronous, on httpx; requests and answers are the service's own schemas.
 
-A request is validated before it leaves, so most mistakes raise pydantic's ``ValidationError`` without a round trip;
-what the service refuses raises :class:`ProblemError`.
+A request is validated before it leaves, so that most mistakes need no round trip. Either way a mistake raises
+:class:`ProblemError`, with the same codes and pointers.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -261,38 +261,13 @@ class AsyncClient:
         return await self._make(calls.index_card(index))
 
     async def attribute(self, index: str, query: QueryLike, **options: Unpack[AttributionOptions]) -> Answer:
-        """Ask which training examples inform a prediction.
-
-        Args:
-            index: The index's name.
-            query: A query as a mapping or a schema: ``{"type": "row", "split": "query", "row": 12}``.
-            **options: The other fields of an attribution request.
-
-        Returns:
-            The ordered subset with its nats.
-
-        Raises:
-            ProblemError: If the service refuses.
-        """
+        """Return what :meth:`Client.attribute` returns."""
         return await self._make(calls.attribution(index, query, options))
 
     async def stream(
         self, index: str, query: QueryLike, **options: Unpack[AttributionOptions]
     ) -> AsyncIterator[StreamPart]:
-        """Ask as :meth:`attribute` does and receive every hit as soon as it is chosen.
-
-        Args:
-            index: The index's name.
-            query: The query.
-            **options: The other fields of an attribution request.
-
-        Yields:
-            A ``StreamStart``, the ``Hit``s, and the answer without its hits.
-
-        Raises:
-            ProblemError: If the service refuses, at the start or on the way.
-            NotOurServiceError: If the stream breaks off.
-        """
+        """Yield what :meth:`Client.stream` yields."""
         call = calls.attribution(index, query, options)
         headers = call.headers(stream=True)
         async with self.http.stream(call.method, call.path, content=call.body, headers=headers) as response:
@@ -306,52 +281,19 @@ class AsyncClient:
             reader.check_finished()
 
     async def batch(self, index: str, requests: Sequence[Mapping[str, Any] | AttributionRequest]) -> list[BatchResult]:
-        """Ask several attributions at once.
-
-        Args:
-            index: The index's name.
-            requests: Attribution requests, not validated here: each gets its own status.
-
-        Returns:
-            A status and a body for each request, in order.
-        """
+        """Return what :meth:`Client.batch` returns."""
         return (await self._make(calls.batch(index, requests))).results
 
     async def scores(
         self, index: str, query: QueryLike, ids: Sequence[str], **options: Unpack[ScoresOptions]
     ) -> ScoresResponse:
-        """Ask for the exact nats of a set of training examples.
-
-        Args:
-            index: The index's name.
-            query: The query.
-            ids: The set.
-            **options: The other fields of a scores request.
-
-        Returns:
-            Nats of the set and of each member.
-
-        Raises:
-            ProblemError: If the service refuses.
-        """
+        """Return what :meth:`Client.scores` returns."""
         return await self._make(calls.scores(index, query, ids, options))
 
     async def sketches(
         self, index: str, queries: Sequence[QueryLike], target: Mapping[str, Any] | None = None
     ) -> list[Sketch]:
-        """Turn queries into sketches.
-
-        Args:
-            index: The index's name.
-            queries: The queries.
-            target: The class whose measurement is sketched.
-
-        Returns:
-            A sketch for each query, in order.
-
-        Raises:
-            ProblemError: If the service refuses.
-        """
+        """Return what :meth:`Client.sketches` returns."""
         return (await self._make(calls.sketches(index, queries, target))).sketches
 
     async def examples(self, index: str, split: Split = "train", offset: int = 0, limit: int = 20) -> ExamplePage:

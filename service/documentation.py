@@ -11,6 +11,7 @@ from starlette.responses import HTMLResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
 from swagger_ui_bundle import swagger_ui_path
 
+from service.parameters import WithoutParameters
 from service.problems import MEDIA_TYPE
 from service.schemas.problem import Problem
 from service.settings import Settings
@@ -254,7 +255,7 @@ def install(app: FastAPI, settings: Settings) -> None:
         settings: Where the limits are that the document states.
     """
     app.openapi = partial(openapi_document, app, settings)  # type: ignore[method-assign]
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter(include_in_schema=False, dependencies=[WithoutParameters])
 
     @router.get("/openapi.json")
     async def document() -> JSONResponse:

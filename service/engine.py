@@ -22,7 +22,7 @@ from service.errors import UnknownIndexError
 from service.schemas.answers import Answer, AnswerFacts, Hit, ScoresResponse, SketchesResponse, StreamStart
 from service.schemas.cards import IndexCard, Info, Limits
 from service.schemas.questions import AttributionRequest, Method, ScoresRequest, SketchesRequest, Strategy
-from service.served_index import Check, ServedIndex, never_stop
+from service.served_index import Check, FileCheck, ServedIndex, never_stop
 from service.settings import Settings
 
 LIBRARIES = ("torch", "numpy", "fastapi", "pydantic")
@@ -51,7 +51,7 @@ class Engine:
 
     @classmethod
     def open(cls, settings: Settings) -> "Engine":
-        """Open and check every index the settings name, with its recipe.
+        """Open every index the settings name, with its recipe.
 
         Args:
             settings: The settings.
@@ -71,7 +71,12 @@ class Engine:
         return cls(
             {
                 name: ServedIndex.open(
-                    name, directory, recipe=recipes.get(name), data_dir=settings.data_dir, engine=settings.engine
+                    name,
+                    directory,
+                    recipe=recipes.get(name),
+                    data_dir=settings.data_dir,
+                    engine=settings.engine,
+                    check=settings.check,
                 )
                 for name, directory in directories.items()
             }
@@ -183,6 +188,7 @@ def open_engine(
     recipe: str | None = None,
     data_dir: str | PathLike[str] | None = None,
     engine: Literal["faiss", "brute_force"] = "faiss",
+    check: FileCheck = "start",
 ) -> Engine:
     """Open one index directory for use without a server.
 
@@ -191,6 +197,7 @@ def open_engine(
         recipe: The recipe's file or built-in name; a built-in recipe named by the index needs none.
         data_dir: The folder of data files the recipe reads.
         engine: What searches the sketches.
+        check: Whether files are compared with their digests now, "start", or before their first use, "use".
 
     Returns:
         An engine with this one index.
@@ -200,7 +207,12 @@ def open_engine(
     return Engine(
         {
             name: ServedIndex.open(
-                name, path, recipe=recipe, data_dir=None if data_dir is None else Path(data_dir), engine=engine
+                name,
+                path,
+                recipe=recipe,
+                data_dir=None if data_dir is None else Path(data_dir),
+                engine=engine,
+                check=check,
             )
         }
     )

@@ -11,12 +11,17 @@ ServiceError
 ├ ExampleUnsupportedError    422  a query by example where no recipe is loaded
 ├ InvalidExampleError        422  content that is no example of the recipe
 ├ QueueFullError             429  more requests wait than the queue holds
+├ DamagedIndexError          503  a file that the answer needs is not as published
 ├ DeadlineExceededError      503
 └ NotReadyError              503  indexes are still being opened
+
+SeveralMistakesError         422  more than one of these, or of the attributor's, that do not depend on each other
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
+
+from indexer.attributor.errors import QuestionError
 
 
 class ServiceError(Exception):
@@ -132,6 +137,12 @@ class QueueFullError(ServiceError):
     status, code, title = 429, "queue_full", "Too many requests"
 
 
+class DamagedIndexError(ServiceError):
+    """A file that the answer needs is not as published; whatever needs other files only is still answered."""
+
+    status, code, title = 503, "damaged_index", "A file of the index is damaged"
+
+
 class DeadlineExceededError(ServiceError, TimeoutError):
     """The request took longer than the deadline."""
 
@@ -142,3 +153,30 @@ class NotReadyError(ServiceError):
     """The service has not opened its indexes yet, or is shutting down."""
 
     status, code, title = 503, "not_ready", "Not ready"
+
+
+class SeveralMistakesError(ValueError):
+    """A request with several mistakes that were found independently of one another.
+
+    Attributes:
+        mistakes: At least two refusals, each with its code, place and what is allowed.
+    """
+
+    def __init__(self, mistakes: Sequence[QuestionError | ServiceError]) -> None:
+        super().__init__("; ".join(str(mistake) for mistake in mistakes))
+        self.mistakes = tuple(mistakes)
+
+
+def refuse(mistakes: Sequence[QuestionError | ServiceError], cause: Exception | None = None) -> NoReturn:
+    """Raise everything that is wrong with a request as one exception.
+
+    Args:
+        mistakes: At least one refusal; an only one is raised itself.
+        cause: What was raised first.
+
+    Raises:
+        SeveralMistakesError: If there are several.
+    """
+    if len(mistakes) > 1:
+        raise SeveralMistakesError(mistakes) from cause
+    raise mistakes[0] from cause

@@ -4,10 +4,11 @@ The recipe parses it, the model has the weights that lie in the index. Nothing i
 """
 
 import base64
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors.torch import load_file
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 from indexer.featurise import Featuriser
 from indexer.jacobians import JacobianError
 from indexer.recipe import UNLABELLED, Recipe, RecipeInputError
+from indexer.sketches import make_sketch, sketch_spec
 from service.errors import InvalidExampleError
+from service.threads import usable_cores
 from sketchstore.errors import IncompatibleSketchError
 from sketchstore.reader import Index
 
@@ -65,14 +68,14 @@ def load_model(index: Index, recipe: Recipe) -> nn.Module:
 
 
 class ExampleSketcher:
-    """Sketches examples for one index.
+    """Sketches examples for one index. Reads the weights when they are first needed.
 
     Attributes:
         last_seconds: What the latest sketch cost, None before the first.
     """
 
     def __init__(self, index: Index, recipe: Recipe) -> None:
-        """Load the model with the index's weights.
+        """Tie an index to its recipe.
 
         Args:
             index: The open index.
@@ -80,8 +83,31 @@ class ExampleSketcher:
         """
         self._index = index
         self._recipe = recipe
-        self._featuriser = Featuriser.from_manifest(index.manifest, recipe, load_model(index, recipe))
+        self._featuriser: Featuriser | None = None
+        self._loading = threading.Lock()
+        # A sketch fills the memory of a batch and a core or more: others gain nothing by starting at once.
+        self._sketching = threading.Semaphore(usable_cores())
         self.last_seconds: float | None = None
+
+    def load(self) -> Featuriser:
+        """Load the model with the index's weights, once; who comes meanwhile waits.
+
+        Returns:
+            What sketches.
+        """
+        with self._loading:
+            if self._featuriser is None:
+                model = load_model(self._index, self._recipe)
+                self._featuriser = Featuriser.from_manifest(self._index.manifest, self._recipe, model)
+            return self._featuriser
+
+    def compile_kernels(self) -> None:
+        """Compile the kernels of the sketch on the gradient of one parameter; reads no file of the index."""
+        facts = self._index.manifest.sketch
+        options = cast(Mapping[str, int], facts.options)
+        if facts.family != "identity":
+            sketch = make_sketch(sketch_spec(facts.family, facts.dim, facts.num_parameters, facts.seed, options), 1)
+            sketch.add(torch.zeros(1, 1), 0, torch.zeros(1, facts.dim))
 
     def sketch(
         self, content: Mapping[str, Any], target: int | Literal["predicted", "true"], pointer: str
@@ -100,7 +126,8 @@ class ExampleSketcher:
             InvalidExampleError: If the recipe or the model cannot take the content, or it has no such class.
         """
         example = self._parse(content, f"{pointer}/content")
-        outputs = self._featuriser.outputs([example])[0]
+        featuriser = self.load()
+        outputs = featuriser.outputs([example])[0]
         predicted = int(outputs.argmax()) if outputs.ndim == 1 and len(outputs) > 1 else None
         label = self._label(example, target, predicted)
         if label is not None and outputs.ndim == 1 and label >= len(outputs):
@@ -110,9 +137,10 @@ class ExampleSketcher:
                 allowed={"ge": 0, "le": len(outputs) - 1},
             )
         view = self._view(label)
-        begun = time.perf_counter()
         try:
-            sketched = self._featuriser.sketch([example], torch.tensor([UNLABELLED if label is None else label]), view)
+            with self._sketching:
+                begun = time.perf_counter()
+                sketched = featuriser.sketch([example], torch.tensor([UNLABELLED if label is None else label]), view)
         except JacobianError as error:
             raise InvalidExampleError(
                 f"the model has no finite gradient at this example: {error}", pointer=f"{pointer}/content"
@@ -121,10 +149,11 @@ class ExampleSketcher:
         return SketchedExample(sketched[0].double(), view, label, predicted, seconds)
 
     def warm_up(self) -> None:
-        """Sketch one stored example, where its preview is content the recipe reads.
+        """Load the model, and sketch one stored example where its preview is content the recipe reads.
 
         Compiles the kernels before the first request does, and measures what a sketch costs.
         """
+        self.load()
         preview = self._index.examples.preview(0)
         if preview is None or preview[0] != "image/png":
             return

@@ -2,13 +2,41 @@
 
 from typing import Annotated
 
-from fastapi import Path, Query
+from fastapi import Depends, Path, Query
+from pydantic import Field
 
 from service.schemas.questions import Split
-from service.schemas.values import LARGEST_INTEGER
+from service.schemas.values import LARGEST_INTEGER, Parameters
 
 IndexName = Annotated[
     str, Path(description="The name of an index, as GET /v1/indexes lists them.", examples=["digits"])
 ]
 RowNumber = Annotated[int, Path(ge=0, le=LARGEST_INTEGER, description="A row number, from 0.", examples=[12])]
-SplitName = Annotated[Split, Query(description="The training set, or the query set sketched at build.")]
+
+
+class NoParameters(Parameters):
+    """The query parameters of a route that takes none."""
+
+
+class OfSplit(Parameters):
+    """Which split a row is of."""
+
+    split: Split = Field(default="train", description="The training set, or the query set sketched at build.")
+
+
+class Page(OfSplit):
+    """Which consecutive rows of a split."""
+
+    offset: int = Field(default=0, ge=0, le=LARGEST_INTEGER, description="The first row.")
+    limit: int = Field(
+        default=20, ge=1, le=LARGEST_INTEGER, description="How many rows, at most the max_page of /v1/info."
+    )
+
+
+def refuse_parameters(_: Annotated[NoParameters, Query()]) -> None:
+    """Take no query parameter; FastAPI ignores those that a route does not declare."""
+
+
+WithoutParameters = Depends(refuse_parameters)
+SplitOf = Annotated[OfSplit, Query()]
+PageOf = Annotated[Page, Query()]

@@ -16,14 +16,13 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from attribution.errors import NotPositiveDefiniteError
 from indexer.attributor.errors import QuestionError
-from service.errors import ServiceError
-from service.schemas.problem import Problem, ProblemItem
-from service.validation import validation_items
+from service.errors import DamagedIndexError, ServiceError, SeveralMistakesError
+from service.schemas.problem import Problem, ProblemItem, make_problem
+from service.validation import UNREADABLE, problem_of_items, validation_items
+from sketchstore.errors import CorruptIndexError
 
 MEDIA_TYPE = "application/problem+json"
-TYPE_PREFIX = "urn:nattribute:problem:"
 
 # FastAPI and Starlette raise these by status; the code and title a client sees are ours.
 HTTP_ERRORS: Mapping[int, tuple[str, str]] = {
@@ -44,51 +43,6 @@ class Outcome:
     headers: Mapping[str, str]
 
 
-def make_problem(
-    status: int, code: str, title: str, detail: str, request_id: str, errors: list[ProblemItem] | None = None
-) -> Problem:
-    """Assemble a problem; its type is the code as a URN.
-
-    Args:
-        status: HTTP status.
-        code: Stable name.
-        title: The kind in words.
-        detail: This occurrence in words.
-        request_id: The request it answers.
-        errors: What is wrong with the request, item by item.
-
-    Returns:
-        The problem.
-    """
-    return Problem(
-        type=TYPE_PREFIX + code,
-        title=title,
-        status=status,
-        detail=detail,
-        code=code,
-        request_id=request_id,
-        errors=errors or [],
-    )
-
-
-def problem_of_validation(items: list[ProblemItem], request_id: str) -> Problem:
-    """Sum up what is wrong with a body: its code is the items' code where they agree.
-
-    Args:
-        items: At least one item.
-        request_id: The request it answers.
-
-    Returns:
-        A 400 for broken JSON, else a 422.
-    """
-    codes = {item.code for item in items}
-    code = codes.pop() if len(codes) == 1 else "invalid_request"
-    status = 400 if code == "invalid_json" else 422
-    places = "; ".join(f"{item.parameter or item.pointer or 'the body'}: {item.detail}" for item in items[:3])
-    title = "The body is not JSON" if status == 400 else "Invalid request"
-    return make_problem(status, code, title, places, request_id, items)
-
-
 def problem_of(error: Exception, request_id: str, *, body: Any = None) -> Outcome:
     """Turn any exception into the problem that answers it.
 
@@ -103,32 +57,27 @@ def problem_of(error: Exception, request_id: str, *, body: Any = None) -> Outcom
     headers: Mapping[str, str] = {}
     match error:
         case RequestValidationError():
-            problem = problem_of_validation(validation_items(error.errors(), error.body), request_id)
+            problem = problem_of_items(validation_items(error.errors(), error.body), request_id)
         case ValidationError():
             located = [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
-            problem = problem_of_validation(validation_items(located, body), request_id)
+            problem = problem_of_items(validation_items(located, body), request_id)
         case ServiceError():
-            item = ProblemItem(
-                code=error.code,
-                detail=str(error),
-                pointer=error.pointer,
-                parameter=error.parameter,
-                allowed=error.allowed,
-            )
             told = error.pointer is not None or error.parameter is not None or error.allowed is not None
-            problem = make_problem(
-                error.status, error.code, error.title, str(error), request_id, [item] if told else None
-            )
+            items = [item_of(error)] if told else None
+            problem = make_problem(error.status, error.code, error.title, str(error), request_id, items)
             headers = error.headers
         case QuestionError():
-            item = ProblemItem(code=error.code, detail=str(error), pointer=error.pointer, allowed=error.allowed)
-            problem = make_problem(422, error.code, "The question cannot be answered", str(error), request_id, [item])
-        case NotPositiveDefiniteError():
-            item = ProblemItem(code="noise_too_small", detail=str(error), pointer="/noise_variance")
-            problem = make_problem(422, item.code, "The noise is too small", str(error), request_id, [item])
+            title = "The question cannot be answered"
+            problem = make_problem(422, error.code, title, str(error), request_id, [item_of(error)])
+        case SeveralMistakesError():
+            problem = problem_of_items([item_of(mistake) for mistake in error.mistakes], request_id)
+        case CorruptIndexError():
+            log.error("damaged index", request_id=request_id, file=error.file, kind=error.kind, reason=error.message)
+            detail = f"{error}. `indexer verify` names all that is damaged; the rest of the index still answers"
+            kind = DamagedIndexError
+            problem = make_problem(kind.status, kind.code, kind.title, detail, request_id)
         case HTTPException():
-            code, title = HTTP_ERRORS.get(error.status_code, (f"http_{error.status_code}", str(error.detail)))
-            problem = make_problem(error.status_code, code, title, str(error.detail), request_id)
+            problem = problem_of_http(error, request_id)
             headers = error.headers or {}
         case _:
             log.error("request failed", request_id=request_id, exc_info=error)
@@ -140,6 +89,44 @@ def problem_of(error: Exception, request_id: str, *, body: Any = None) -> Outcom
                 request_id,
             )
     return Outcome(problem, headers)
+
+
+def item_of(error: QuestionError | ServiceError) -> ProblemItem:
+    """Say in a problem's terms what a refusal says.
+
+    Args:
+        error: The refusal.
+
+    Returns:
+        Its code, sentence, place and what is allowed.
+    """
+    parameter = error.parameter if isinstance(error, ServiceError) else None
+    return ProblemItem(
+        code=error.code, detail=str(error), pointer=error.pointer, parameter=parameter, allowed=error.allowed
+    )
+
+
+def problem_of_http(error: HTTPException, request_id: str) -> Problem:
+    """Turn what FastAPI and Starlette raise by status into a problem of ours.
+
+    Args:
+        error: The exception; a body that could not be read is its cause.
+        request_id: The request it answers.
+
+    Returns:
+        The problem.
+    """
+    code, title = HTTP_ERRORS.get(error.status_code, (f"http_{error.status_code}", str(error.detail)))
+    detail, items = str(error.detail), []
+    if error.status_code == 400:
+        detail, allowed = next(
+            (told for kind, told in UNREADABLE.items() if isinstance(error.__cause__, kind)), (detail, "JSON in UTF-8")
+        )
+        items = [ProblemItem(code=code, detail=detail, pointer="", allowed=allowed)]
+    elif error.status_code == 405:
+        methods = (error.headers or {}).get("Allow", "").split(", ")
+        items = [ProblemItem(code=code, detail=detail, allowed=methods)]
+    return make_problem(error.status_code, code, title, detail, request_id, items)
 
 
 def problem_response(outcome: Outcome) -> Response:

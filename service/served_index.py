@@ -3,7 +3,8 @@
 Thin over the attributor: a request becomes a question here, an answer a schema.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -11,9 +12,11 @@ import torch
 
 from indexer.attributor import Attribution, Attributor, CandidateFilter, QuerySketch, Question
 from indexer.attributor.errors import QuestionError
+from indexer.attributor.mistakes import mistakes_in
+from indexer.attributor.noise import naming_the_noise
 from indexer.recipe import Recipe
 from indexer.recipe_file import load_recipe
-from service.errors import ExampleUnsupportedError
+from service.errors import ExampleUnsupportedError, InvalidExampleError, ServiceError, refuse
 from service.example_sketcher import ExampleSketcher
 from service.schemas.answers import (
     Answer,
@@ -35,10 +38,14 @@ from service.schemas.questions import (
     SketchQuery,
     Target,
 )
+from sketchstore.errors import IncompatibleSketchError
 from sketchstore.reader import Index, open_index
 
 Check = Callable[[], None]
+FileCheck = Literal["use", "start"]
 SKETCH_TIMING = "sketch"
+# What is the question's fault: it is told together with whatever else is wrong with it.
+MISTAKES = (QuestionError, ExampleUnsupportedError, InvalidExampleError)
 AnswerKind = TypeVar("AnswerKind", bound=AnswerFacts)
 
 
@@ -66,6 +73,7 @@ class ServedIndex:
         engine: Literal["faiss", "brute_force"],
         sketcher: ExampleSketcher | None,
         no_recipe_reason: str | None,
+        check: FileCheck = "start",
     ) -> None:
         """Serve an open index.
 
@@ -75,6 +83,7 @@ class ServedIndex:
             engine: What searches it.
             sketcher: Sketches examples, or None.
             no_recipe_reason: Why there is none.
+            check: Whether to map what is stored now, "start", or when it is first needed, "use".
         """
         self.name = name
         self.index = index
@@ -85,6 +94,8 @@ class ServedIndex:
         self._reference = IndexReference(name=name, revision=index.revision)
         self._attributor = Attributor(index, engine=engine)
         self._attributor.warm()
+        if check == "start":
+            self._attributor.load()
         self.methods = self._attributor.methods
 
     @classmethod
@@ -96,8 +107,9 @@ class ServedIndex:
         recipe: str | None = None,
         data_dir: Path | None = None,
         engine: Literal["faiss", "brute_force"] = "faiss",
+        check: FileCheck = "start",
     ) -> "ServedIndex":
-        """Open and check an index directory, and load its recipe where one may be loaded.
+        """Open an index directory, and load its recipe where one may be loaded.
 
         A built-in recipe that the manifest names loads by name; a user's recipe only when whoever starts the service
         gives it.
@@ -108,23 +120,28 @@ class ServedIndex:
             recipe: A recipe's file or built-in name.
             data_dir: The folder of data files the recipe reads.
             engine: What searches the sketches.
+            check: "start" reads and checks everything, loads the weights and sketches one example now. "use" reads the
+                manifest, norms and labels, and leaves every other file until something needs it.
 
         Returns:
-            The index, its digests checked.
+            The index.
         """
-        index = open_index(directory, check="digests")
+        index = open_index(directory, check="digests" if check == "start" else "use")
         facts = index.manifest.recipe
         source = recipe if recipe is not None else facts.name if facts.builtin else None
         sketcher, reason = None, None
         if source is None:
             reason = f"its recipe {facts.name!r} is a user's; start the service with --recipe {name}=FILE to load it"
-        elif index.weights_path is None:
+        elif not index.has_weights:
             reason = "the index was built with --no-weights"
         else:
             loaded: Recipe = load_recipe(source, data_dir=data_dir, options=dict(facts.options))  # type: ignore[arg-type]
             sketcher = ExampleSketcher(index, loaded)
-            sketcher.warm_up()
-        return cls(name, index, engine=engine, sketcher=sketcher, no_recipe_reason=reason)
+            if check == "start":
+                sketcher.warm_up()
+            else:
+                sketcher.compile_kernels()
+        return cls(name, index, engine=engine, sketcher=sketcher, no_recipe_reason=reason, check=check)
 
     def attribute(self, asked: AttributionRequest, check: Check) -> Answer:
         """Answer one attribution request.
@@ -136,8 +153,9 @@ class ServedIndex:
         Returns:
             The answer.
         """
-        attribution, timings = self._ask(asked)
-        return self._facts(Answer, attribution, timings, check)
+        attribution, query, timings = self._ask(asked)
+        with naming_the_noise(self.index, query, asked.noise_variance):
+            return self._facts(Answer, attribution, timings, check)
 
     def stream(self, asked: AttributionRequest, check: Check) -> Iterator[StreamStart | Hit | AnswerFacts]:
         """Judge one attribution request now; answer it part by part later.
@@ -149,15 +167,16 @@ class ServedIndex:
         Returns:
             The start, the hits, the answer without its hits.
         """
-        attribution, timings = self._ask(asked)
+        attribution, query, timings = self._ask(asked)
 
         def parts() -> Iterator[StreamStart | Hit | AnswerFacts]:
             start = StreamStart.model_validate(attribution.start, from_attributes=True)
             yield start.model_copy(update={"index": self._reference})
-            for hit in attribution.steps():
-                yield Hit.model_validate(hit, from_attributes=True)
-                check()
-            yield self._facts(AnswerFacts, attribution, timings, check)
+            with naming_the_noise(self.index, query, asked.noise_variance):
+                for hit in attribution.steps():
+                    yield Hit.model_validate(hit, from_attributes=True)
+                    check()
+                yield self._facts(AnswerFacts, attribution, timings, check)
 
         return parts()
 
@@ -170,16 +189,19 @@ class ServedIndex:
         Returns:
             Nats of the set and of each member.
         """
-        query, _ = self._resolve(asked.query, asked.target, "/query")
-        scores = self._attributor.scores(
-            query,
-            ids=asked.ids,
-            criteria=asked.criteria,
-            noise_variance=asked.noise_variance,
-            relative_noise=asked.relative_noise,
-            condition=asked.condition,
-            exclude_ids=asked.exclude_ids,
-        )
+        with self._telling_all_mistakes(asked) as resolved:
+            query, _ = self._resolve(asked.query, asked.target, "/query")
+            resolved.append(query)
+            with naming_the_noise(self.index, query, asked.noise_variance):
+                scores = self._attributor.scores(
+                    query,
+                    ids=asked.ids,
+                    criteria=asked.criteria,
+                    noise_variance=asked.noise_variance,
+                    relative_noise=asked.relative_noise,
+                    condition=asked.condition,
+                    exclude_ids=asked.exclude_ids,
+                )
         response = ScoresResponse.model_validate(scores, from_attributes=True)
         return response.model_copy(update={"index": self._reference})
 
@@ -193,35 +215,102 @@ class ServedIndex:
         Returns:
             The sketches, in order.
         """
-        sketches = []
+        sketches: list[Sketch] = []
+        found: list[QuestionError | ServiceError] = []
         for position, query in enumerate(asked.queries):
             check()
-            resolved, _ = self._resolve(query, asked.target, f"/queries/{position}")
+            try:
+                resolved, _ = self._resolve(query, asked.target, f"/queries/{position}")
+            except MISTAKES as error:
+                found.append(error)
+                continue
             sketches.append(
                 Sketch(values=resolved.sketch.tolist(), label=resolved.label, predicted_label=resolved.predicted_label)
             )
+        if found:
+            refuse(found)
         return SketchesResponse(sketches=sketches)
 
-    def _ask(self, asked: AttributionRequest) -> tuple[Attribution, dict[str, float]]:
-        query, timings = self._resolve(asked.query, asked.target, "/query")
-        limits = asked.filter
-        question = Question(
-            query=query,
-            method=asked.method,
-            budget=asked.budget,
+    def mistakes(
+        self, asked: AttributionRequest | ScoresRequest, query: QuerySketch | None = None
+    ) -> list[QuestionError | ServiceError]:
+        """Look for everything that is wrong with a question about this index, not only for what comes first.
+
+        Args:
+            asked: The question.
+            query: Its query where it is resolved already; an example is not sketched just to find more mistakes.
+
+        Returns:
+            The refusals that can be found independently of one another.
+        """
+        found: list[QuestionError | ServiceError] = []
+        if query is None and not isinstance(asked.query, ExampleQuery):
+            try:
+                query, _ = self._resolve(asked.query, asked.target, "/query")
+            except MISTAKES as error:
+                found.append(error)
+        wanted, budget = CandidateFilter(), None
+        if isinstance(asked, AttributionRequest):
+            wanted, budget = _filter_of(asked), None if asked.clip_budget else asked.budget
+            ids: Mapping[str, Sequence[str] | None] = {
+                "/filter/ids": wanted.ids,
+                "/filter/exclude_ids": wanted.exclude_ids,
+            }
+        else:
+            ids = {"/ids": asked.ids, "/exclude_ids": asked.exclude_ids}
+        found += mistakes_in(
+            self.index,
+            query,
             noise_variance=asked.noise_variance,
             relative_noise=asked.relative_noise,
-            filter=CandidateFilter() if limits is None else CandidateFilter(**limits.model_dump()),
+            wanted=wanted,
+            ids=ids,
             condition=asked.condition,
-            clip_budget=asked.clip_budget,
-            strategy=asked.strategy,
-            rescore=tuple(asked.rescore),
-            available=asked.available,
-            min_step_nats=asked.min_step_nats,
-            information_fraction=asked.information_fraction,
-            seed=asked.seed,
+            budget=budget,
         )
-        return self._attributor.ask(question), timings
+        return found
+
+    @contextmanager
+    def _telling_all_mistakes(self, asked: AttributionRequest | ScoresRequest) -> Iterator[list[QuerySketch]]:
+        """Let a question be refused for everything that is wrong with it, where the block refuses it for one thing.
+
+        Args:
+            asked: The question.
+
+        Yields:
+            A list for the query once it is resolved, so that it is not resolved again.
+        """
+        resolved: list[QuerySketch] = []
+        try:
+            yield resolved
+        except MISTAKES as first:
+            found = self.mistakes(asked, *resolved)
+            if not any((mistake.code, mistake.pointer) == (first.code, first.pointer) for mistake in found):
+                found.insert(0, first)
+            refuse(found, first)
+
+    def _ask(self, asked: AttributionRequest) -> tuple[Attribution, QuerySketch, dict[str, float]]:
+        with self._telling_all_mistakes(asked) as resolved:
+            query, timings = self._resolve(asked.query, asked.target, "/query")
+            resolved.append(query)
+            question = Question(
+                query=query,
+                method=asked.method,
+                budget=asked.budget,
+                noise_variance=asked.noise_variance,
+                relative_noise=asked.relative_noise,
+                filter=_filter_of(asked),
+                condition=asked.condition,
+                clip_budget=asked.clip_budget,
+                strategy=asked.strategy,
+                rescore=tuple(asked.rescore),
+                available=asked.available,
+                min_step_nats=asked.min_step_nats,
+                information_fraction=asked.information_fraction,
+                seed=asked.seed,
+            )
+            with naming_the_noise(self.index, query, asked.noise_variance):
+                return self._attributor.ask(question), query, timings
 
     def _resolve(self, query: Query, target: Target | None, pointer: str) -> tuple[QuerySketch, dict[str, float]]:
         label = None if target is None else target.label
@@ -252,6 +341,12 @@ class ServedIndex:
                 pointer=f"{pointer}/type",
                 allowed=["row", "train_id", "sketch"],
             )
+        try:
+            self.sketcher.load()
+        except IncompatibleSketchError as error:
+            raise ExampleUnsupportedError(
+                f"index {self.name!r} takes no queries by example: {error}", pointer=f"{pointer}/type"
+            ) from error
         sketched = self.sketcher.sketch(query.content, "predicted" if label is None else label, pointer)
         resolved = QuerySketch(sketched.sketch, sketched.view, sketched.label, sketched.predicted_label)
         return resolved, {SKETCH_TIMING: sketched.seconds * 1000}
@@ -264,6 +359,10 @@ class ServedIndex:
         return facts.model_copy(
             update={"index": self._reference, "timings_ms": _with_total(timings, answer.timings_ms)}
         )
+
+
+def _filter_of(asked: AttributionRequest) -> CandidateFilter:
+    return CandidateFilter() if asked.filter is None else CandidateFilter(**asked.filter.model_dump())
 
 
 def _with_total(before: dict[str, float], answering: dict[str, float]) -> dict[str, float]:

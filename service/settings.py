@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.threads import usable_cores
+
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -32,6 +34,10 @@ class Settings(BaseSettings):
     )
     data_dir: Path | None = Field(default=None, description="The folder of data files that recipes read.")
     engine: Literal["faiss", "brute_force"] = Field(default="faiss", description="What searches the sketches.")
+    check: Literal["use", "start"] = Field(
+        default="use",
+        description="When files are compared with their digests: each before its first use, or all at the start.",
+    )
 
     host: str = Field(default="127.0.0.1", description="The address to bind; beyond loopback, API keys are required.")
     port: int = Field(default=8000, ge=0, le=65535, description="The port to bind; 0 takes a free one and prints it.")
@@ -46,7 +52,12 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=64, ge=1, description="The most requests in a batch, or queries to sketch, at once.")
     max_ids: int = Field(default=10_000, ge=1, description="The most ids in a filter or in one scores request.")
     max_page: int = Field(default=1000, ge=1, description="The most examples in one page.")
-    workers: int = Field(default=2, ge=1, description="How many requests compute at the same time.")
+    workers: int = Field(
+        default=32,
+        ge=1,
+        description="How many requests are worked on at the same time. They share the scans of the index, so more "
+        "workers than cores answer more.",
+    )
     queue: int = Field(
         default=32, ge=0, description="How many requests may wait for a worker; beyond that the answer is 429."
     )
@@ -55,7 +66,12 @@ class Settings(BaseSettings):
         gt=0,
         description="How long one request may take, waiting included; beyond that the answer is 503.",
     )
-    threads: int = Field(default=1, ge=1, description="Threads of one computation (torch and FAISS).")
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="Threads of one computation (torch, FAISS, BLAS). Default: the cores divided by workers, at least "
+        "1, so that requests computing at the same time do not fight for cores.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least level that is logged."
     )
@@ -82,6 +98,11 @@ class Settings(BaseSettings):
                 "or bind 127.0.0.1, or say --allow-unauthenticated if something in front of the service checks who asks"
             )
         return self
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of one computation, as set or by default."""
+        return self.threads if self.threads is not None else max(1, usable_cores() // self.workers)
 
     def index_directories(self) -> dict[str, Path]:
         """Return the directories to serve by name, ``index`` first and then what ``index_root`` holds.

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from service.engine import Engine
-from service.errors import LimitExceededError, UnsupportedMediaTypeError
+from service.errors import LimitExceededError, UnsupportedMediaTypeError, refuse
 from service.metrics import Metrics
 from service.schemas.answers import Answer, AnswerFacts, Hit, ScoresResponse, SketchesResponse, StreamStart
 from service.schemas.questions import AttributionRequest, ScoresRequest, SketchesRequest
@@ -71,7 +71,7 @@ class State:
         Returns:
             The answer.
         """
-        self._check_attribution(asked)
+        self._check_attribution(index, asked)
         begun = time.perf_counter()
         answer = self.engine.attribute(asked, index, deadline.check)
         self.metrics.attributions.labels(index, asked.method).inc()
@@ -93,7 +93,7 @@ class State:
         Returns:
             The parts, made when they are asked for.
         """
-        self._check_attribution(asked)
+        self._check_attribution(index, asked)
         parts = self.engine.stream(asked, index, deadline.check)
         self.metrics.attributions.labels(index, asked.method).inc()
         return parts
@@ -108,8 +108,9 @@ class State:
         Returns:
             The nats.
         """
-        self.check_length("ids", len(asked.ids), "max_ids")
-        self.check_length("exclude_ids", len(asked.exclude_ids or ()), "max_ids")
+        self._check_lengths(
+            ("ids", len(asked.ids), "max_ids"), ("exclude_ids", len(asked.exclude_ids or ()), "max_ids")
+        )
         return self.engine.score(asked, index)
 
     def sketch(self, index: str, asked: SketchesRequest, deadline: Deadline) -> SketchesResponse:
@@ -126,11 +127,28 @@ class State:
         self.check_length("queries", len(asked.queries), "max_batch")
         return self.engine.sketch(asked, index, deadline.check)
 
-    def _check_attribution(self, asked: AttributionRequest) -> None:
-        self.check_length("budget", asked.budget, "max_budget")
+    def _check_attribution(self, index: str, asked: AttributionRequest) -> None:
         if asked.filter is not None:
-            self.check_length("filter/ids", len(asked.filter.ids or ()), "max_ids")
-            self.check_length("filter/exclude_ids", len(asked.filter.exclude_ids or ()), "max_ids")
+            self._check_lengths(
+                ("filter/ids", len(asked.filter.ids or ()), "max_ids"),
+                ("filter/exclude_ids", len(asked.filter.exclude_ids or ()), "max_ids"),
+            )
+        try:
+            self.check_length("budget", asked.budget, "max_budget")
+        except LimitExceededError as error:
+            served = self.engine.served(index)
+            found = [mistake for mistake in served.mistakes(asked) if mistake.pointer != error.pointer]
+            refuse([error, *found], error)
+
+    def _check_lengths(self, *lengths: tuple[str, int, str]) -> None:
+        found = []
+        for name, length, limit in lengths:
+            try:
+                self.check_length(name, length, limit)
+            except LimitExceededError as error:
+                found.append(error)
+        if found:
+            refuse(found)
 
 
 def state_of(request: Request) -> State:

@@ -4,7 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.schemas.problem import ProblemItem
+from service.schemas.problem import Problem, ProblemItem, make_problem
+from service.schemas.questions import QUERY_TYPES
+
+MOST_ITEMS = 100
+"""Items of one problem; a sketch may hold a million wrong numbers."""
 
 # The fields whose value is a union told apart by "type"; pydantic puts the tag into the location, the client did not.
 TAGGED_FIELDS = frozenset({"query", "queries"})
@@ -36,6 +40,13 @@ CODES = {
     "model_attributes_type": "not_an_object",
     "dict_type": "not_an_object",
     "json_invalid": "invalid_json",
+}
+
+# A body that is no JSON in ways the parser does not call a syntax error: what to say, and what is allowed.
+UNREADABLE: Mapping[type[BaseException], tuple[str, str]] = {
+    UnicodeDecodeError: ("the body is not JSON: it is not text in UTF-8", "JSON in UTF-8"),
+    RecursionError: ("the body is not JSON that can be read: it is nested too deeply", "JSON nested a few levels deep"),
+    ValueError: ("the body is not JSON that can be read: a number has too many digits", "numbers of float64's range"),
 }
 
 BOUNDS = {
@@ -98,14 +109,19 @@ def allowed_by(error: Mapping[str, Any]) -> Any:
     expected = context.get("expected_tags") or context.get("expected")
     if isinstance(expected, str):
         return re.findall(r"'([^']*)'", expected)
+    if error["type"] == "union_tag_not_found":
+        return list(QUERY_TYPES)
     bounds = {name: context[name] for name in BOUNDS if name in context}
     if bounds:
         return bounds
     return {
         "finite_number": "a finite number",
         "int_type": "a whole number",
+        "int_parsing": "a whole number",
+        "int_parsing_size": "a whole number of 64 bits",
         "int_from_float": "a whole number",
         "float_type": "a number",
+        "float_parsing": "a number",
         "bool_type": [True, False],
         "list_type": "an array",
         "string_type": "a string",
@@ -113,6 +129,22 @@ def allowed_by(error: Mapping[str, Any]) -> Any:
         "model_type": "an object",
         "model_attributes_type": "an object",
     }.get(error["type"])
+
+
+def sentence(error: Mapping[str, Any]) -> str:
+    """Say what is wrong in the client's words where pydantic's are about its own machinery.
+
+    Args:
+        error: One entry of ``ValidationError.errors()``.
+
+    Returns:
+        One sentence.
+    """
+    if error["type"] == "union_tag_not_found":
+        return "type is missing; it says how the query is given"
+    if error["type"] == "union_tag_invalid":
+        return f"there is no type {(error.get('ctx') or {}).get('tag')!r}"
+    return str(error["msg"])
 
 
 def validation_items(errors: Sequence[Mapping[str, Any]], body: Any) -> list[ProblemItem]:
@@ -126,23 +158,19 @@ def validation_items(errors: Sequence[Mapping[str, Any]], body: Any) -> list[Pro
         One item an error.
     """
     items = []
-    for error in errors:
+    for error in errors[:MOST_ITEMS]:
         place, *location = error["loc"] or ("body",)
         kind = error["type"]
         context = error.get("ctx") or {}
         code = CODES.get(kind, "invalid_value")
-        detail = error["msg"]
+        detail = sentence(error)
         if code == "invalid_json":
-            items.append(
-                ProblemItem(
-                    code=code,
-                    detail=f"the body is not JSON: {context.get('error', detail)} "
-                    f"at character {location[-1] if location else 0}",
-                    pointer="",
-                )
-            )
+            reason, position = context.get("error", detail), location[-1] if location else 0
+            detail = f"the body is not JSON: {reason} at character {position}"
+            items.append(ProblemItem(code=code, detail=detail, pointer="", allowed="a JSON object"))
         elif place in ("path", "query", "header"):
-            items.append(ProblemItem(code=code, detail=detail, parameter=str(location[-1]), allowed=allowed_by(error)))
+            parameter = str(context["field"] if "field" in context else location[-1])
+            items.append(ProblemItem(code=code, detail=detail, parameter=parameter, allowed=allowed_by(error)))
         else:
             pointer = pointer_to(location, body, absent=kind == "missing")
             if kind in ("union_tag_invalid", "union_tag_not_found"):
@@ -151,3 +179,22 @@ def validation_items(errors: Sequence[Mapping[str, Any]], body: Any) -> list[Pro
                 pointer += f"/{escape(context['field'])}"
             items.append(ProblemItem(code=code, detail=detail, pointer=pointer, allowed=allowed_by(error)))
     return items
+
+
+def problem_of_items(items: list[ProblemItem], request_id: str) -> Problem:
+    """Sum up what is wrong with a request: its code is the items' code where they agree.
+
+    Args:
+        items: At least one item.
+        request_id: The request it answers; empty where it never left the client.
+
+    Returns:
+        A 400 for broken JSON, else a 422.
+    """
+    codes = {item.code for item in items}
+    code = codes.pop() if len(codes) == 1 else "invalid_request"
+    status = 400 if code == "invalid_json" else 422
+    places = "; ".join(f"{item.parameter or item.pointer or 'the body'}: {item.detail}" for item in items[:3])
+    more = f"; and {len(items) - 3} more" if len(items) > 3 else ""
+    title = "The body is not JSON" if status == 400 else "Invalid request"
+    return make_problem(status, code, title, places + more, request_id, items)

@@ -1,7 +1,8 @@
 """Where the computing happens: a few worker threads, a bounded queue before them, a deadline for every request."""
 
+import itertools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -124,6 +125,43 @@ class Workplace:
             What ``work`` returned.
         """
         return await anyio.to_thread.run_sync(work, limiter=self._threads)
+
+    async def run_all(self, works: Sequence[Callable[[], Result]], deadline: Deadline) -> list[Result]:
+        """Wait for a place and run several works: in one thread, and in as many more as there are idle places.
+
+        Works that run at the same time share the scans of the index; nobody's place is taken for it.
+
+        Args:
+            works: What to compute; each checks the deadline itself.
+            deadline: When the answers must be there.
+
+        Returns:
+            What they returned, in their order.
+        """
+        results: dict[int, Result] = {}
+        places = itertools.count()
+
+        def take() -> None:
+            # Whoever is free takes the next.
+            while (place := next(places)) < len(works):
+                results[place] = works[place]()
+
+        async with self.desk(deadline), anyio.create_task_group() as group:
+            group.start_soon(self.at_desk, take)
+            for _ in range(len(works) - 1):
+                if self._waiting or self._busy >= self.workers:
+                    break
+                self._free.acquire_nowait()
+                self._busy += 1
+                group.start_soon(self._at_spare_desk, take)
+        return [results[place] for place in range(len(works))]
+
+    async def _at_spare_desk(self, work: Callable[[], Result]) -> None:
+        try:
+            await self.at_desk(work)
+        finally:
+            self._busy -= 1
+            self._free.release()
 
     async def run(self, work: Callable[[], Result], deadline: Deadline) -> Result:
         """Wait for a place and run work in a thread.

@@ -3,7 +3,9 @@
 import io
 import json
 import math
+import mmap
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +26,11 @@ from sketchstore.errors import (
 
 Array = npt.NDArray[Any]
 
-SAFETENSORS_DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8"}
+SAFETENSORS_DTYPES = {"I8": "|i1", "F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8"}
 SAFETENSORS_NAMES = {np.dtype(code): name for name, code in SAFETENSORS_DTYPES.items()}
 MAX_HEADER_BYTES = 100_000_000
 DATA_ALIGNMENT = 64
+_MAP_NORESERVE = 0x4000 if sys.platform.startswith("linux") else 0  # mmap has no name for it before Python 3.13
 
 
 @dataclass(frozen=True)
@@ -39,21 +42,22 @@ class TensorEntry:
     offset: int
 
 
-def shard_header(dtype: npt.DTypeLike, shape: tuple[int, ...], name: str = "sketches") -> bytes:
-    """The bytes before the data of a safetensors file with one tensor, padded so that the data is 64-byte aligned.
+def tensor_header(tensors: Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]) -> bytes:
+    """The bytes before the data of a safetensors file, padded so that the data is 64-byte aligned.
 
     Args:
-        dtype: Element type.
-        shape: Shape of the tensor.
-        name: Its name.
+        tensors: Element type and shape by name, in the order of the data.
 
     Returns:
         Length (8 bytes, little-endian) and JSON header, with trailing spaces.
     """
-    element = np.dtype(dtype).newbyteorder("<")
-    size = math.prod(shape) * element.itemsize
-    entry = {"dtype": SAFETENSORS_NAMES[element], "shape": list(shape), "data_offsets": [0, size]}
-    text = json.dumps({name: entry}, separators=(",", ":")).encode()
+    header: dict[str, Any] = {}
+    end = 0
+    for name, (dtype, shape) in tensors.items():
+        element = np.dtype(dtype).newbyteorder("<")
+        start, end = end, end + math.prod(shape) * element.itemsize
+        header[name] = {"dtype": SAFETENSORS_NAMES[element], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % DATA_ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
 
@@ -135,7 +139,7 @@ def map_tensor(
     _check_array(file, name, entry.dtype, entry.shape, dtype, shape)
     if 0 in entry.shape:
         return np.empty(entry.shape, entry.dtype)
-    return np.memmap(path, dtype=entry.dtype, mode="c", offset=entry.offset, shape=entry.shape)
+    return _mapped(path, entry.dtype, entry.offset, entry.shape)
 
 
 def map_npy(
@@ -179,7 +183,16 @@ def map_npy(
         raise FileHeaderError(file, f"has {total} bytes, its array ends at {needed}")
     if 0 in found_shape:
         return np.empty(found_shape, found_dtype)
-    return np.memmap(path, dtype=found_dtype, mode="c", offset=offset, shape=found_shape)
+    return _mapped(path, found_dtype, offset, found_shape)
+
+
+def _mapped(path: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...]) -> Array:
+    # Without a reserve: a private map that may be written to counts as memory, which a file may well exceed. None of
+    # it is ever written, so none is ever taken. And a plain array: numba takes ten times as long to know a memmap.
+    with path.open("rb") as stream:
+        flags, access = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+        data = mmap.mmap(stream.fileno(), 0, flags=flags, prot=access)
+    return np.frombuffer(data, dtype, math.prod(shape), offset).reshape(shape)
 
 
 def _check_array(
@@ -204,25 +217,15 @@ def tensor_file_bytes(tensors: Mapping[str, Array]) -> bytes:
     """A whole safetensors file: tensors in the given order, data 64-byte aligned.
 
     Args:
-        tensors: Arrays by name, of element types float16, float32, float64 or int64.
+        tensors: Arrays by name, of element types int8, float16, float32, float64 or int64.
 
     Returns:
         The file's bytes.
     """
-    header: dict[str, Any] = {}
-    end = 0
-    for name, array in tensors.items():
-        element = array.dtype.newbyteorder("<")
-        header[name] = {
-            "dtype": SAFETENSORS_NAMES[element],
-            "shape": list(array.shape),
-            "data_offsets": [end, end + array.nbytes],
-        }
-        end += array.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % DATA_ALIGNMENT)
-    data = [np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes() for array in tensors.values()]
-    return len(text).to_bytes(8, "little") + text + b"".join(data)
+    header = tensor_header({name: (array.dtype, array.shape) for name, array in tensors.items()})
+    return header + b"".join(
+        np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes() for array in tensors.values()
+    )
 
 
 def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:

@@ -33,6 +33,7 @@ class BruteForceSearch:
     engine = "brute_force"
     factory = None
     exact = True
+    local = True
     recall = 1.0
 
     def __init__(self, view: View, rows: Tensor | None = None) -> None:
@@ -60,7 +61,9 @@ class BruteForceSearch:
         if mirrored:
             products = torch.cat([products, -products])
         lists = [top(scores, rows, num_results) for scores in products]
-        return padded(lists, num_results, rows.numel() * residuals.shape[0])
+        # Every row is read once: it meets all residuals while it is in the cache.
+        read = rows.numel() * self.view.sketch_dim * self.view.storage_dtype.itemsize
+        return padded(lists, num_results, rows.numel() * residuals.shape[0], read)
 
     def _products(self, queries: Tensor, rows: Tensor) -> Tensor:
         # [b, d] float32 queries times stored values, a block of rows at a time, so that memory stays flat.

@@ -1,56 +1,39 @@
-"""Derived entries: FAISS indexes and spectra, deletable and rebuildable, each keyed by all it was built from."""
+"""Derived entries: FAISS indexes, spectra, codes and heads, deletable, rebuildable, checked before first use."""
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import filelock
 import torch
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import JsonValue
 from torch import Tensor
 
 from sketchstore.arrays import map_tensor, tensor_file_bytes
-from sketchstore.digests import digest_file, digest_json
-from sketchstore.errors import (
-    CorruptDerivedError,
-    DerivedError,
-    DerivedManifestError,
-    MissingDerivedError,
-    StaleDerivedError,
-    listed,
+from sketchstore.codes import Codes, map_codes
+from sketchstore.derived_manifest import (
+    CURE,
+    DERIVED_MANIFEST,
+    DerivedManifest,
+    Entry,
+    Kind,
+    built_from,
+    check_entry,
+    entry_file,
+    read_derived_manifest,
 )
-from sketchstore.layout import files_below, finish_file, write_file
-from sketchstore.manifest import DERIVED, Digest, FilePath, Manifest, Section, column_file
+from sketchstore.digests import digest_file
+from sketchstore.errors import CorruptDerivedError, DerivedManifestError, MissingDerivedError, listed
+from sketchstore.first_use import FirstUse, stamp_of
+from sketchstore.heads import Heads, map_heads
+from sketchstore.layout import finish_file, write_file
+from sketchstore.manifest import DERIVED, Manifest
 from sketchstore.view import View, partition_name
 
-DERIVED_MANIFEST = "derived/manifest.json"
-Kind = Literal["faiss", "spectrum"]
 Form = Literal["kernel", "gram"]
-
-
-class Entry(Section):
-    """One derived file. ``built_from`` digests the sketches, scale, rows and options it was built from."""
-
-    kind: Kind
-    view: str
-    partition: str
-    rows: Annotated[int, Field(ge=0)]
-    options: dict[str, JsonValue]
-    built_from: Digest
-    bytes: Annotated[int, Field(ge=0)]
-    blake3: Digest
-    measured: dict[str, JsonValue] | None = None
-
-
-class DerivedManifest(Section):
-    """derived/manifest.json: entries by file name below derived/."""
-
-    format: Literal["nattribute-derived"] = "nattribute-derived"
-    format_version: Literal[1] = 1
-    entries: dict[FilePath, Entry] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,127 +49,6 @@ class StoredSpectrum:
     eigenvectors: Tensor
 
 
-def entry_file(kind: Kind, view: str, label: int | None) -> str:
-    """Where a derived entry lies.
-
-    Args:
-        kind: "faiss" or "spectrum".
-        view: The view.
-        label: The partition's label, or None for all rows.
-
-    Returns:
-        Path below derived/.
-    """
-    folder, suffix = ("faiss", "faiss") if kind == "faiss" else ("spectra", "safetensors")
-    return f"{folder}/{view}/{partition_name(label)}.{suffix}"
-
-
-def read_derived_manifest(path: Path) -> DerivedManifest:
-    """Read derived/manifest.json.
-
-    Args:
-        path: The index directory.
-
-    Returns:
-        Its entries; none where there is no derived/.
-
-    Raises:
-        DerivedManifestError: If it is not JSON of this format.
-    """
-    try:
-        text = (path / DERIVED_MANIFEST).read_bytes()
-    except FileNotFoundError:
-        return DerivedManifest()
-    try:
-        return DerivedManifest.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise DerivedManifestError(DERIVED_MANIFEST, f"{where}: {first['msg']}. {CURE}") from error
-
-
-CURE = "Rebuild it with `indexer derive`, or delete derived/; nothing else is lost."
-
-
-def built_from(manifest: Manifest, kind: str, view: str, partition: str, options: Mapping[str, JsonValue]) -> str:
-    """Digest of everything a derived entry is built from.
-
-    Args:
-        manifest: The index's manifest.
-        kind: "faiss" or "spectrum".
-        view: The view.
-        partition: Its partition.
-        options: What the builder was asked for.
-
-    Returns:
-        The key, 64 hexadecimal digits.
-    """
-    entry = manifest.views[view]
-    return digest_json(
-        {
-            "kind": kind,
-            "view": view,
-            "partition": partition,
-            "options": dict(options),
-            "sketches": [manifest.files[shard.file].blake3 for shard in entry.shards],
-            "scale_exponent": entry.scale_exponent,
-            "labels": None if partition == "all" else manifest.files[column_file("labels")].blake3,
-        }
-    )
-
-
-def find_derived_damage(path: Path, manifest: Manifest) -> Iterator[DerivedError]:
-    """Everything wrong below derived/.
-
-    Args:
-        path: The index directory.
-        manifest: Its manifest.
-
-    Yields:
-        One error per damaged, stale or unlisted file.
-    """
-    try:
-        derived = read_derived_manifest(path)
-    except DerivedManifestError as error:
-        yield error
-        return
-    for file, entry in derived.entries.items():
-        try:
-            check_entry(path, manifest, file, entry)
-        except DerivedError as error:
-            yield error
-    for file in files_below(path / DERIVED):
-        if file != "manifest.json" and file not in derived.entries and not Path(file).name.startswith("."):
-            yield CorruptDerivedError(f"{DERIVED}/{file}", f"is not listed in {DERIVED_MANIFEST}. {CURE}")
-
-
-def check_entry(path: Path, manifest: Manifest, file: str, entry: Entry) -> None:
-    """Refuse a derived entry that is damaged, or that was built from other bytes.
-
-    Args:
-        path: The index directory.
-        manifest: Its manifest.
-        file: The entry's file below derived/.
-        entry: What derived/manifest.json says about it.
-
-    Raises:
-        StaleDerivedError: If it was built from other sketches, labels, scale or options.
-        CorruptDerivedError: If the file is missing, or has another length or digest.
-    """
-    name = f"{DERIVED}/{file}"
-    if entry.view not in manifest.views or entry.built_from != built_from(
-        manifest, entry.kind, entry.view, entry.partition, entry.options
-    ):
-        raise StaleDerivedError(name, f"was built from other sketches than this index holds. {CURE}")
-    target = path / DERIVED / file
-    if not target.is_file():
-        raise CorruptDerivedError(name, f"is missing. {CURE}")
-    if target.stat().st_size != entry.bytes:
-        raise CorruptDerivedError(name, f"has {target.stat().st_size} bytes, must have {entry.bytes}. {CURE}")
-    if digest_file(target) != entry.blake3:
-        raise CorruptDerivedError(name, f"its BLAKE3 digest is not {entry.blake3}. {CURE}")
-
-
 class Derived:
     """The derived entries of an index: read with a check before every first use, written atomically.
 
@@ -200,7 +62,7 @@ class Derived:
         self._path = path
         self._manifest = manifest
         self._views = views
-        self._checked: dict[str, tuple[str, int, int, int]] = {}
+        self._first_use = FirstUse()
 
     def entries(self) -> dict[str, Entry]:
         """What derived/manifest.json lists now.
@@ -214,7 +76,7 @@ class Derived:
         """One entry, unchecked.
 
         Args:
-            kind: "faiss" or "spectrum".
+            kind: What is derived.
             view: The view.
             label: The partition's label, or None for all rows.
 
@@ -227,7 +89,7 @@ class Derived:
         """The file of an entry, checked against its digest before anyone parses it.
 
         Args:
-            kind: "faiss" or "spectrum".
+            kind: What is derived.
             view: The view.
             label: The partition's label, or None for all rows.
 
@@ -245,11 +107,8 @@ class Derived:
                 "Build it with `indexer derive`."
             )
         entry, target = entries[name], self._path / DERIVED / name
-        stamp = _stamp(target, entry)
-        if stamp is None or self._checked.get(name) != stamp:
-            check_entry(self._path, self._manifest, name, entry)
-            if stamp is not None:
-                self._checked[name] = stamp
+        state = entry, stamp_of(target)
+        self._first_use.check(name, state, lambda: check_entry(self._path, self._manifest, name, entry))
         return target, entry
 
     def spectrum(self, view: str, label: int | None = None) -> StoredSpectrum:
@@ -283,6 +142,32 @@ class Derived:
             eigenvalues=torch.from_numpy(map_tensor(path, name, "eigenvalues", dtype="<f8", shape=(size,))),
             eigenvectors=torch.from_numpy(map_tensor(path, name, "eigenvectors", dtype="<f8", shape=square)),
         )
+
+    def codes(self, view: str) -> Codes:
+        """The 8-bit codes of a view, all rows.
+
+        Args:
+            view: The view.
+
+        Returns:
+            The codes, memory-mapped.
+        """
+        path, entry = self.file("codes", view)
+        name = path.relative_to(self._path).as_posix()
+        return map_codes(path, name, entry.rows, self._manifest.sketch_dim)
+
+    def heads(self, view: str) -> Heads:
+        """The heads of a view in its leading principal directions, all rows.
+
+        Args:
+            view: The view.
+
+        Returns:
+            The heads, memory-mapped.
+        """
+        path, entry = self.file("heads", view)
+        name = path.relative_to(self._path).as_posix()
+        return map_heads(path, name, entry.rows, self._manifest.sketch_dim)
 
     def write_spectrum(self, view: str, label: int | None, spectrum: StoredSpectrum) -> Path:
         """Store a Gram matrix and its eigendecomposition.
@@ -319,7 +204,7 @@ class Derived:
         never an entry that describes other bytes.
 
         Args:
-            kind: "faiss" or "spectrum".
+            kind: What is derived.
             view: The view.
             label: The partition's label, or None for all rows.
             options: What it was built with; part of its key.
@@ -361,7 +246,7 @@ class Derived:
         """Delete one derived entry; deleting what is not there is no error.
 
         Args:
-            kind: "faiss" or "spectrum".
+            kind: What is derived.
             view: The view.
             label: The partition's label, or None for all rows.
         """
@@ -382,11 +267,3 @@ class Derived:
             entries[add[0]] = add[1]
         content = DerivedManifest(entries=dict(sorted(entries.items()))).model_dump(mode="json")
         write_file(self._path / DERIVED_MANIFEST, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def _stamp(path: Path, entry: Entry) -> tuple[str, int, int, int] | None:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return entry.blake3 + entry.built_from, status.st_ino, status.st_size, status.st_mtime_ns

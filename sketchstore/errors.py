@@ -17,7 +17,7 @@
     │ │ ├ ManifestSyntaxError             not JSON
     │ │ ├ ManifestFieldError              a field missing, unknown or of the wrong type
     │ │ └ ManifestEditedError             the revision is not the digest of the manifest
-    │ ├ MissingFileError  ExtraFileError  TruncatedFileError  OversizedFileError
+    │ ├ MissingFileError  ExtraFileError  TruncatedFileError  OversizedFileError  SymbolicLinkError
     │ ├ DigestMismatchError
     │ │ └ SwappedFilesError               the bytes are those of another file of this index
     │ ├ FileHeaderError                   not a safetensors / npy / Parquet file
@@ -148,9 +148,15 @@ class MissingFileError(CorruptIndexError):
 
 
 class ExtraFileError(CorruptIndexError):
-    """A file that the manifest does not name is there."""
+    """A file that the manifest does not name is there, or a folder for none of its files."""
 
     kind = "extra"
+
+
+class SymbolicLinkError(CorruptIndexError):
+    """A symbolic link lies in the directory: what it leads to is not under the digests' guard."""
+
+    kind = "symlink"
 
 
 class TruncatedFileError(CorruptIndexError):
@@ -321,14 +327,27 @@ class UnknownIdError(UnknownNameError):
     Args:
         id: The id asked for.
         table: What was searched, such as "training set".
-        near: Ids that resemble it.
+        near: Ids that it may have meant.
+        numbered: First and last id, where the ids are numbered throughout.
+        example: An id that exists, where there is one.
     """
 
-    def __init__(self, id: str, table: str, near: list[str]) -> None:
+    def __init__(
+        self, id: str, table: str, near: list[str], *, numbered: tuple[str, str] | None = None, example: str = ""
+    ) -> None:
         hint = f"; did you mean {listed(near)}?" if near else ""
+        if numbered is not None:
+            hint = f"; its ids are {numbered[0]} to {numbered[1]}"
+        elif not near and example:
+            hint = f"; its ids look like {example!r}"
         super().__init__(f"no example of the {table} has the id {id!r}{hint}")
         self.id = id
         self.near = near
+        self.allowed: object = (
+            {"from": numbered[0], "to": numbered[1]}
+            if numbered
+            else near or f"an id of the {table}, such as {example!r}"
+        )
 
 
 def near_names(name: str, names: Iterable[str], limit: int = 3) -> list[str]:

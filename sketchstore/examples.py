@@ -1,9 +1,9 @@
 """The examples table: for every row an external id, its label, metadata and a preview, in Parquet, read lazily."""
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from sketchstore.errors import (
     listed,
     near_names,
 )
+from sketchstore.first_use import PublishedFiles
 
 METADATA = "metadata."
 FIXED_COLUMNS: dict[str, pa.DataType] = {
@@ -51,16 +52,16 @@ class ExampleTable:
     """The examples of a split. Nothing is read before it is asked for; previews one row group at a time.
 
     Args:
-        path: The index directory.
+        files: The files of the index directory.
         file: The Parquet file inside it.
         count: Rows it must have.
         split: "train" or "query": what default ids start with.
     """
 
-    def __init__(self, path: Path, file: str, count: int, split: str) -> None:
+    def __init__(self, files: PublishedFiles, file: str, count: int, split: str) -> None:
         self.count = count
         self.split = split
-        self._path = path / file
+        self._files = files
         self._file = file
         self._lock = threading.RLock()
         self._columns: dict[str, Any] = {}
@@ -77,7 +78,7 @@ class ExampleTable:
             RowCountError: If it has another number of rows.
         """
         try:
-            parquet = pq.ParquetFile(self._path)
+            parquet = pq.ParquetFile(self._files.path(self._file))
         except FileNotFoundError as error:
             raise MissingFileError(self._file, "is not there") from error
         except (pa.ArrowException, OSError) as error:
@@ -148,7 +149,13 @@ class ExampleTable:
             elif (found := self._rows_by_id.get(id)) is not None:
                 return found
             sample = self.column("id")[:20_000].to_pylist()
-        raise UnknownIdError(id, "training set" if self.split == "train" else "query set", near_names(id, sample))
+        table = "training set" if self.split == "train" else "query set"
+        if self._default_ids and self.count:
+            raise UnknownIdError(id, table, [], numbered=(f"{self.split}:0", f"{self.split}:{self.count - 1}"))
+        # Ids that differ in a number only resemble each other and say nothing about which one was meant.
+        form = _without_numbers(id)
+        near = [name for name in near_names(id, sample) if _without_numbers(name) != form]
+        raise UnknownIdError(id, table, near, example=sample[0] if sample else "")
 
     def rows(self, ids: Sequence[str]) -> Tensor:
         """The rows of some external ids, in their order.
@@ -269,6 +276,10 @@ class ExampleTable:
     def _check_row(self, row: int) -> None:
         if not 0 <= row < self.count:
             raise UnknownRowError(f"row {row} does not exist; the rows are 0 to {self.count - 1}")
+
+
+def _without_numbers(name: str) -> str:
+    return re.sub(r"\d+", "0", name)
 
 
 def _is_of_type(value: object, kind: pa.DataType) -> bool:

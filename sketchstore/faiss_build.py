@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sketchstore.arrays import widened
 from sketchstore.brute_force import BruteForceSearch
-from sketchstore.derived import Entry
+from sketchstore.derived_manifest import Entry
 from sketchstore.errors import FaissFactoryError
 from sketchstore.faiss_search import FaissSearch, is_exact, load_faiss
 from sketchstore.reader import Index

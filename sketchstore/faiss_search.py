@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sketchstore.brute_force import BruteForceSearch
-from sketchstore.derived import Entry
+from sketchstore.derived_manifest import Entry
 from sketchstore.errors import EngineUnavailableError
 from sketchstore.reader import Index
 from sketchstore.search_results import (
@@ -83,6 +83,7 @@ class FaissSearch:
         measured = (entry.measured or {}).get("recall")
         self.recall = 1.0 if self.exact else float(measured) if isinstance(measured, float) else math.nan
         self.gpu = gpu
+        self.local = not gpu
         self.relative_error = relative_error(view.sketch_dim)
         if gpu and view.storage_dtype.name == "float16" and self.exact:
             # The GPU rounds the query to half precision too; entries below its normal range lose at most 2⁻²⁵ each.
@@ -113,7 +114,7 @@ class FaissSearch:
         limited = allowed.numel() < total
         wanted = min(num_results, allowed.numel())
         if wanted == 0:
-            return padded([(torch.empty(0), torch.empty(0, dtype=torch.int64))] * residuals.shape[0], num_results, 0)
+            return padded([(torch.empty(0), torch.empty(0, dtype=torch.int64))] * residuals.shape[0], num_results, 0, 0)
         if self.exact and not self.gpu:
             if limited:
                 return self._fetch(residuals, wanted, num_results, parameters=self._selector(allowed), allowed=allowed)
@@ -150,6 +151,8 @@ class FaissSearch:
         allowed: Tensor | None = None,
     ) -> SearchResults:
         queries, factors = to_float32(residuals)
+        # FAISS counts its threads anew in every thread that calls it, from all cores.
+        load_faiss().omp_set_num_threads(torch.get_num_threads())
         found, positions = self._index.search(queries.numpy(), fetch, params=parameters)
         if parameters is not None and allowed is not None:
             scored = allowed.numel() * residuals.shape[0]
@@ -167,7 +170,12 @@ class FaissSearch:
                 rows, scores = rows[inside], scores[inside]
             order = torch.argsort(rows)
             lists.append(top(scores[order], rows[order], num_results))
-        return padded(lists, num_results, scored)
+        read = 0 if self.gpu else scored * self._bytes_per_row()
+        return padded(lists, num_results, scored, read)
+
+    def _bytes_per_row(self) -> int:
+        # Graphs and transformed indexes do not say: their rows are taken for float32.
+        return int(getattr(self._index, "code_size", 4 * self.view.sketch_dim))
 
     def _rows_scored(self, queries: Tensor) -> int:
         # The rows of the lists that IVF probes, every row otherwise (an upper bound for HNSW).

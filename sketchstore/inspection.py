@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -11,11 +11,9 @@ import pyarrow.compute as pc
 import torch
 
 from sketchstore.arrays import Array, map_npy
-from sketchstore.derived import find_derived_damage
-from sketchstore.digests import digest_file
+from sketchstore.derived_inspection import find_derived_damage
 from sketchstore.errors import (
     CorruptIndexError,
-    DigestMismatchError,
     ExampleTableError,
     ExtraFileError,
     LabelMismatchError,
@@ -23,20 +21,17 @@ from sketchstore.errors import (
     MissingFileError,
     NormMismatchError,
     NotFiniteValueError,
-    OversizedFileError,
-    QueryTableError,
     RowCountError,
-    SwappedFilesError,
-    TruncatedFileError,
+    SymbolicLinkError,
 )
 from sketchstore.examples import ExampleTable
-from sketchstore.layout import files_below
+from sketchstore.first_use import PublishedFiles, check_file
+from sketchstore.layout import files_below, folders_below, links_below
 from sketchstore.manifest import (
     BUILD_LOG,
     DERIVED,
     MANIFEST,
     NO_LABEL,
-    FileEntry,
     Manifest,
     column_file,
     query_file,
@@ -46,7 +41,7 @@ from sketchstore.norms import mean_squared_norms, squared_norms
 from sketchstore.queries import QueryStore
 from sketchstore.view import View
 
-Depth = Literal["sizes", "digests", "values"]
+Depth = Literal["sizes", "use", "digests", "values"]
 NORM_TOLERANCE = 1e-12  # float64 sums of the same values in another order
 
 
@@ -64,8 +59,9 @@ def find_damage(path: Path, depth: Depth, derived: bool = True) -> Iterator[Corr
 
     Args:
         path: The index directory.
-        depth: "sizes" looks at the manifest, lengths, norms and labels; "digests" also reads every byte once;
-            "values" also looks at the values.
+        depth: "sizes" looks at the manifest, lengths, norms and labels; "use" also compares the digests of norms and
+            labels, and what is derived without reading it; "digests" reads every byte once; "values" also looks at
+            the values.
         derived: Whether to look below derived/ (never at depth "sizes").
 
     Yields:
@@ -86,7 +82,9 @@ def find_damage(path: Path, depth: Depth, derived: bool = True) -> Iterator[Corr
                 bad.add(error.file)
                 yield error
     if derived and depth != "sizes" and (path / DERIVED).is_dir():
-        yield from find_derived_damage(path, manifest)
+        views = (shard.file for view in manifest.views.values() for shard in view.shards)
+        sound = bad.isdisjoint(views)
+        yield from find_derived_damage(path, manifest, digests=depth != "use", values=depth == "values" and sound)
 
 
 def _collect(inspect: Callable[[], Iterator[CorruptIndexError]]) -> Iterator[CorruptIndexError]:
@@ -97,36 +95,23 @@ def _collect(inspect: Callable[[], Iterator[CorruptIndexError]]) -> Iterator[Cor
 
 
 def _file_damage(path: Path, manifest: Manifest, depth: Depth) -> Iterator[CorruptIndexError]:
+    for file in links_below(path):
+        yield SymbolicLinkError(file, "is a symbolic link; an index directory holds its files itself")
+    folders = {DERIVED} | {str(parent) for file in manifest.files for parent in PurePosixPath(file).parents}
+    for folder in folders_below(path):
+        if folder not in folders and not folder.startswith(f"{DERIVED}/"):
+            yield ExtraFileError(folder, "is a folder in which no file of this index lies; move it out")
     for file in files_below(path):
         known = file in manifest.files or file in (MANIFEST, BUILD_LOG) or file.startswith(f"{DERIVED}/")
         if not known:
             yield ExtraFileError(file, "is not a file of this index; move it out of the directory")
-    owners = {entry.blake3: file for file, entry in manifest.files.items()}
-    for file, entry in manifest.files.items():
-        target = path / file
-        if not target.is_file():
-            yield MissingFileError(file, "is missing; restore it, or rebuild the index")
-            continue
-        size = target.stat().st_size
-        if depth == "sizes":
-            if size != entry.bytes:
-                yield _size_error(file, size, entry)
-            continue
-        same_size = any(other.bytes == size for other in manifest.files.values())
-        digest = digest_file(target) if same_size else ""
-        if digest == entry.blake3:
-            continue
-        if digest in owners:
-            yield SwappedFilesError(file, f"holds the bytes of {owners[digest]}")
-        elif size != entry.bytes:
-            yield _size_error(file, size, entry)
-        else:
-            yield DigestMismatchError(file, f"its BLAKE3 digest is {digest}, the manifest says {entry.blake3}")
-
-
-def _size_error(file: str, size: int, entry: FileEntry) -> CorruptIndexError:
-    kind = TruncatedFileError if size < entry.bytes else OversizedFileError
-    return kind(file, f"has {size} bytes, the manifest says {entry.bytes}")
+    small = {column_file(name) for name in ("labels", *(f"squared_norms.{view}" for view in manifest.views))}
+    digested = set(manifest.files) if depth in ("digests", "values") else small if depth == "use" else set()
+    for file in manifest.files:
+        try:
+            check_file(path, manifest.files, file, digest=file in digested)
+        except CorruptIndexError as error:
+            yield error
 
 
 def _inspections(
@@ -138,18 +123,19 @@ def _inspections(
     for name in manifest.views:
         norms = {labels_file, column_file(f"squared_norms.{name}")}
         yield norms, lambda name=name: _norm_damage(path, manifest, name)  # type: ignore[misc]
-        if depth != "sizes":
+        if depth in ("digests", "values"):
             shards = {shard.file for shard in manifest.views[name].shards}
             yield norms | shards, lambda name=name: _sketch_damage(path, manifest, name, depth)  # type: ignore[misc]
-    if depth == "sizes":
+    if depth in ("sizes", "use"):
         return
     for name in manifest.columns:
         yield {column_file(name)}, lambda name=name: _column_damage(path, manifest, name, depth)  # type: ignore[misc]
-    train = ExampleTable(path, "examples.parquet", manifest.num_rows, "train")
+    files = PublishedFiles(path)  # read above
+    train = ExampleTable(files, "examples.parquet", manifest.num_rows, "train")
     yield {"examples.parquet", labels_file}, lambda: _example_damage(train, "examples.parquet", path, manifest, depth)
     if manifest.queries is None:
         return
-    store = QueryStore(path, manifest.queries, manifest.sketch_dim)
+    store = QueryStore(files, manifest.queries, manifest.sketch_dim)
     file = "queries/examples.parquet"
     yield {file}, lambda: _example_damage(store.examples, file, path, manifest, depth)
     for name in manifest.queries.sketches:
@@ -191,7 +177,7 @@ def _norm_damage(path: Path, manifest: Manifest, name: str) -> Iterator[CorruptI
 
 
 def _sketch_damage(path: Path, manifest: Manifest, name: str, depth: Depth) -> Iterator[CorruptIndexError]:
-    view = View(path, manifest, name, torch.empty(0, dtype=torch.int64))
+    view = View(PublishedFiles(path), manifest, name, torch.empty(0, dtype=torch.int64))
     start = 0
     for number, shard in enumerate(manifest.views[name].shards):
         stored = view.shard(number)
@@ -247,14 +233,7 @@ def _example_damage(
 
 
 def _query_damage(store: QueryStore, name: str, depth: Depth) -> Iterator[CorruptIndexError]:
-    file = query_file(name)
-    sketches, rows, targets = store.arrays(name)
-    if rows.size and (rows.min() < 0 or rows.max() >= store.count):
-        yield QueryTableError(file, f"names a query row outside 0 to {store.count - 1}")
-    if targets.size and targets.min() < NO_LABEL:
-        yield QueryTableError(file, f"names target label {int(targets.min())}")
-    pairs = set(zip(rows.tolist(), targets.tolist(), strict=True))
-    if len(pairs) != rows.size:
-        yield QueryTableError(file, "names a query row and target twice")
+    yield from store.damage(name)
+    sketches, _, _ = store.arrays(name)
     if depth == "values" and (bad := _first_not_finite(squared_norms(sketches, 1.0))) is not None:
-        yield NotFiniteValueError(file, f"sketch {bad} is not finite")
+        yield NotFiniteValueError(query_file(name), f"sketch {bad} is not finite")

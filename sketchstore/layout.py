@@ -83,6 +83,33 @@ def files_below(path: Path) -> Iterator[str]:
     )
 
 
+def links_below(path: Path) -> Iterator[str]:
+    """Every symbolic link below a directory, to files or folders.
+
+    Args:
+        path: The directory.
+
+    Yields:
+        Paths inside it with forward slashes, sorted.
+    """
+    found = (Path(folder) / name for folder, folders, names in os.walk(path) for name in (*folders, *names))
+    yield from sorted(each.relative_to(path).as_posix() for each in found if each.is_symlink())
+
+
+def folders_below(path: Path) -> Iterator[str]:
+    """Every folder below a directory.
+
+    Args:
+        path: The directory.
+
+    Yields:
+        Paths inside it with forward slashes, sorted.
+    """
+    yield from sorted(
+        (Path(folder) / name).relative_to(path).as_posix() for folder, folders, _ in os.walk(path) for name in folders
+    )
+
+
 def exchange(first: Path, second: Path) -> bool:
     """Swap two paths in one step, so that a reader finds the one or the other and never neither.
 

@@ -24,6 +24,7 @@ BUILD_LOG = "build-log.jsonl"
 DERIVED = "derived"
 REVISION_DIGITS = 32
 NO_LABEL = -1
+OWN = "own"
 
 Comparable = Literal["label", "all"]
 StorageDtype = Literal["float32", "float16"]
@@ -215,6 +216,7 @@ class Manifest(Section):
             missing = [shard.file for shard in view.shards if shard.file not in self.files]
             if missing:
                 raise ValueError(f"view {name!r} names {missing[0]}, which files does not list")
+            check_comparable(name, view.comparable)
             if f"squared_norms.{name}" not in self.columns:
                 raise ValueError(f"columns lacks squared_norms.{name}")
             if set(view.mean_squared_norm_by_label) != set(self.labels.counts):
@@ -234,6 +236,21 @@ class Manifest(Section):
         if any(PurePosixPath(file).parts[0] == DERIVED or file in (MANIFEST, BUILD_LOG) for file in self.files):
             raise ValueError("files must not list manifest.json, build-log.jsonl or anything under derived/")
         return self
+
+
+def check_comparable(view: str, comparable: Comparable) -> None:
+    """Refuse a view whose rows are said to compare otherwise than its measurement lets them.
+
+    Args:
+        view: The view: ``own`` holds every row's own logit, any other one measurement of all rows.
+        comparable: Between which rows inner products are said to mean something.
+
+    Raises:
+        ValueError: If it is not "label" for ``own``, "all" for any other.
+    """
+    allowed = "label" if view == OWN else "all"
+    if comparable != allowed:
+        raise ValueError(f"view {view!r} is comparable {comparable!r}, must be {allowed!r}")
 
 
 def column_file(name: str) -> str:

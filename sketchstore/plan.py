@@ -21,6 +21,7 @@ from sketchstore.manifest import (
     SourceDigests,
     StorageDtype,
     ViewName,
+    check_comparable,
     read_manifest,
 )
 
@@ -60,6 +61,8 @@ class BuildPlan(Section):
     def _shards_fit(self) -> "BuildPlan":
         if not self.views:
             raise ValueError("views is empty; an index has at least one view")
+        for view, comparable in self.views.items():
+            check_comparable(view, comparable)
         size = self.build.shard_rows * self.sketch.dim * np.dtype(self.dtype).itemsize
         if self.build.shard_rows > 1 and size > MAX_SHARD_BYTES:
             raise ValueError(f"a shard of {self.build.shard_rows} rows has {size} bytes, at most {MAX_SHARD_BYTES}")

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from sketchstore.arrays import Array, map_npy, map_tensor, npy_header
 from sketchstore.digests import digest_file
 from sketchstore.errors import IncompleteBuildError, IndexExistsError
-from sketchstore.layout import exchange, files_below, sync_directory, sync_tree, write_file
+from sketchstore.layout import exchange, files_below, folders_below, sync_directory, sync_tree, write_file
 from sketchstore.manifest import (
     BUILD_LOG,
     MANIFEST,
@@ -71,6 +71,9 @@ def publish(
     for file in files_below(content):
         if file not in written | shards and file != BUILD_LOG:
             (content / file).unlink()
+    for folder in sorted(folders_below(content), reverse=True):
+        if not any((content / folder).iterdir()):
+            (content / folder).rmdir()
     _write_labels(content, plan)
     for view, exponent in scales.items():
         _write_norms(content, plan, view, 2.0**exponent)

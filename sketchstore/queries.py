@@ -1,14 +1,15 @@
 """The queries sketched at build: a query by row is looked up here, never sketched again."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sketchstore.arrays import Array, map_tensor
-from sketchstore.errors import MissingQuerySketchError, UnknownRowError, UnknownViewError, listed
+from sketchstore.errors import MissingQuerySketchError, QueryTableError, UnknownRowError, UnknownViewError, listed
 from sketchstore.examples import ExampleTable
+from sketchstore.first_use import PublishedFiles
 from sketchstore.manifest import NO_LABEL, Queries, query_file
 
 
@@ -23,15 +24,15 @@ class QueryStore:
     """Sketches of the query set, float32 in true units, one per query row, view and target label.
 
     Args:
-        path: The index directory.
+        files: The files of the index directory.
         queries: The manifest's entry.
         sketch_dim: d.
     """
 
-    def __init__(self, path: Path, queries: Queries, sketch_dim: int) -> None:
+    def __init__(self, files: PublishedFiles, queries: Queries, sketch_dim: int) -> None:
         self.count = queries.count
-        self.examples = ExampleTable(path, "queries/examples.parquet", queries.count, "query")
-        self._path = path
+        self.examples = ExampleTable(files, "queries/examples.parquet", queries.count, "query")
+        self._files = files
         self._counts = queries.sketches
         self._sketch_dim = sketch_dim
         self._views: dict[str, _StoredQueries] = {}
@@ -56,13 +57,34 @@ class QueryStore:
         if view not in self._counts:
             raise UnknownViewError(f"no query sketches for view {view!r}; there are some for {listed(self._counts)}")
         file, count = query_file(view), self._counts[view]
-        sketches = map_tensor(self._path / file, file, "sketches", dtype="<f4", shape=(count, self._sketch_dim))
-        rows = map_tensor(self._path / file, file, "query_rows", dtype="<i8", shape=(count,))
-        targets = map_tensor(self._path / file, file, "target_labels", dtype="<i8", shape=(count,))
+        path = self._files.path(file)
+        sketches = map_tensor(path, file, "sketches", dtype="<f4", shape=(count, self._sketch_dim))
+        rows = map_tensor(path, file, "query_rows", dtype="<i8", shape=(count,))
+        targets = map_tensor(path, file, "target_labels", dtype="<i8", shape=(count,))
         return sketches, rows, targets
+
+    def damage(self, view: str) -> Iterator[QueryTableError]:
+        """What is wrong with the rows and targets of a view's query sketches.
+
+        Args:
+            view: The view.
+
+        Yields:
+            One error for each kind of damage.
+        """
+        file = query_file(view)
+        _, rows, targets = self.arrays(view)
+        if rows.size and (rows.min() < 0 or rows.max() >= self.count):
+            yield QueryTableError(file, f"names a query row outside 0 to {self.count - 1}")
+        if targets.size and targets.min() < NO_LABEL:
+            yield QueryTableError(file, f"names target label {int(targets.min())}")
+        if len(set(zip(rows.tolist(), targets.tolist(), strict=True))) != rows.size:
+            yield QueryTableError(file, "names a query row and target twice")
 
     def _stored(self, view: str) -> _StoredQueries:
         if view not in self._views:
+            for error in self.damage(view):
+                raise error
             sketches, rows, labels = self.arrays(view)
             pairs = list(zip(rows.tolist(), labels.tolist(), strict=True))
             targets: dict[int, list[int]] = {}

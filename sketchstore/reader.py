@@ -19,13 +19,14 @@ from sketchstore.errors import (
     listed,
 )
 from sketchstore.examples import ExampleTable
+from sketchstore.first_use import PublishedFiles
 from sketchstore.inspection import Damage, find_damage
 from sketchstore.layout import PARTIAL_SUFFIX
 from sketchstore.manifest import MANIFEST, Manifest, column_file, read_manifest
 from sketchstore.queries import QueryStore
 from sketchstore.view import View
 
-Check = Literal["digests", "sizes"]
+Check = Literal["digests", "use", "sizes"]
 WEIGHTS = "model.safetensors"
 
 
@@ -35,19 +36,21 @@ class Index:
     Args:
         path: The directory.
         manifest: Its manifest, already checked.
+        files: Its files; by default all of them are trusted.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, files: PublishedFiles | None = None) -> None:
         self.path = path
         self.manifest = manifest
+        self.files = files or PublishedFiles(path)
         self.name = manifest.name
         self.revision = manifest.revision
         self.num_rows = manifest.num_rows
         self.sketch_dim = manifest.sketch_dim
         self.labels = self.column("labels")
-        self.views = {name: View(path, manifest, name, self.labels) for name in manifest.views}
-        self.examples = ExampleTable(path, "examples.parquet", manifest.num_rows, "train")
-        self.queries = QueryStore(path, manifest.queries, manifest.sketch_dim) if manifest.queries else None
+        self.views = {name: View(self.files, manifest, name, self.labels) for name in manifest.views}
+        self.examples = ExampleTable(self.files, "examples.parquet", manifest.num_rows, "train")
+        self.queries = QueryStore(self.files, manifest.queries, manifest.sketch_dim) if manifest.queries else None
         self.derived = Derived(path, manifest, self.views)
 
     def __repr__(self) -> str:
@@ -86,7 +89,7 @@ class Index:
                 f"index {self.name!r} has no column {name!r}; its columns are {listed(self.manifest.columns)}"
             )
         column, file = self.manifest.columns[name], column_file(name)
-        return torch.from_numpy(map_npy(self.path / file, file, dtype=column.dtype, shape=column.shape))
+        return torch.from_numpy(map_npy(self.files.path(file), file, dtype=column.dtype, shape=column.shape))
 
     @cached_property
     def predicted_labels(self) -> Tensor | None:
@@ -94,9 +97,14 @@ class Index:
         return self.column("predicted_labels") if "predicted_labels" in self.manifest.columns else None
 
     @property
+    def has_weights(self) -> bool:
+        """Whether the model's weights lie in the index."""
+        return WEIGHTS in self.manifest.files
+
+    @property
     def weights_path(self) -> Path | None:
         """The model's weights, or None for an index built without them."""
-        return self.path / WEIGHTS if WEIGHTS in self.manifest.files else None
+        return self.files.path(WEIGHTS) if self.has_weights else None
 
 
 def _directory(path: str | os.PathLike[str]) -> Path:
@@ -113,8 +121,10 @@ def _directory(path: str | os.PathLike[str]) -> Path:
 def open_index(path: str | os.PathLike[str], *, check: Check = "digests", derived: bool = True) -> Index:
     """Open an index directory, refusing it at the first thing that is not as published.
 
-    ``check="digests"`` reads every file once and compares it with the manifest. ``check="sizes"`` reads the manifest,
-    the norms, the labels and the files' lengths only, and believes the rest.
+    ``check="digests"`` reads every file once and compares it with the manifest. ``check="use"`` does so for the norms
+    and labels, and for every other file before its first use, in whichever thread needs it first: a damaged one is
+    refused then. ``check="sizes"`` reads the manifest, the norms, the labels and the files' lengths only, and believes
+    the rest.
 
     Args:
         path: The index directory.
@@ -130,7 +140,8 @@ def open_index(path: str | os.PathLike[str], *, check: Check = "digests", derive
     directory = _directory(path)
     for error in find_damage(directory, depth=check, derived=derived):
         raise error
-    return Index(directory, read_manifest(directory))
+    manifest = read_manifest(directory)
+    return Index(directory, manifest, PublishedFiles(directory, manifest.files) if check == "use" else None)
 
 
 def verify_index(path: str | os.PathLike[str]) -> list[Damage]:

@@ -15,12 +15,14 @@ PAD = -1
 class SearchResults:
     """Signed inner products, best first, per residual; short lists are padded with −∞ and row −1.
 
-    ``rows_scored`` counts the rows whose product was formed, over all residuals.
+    ``rows_scored`` counts the rows whose product was formed, over all residuals, ``bytes_read`` what was read for it of
+    this machine's memory.
     """
 
     scores: Tensor  # [b, m] float64, descending
     rows: Tensor  # [b, m] int64
     rows_scored: int
+    bytes_read: int
 
 
 def relative_error(sketch_dim: int) -> float:
@@ -106,13 +108,14 @@ def top(scores: Tensor, rows: Tensor, num_results: int) -> tuple[Tensor, Tensor]
     return scores[order], rows[order]
 
 
-def padded(lists: list[tuple[Tensor, Tensor]], num_results: int, rows_scored: int) -> SearchResults:
+def padded(lists: list[tuple[Tensor, Tensor]], num_results: int, rows_scored: int, bytes_read: int) -> SearchResults:
     """Lists of one residual each as one result.
 
     Args:
         lists: Scores and rows, best first.
         num_results: Width of the result.
         rows_scored: See SearchResults.
+        bytes_read: See SearchResults.
 
     Returns:
         The lists, padded.
@@ -122,7 +125,7 @@ def padded(lists: list[tuple[Tensor, Tensor]], num_results: int, rows_scored: in
     for i, (values, found) in enumerate(lists):
         scores[i, : values.numel()] = values.to(torch.float64)
         rows[i, : found.numel()] = found
-    return SearchResults(scores, rows, rows_scored)
+    return SearchResults(scores, rows, rows_scored, bytes_read)
 
 
 def intersect(rows: Tensor, allowed: Tensor | None) -> Tensor:

@@ -1,13 +1,20 @@
 """The unfinished build beside its target: ``name.partial/`` with plan, scales, journal, lock and the index to be."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import filelock
 from pydantic import TypeAdapter
 
-from sketchstore.errors import BuildInProgressError, ResumeMismatchError, listed
+from sketchstore.errors import (
+    BuildInProgressError,
+    IndexExistsError,
+    ResumeMismatchError,
+    UnfinishedBuildError,
+    listed,
+)
 from sketchstore.layout import PARTIAL_SUFFIX, write_file
 from sketchstore.plan import BuildPlan
 from sketchstore.publish import PUBLISHING
@@ -16,6 +23,8 @@ PLAN = "plan.json"
 SCALES = "scales.json"
 JOURNAL = "journal.jsonl"
 LOCK = "lock"
+REPLACES = "replaces"
+"""Its presence says that the build was begun to replace an index at its target."""
 CONTENT = "index"
 
 
@@ -69,13 +78,38 @@ def was_published(target: Path, partial: Path) -> bool:
     return bool(revision == found)
 
 
-def prepare(partial: Path, plan: BuildPlan, *, keep: bool) -> None:
+def refuse_what_is_there(target: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to build where something is, as far as that can be said before there is a plan.
+
+    Args:
+        target: Where the index will be published.
+        resume: Whether an unfinished build is continued.
+        overwrite: Whether what is there is replaced.
+
+    Raises:
+        IndexExistsError: If there is something at ``target``, and it is neither to be replaced nor the unfinished
+            build's own.
+        UnfinishedBuildError: If there is an unfinished build, and neither ``resume`` nor ``overwrite`` is set.
+    """
+    partial = partial_path(target)
+    started = (partial / PLAN).exists()
+    own = resume and (not started or (partial / PUBLISHING).exists() or (partial / REPLACES).exists())
+    if os.path.lexists(target) and not overwrite and not own:
+        raise IndexExistsError(f"{target} exists. Choose another --out, or replace it with --overwrite.")
+    if started and not resume and not overwrite:
+        raise UnfinishedBuildError(
+            f"{partial} holds an unfinished build. Continue it with --resume, or discard it with --overwrite."
+        )
+
+
+def prepare(partial: Path, plan: BuildPlan, *, keep: bool, replaces: bool) -> None:
     """Make ``name.partial`` ready for writing: checked against the plan, or emptied, and free of half-written files.
 
     Args:
         partial: ``name.partial``, locked.
         plan: The build plan.
         keep: Whether to continue what is there.
+        replaces: Whether an index at the target is to be replaced, by this process or one that resumes.
     """
     if keep:
         planned = BuildPlan.model_validate_json((partial / PLAN).read_bytes())
@@ -86,6 +120,9 @@ def prepare(partial: Path, plan: BuildPlan, *, keep: bool) -> None:
                 shutil.rmtree(entry)
             elif entry.name != LOCK:
                 entry.unlink()
+    if replaces:
+        write_file(partial / REPLACES, b"")
+    if not keep:  # last: with its plan a build has begun
         write_file(partial / PLAN, (plan.model_dump_json(indent=2) + "\n").encode())
     (partial / CONTENT).mkdir(exist_ok=True)
     (partial / PUBLISHING).unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from sketchstore.arrays import Array, map_npy, map_tensor, widened
 from sketchstore.errors import UnknownLabelError, UnknownRowError, listed
+from sketchstore.first_use import PublishedFiles
 from sketchstore.manifest import Comparable, Manifest, column_file
 
 BLOCK_BYTES = 8 << 20
@@ -34,13 +34,16 @@ class View:
     float32 and float64. Nothing is read at construction but the per-row norms and labels it is given.
 
     Args:
-        path: The index directory.
+        files: The files of the index directory.
         manifest: Its manifest.
         name: The view.
         labels: Label of every row, int64.
+
+    Attributes:
+        shard_starts: First row of every shard, and the number of rows, int64 [shards + 1].
     """
 
-    def __init__(self, path: Path, manifest: Manifest, name: str, labels: Tensor) -> None:
+    def __init__(self, files: PublishedFiles, manifest: Manifest, name: str, labels: Tensor) -> None:
         entry = manifest.views[name]
         self.name = name
         self.num_rows = manifest.num_rows
@@ -48,10 +51,10 @@ class View:
         self.comparable: Comparable = entry.comparable
         self.scale = 2.0**entry.scale_exponent
         self.storage_dtype: np.dtype[np.floating] = np.dtype(manifest.dtype)
-        self._path = path
+        self._files = files
         self._entry = entry
         self._labels = labels
-        self._starts = np.cumsum([0, *(shard.rows for shard in entry.shards)])
+        self.shard_starts = np.cumsum([0, *(shard.rows for shard in entry.shards)])
         self._shards: dict[int, Array] = {}
         self._partitions: dict[int | None, Tensor] = {}
 
@@ -62,7 +65,7 @@ class View:
     def squared_norms(self) -> Tensor:
         """Squared norm of every stored sketch in true units, float64 [n]."""
         file = column_file(f"squared_norms.{self.name}")
-        return torch.from_numpy(map_npy(self._path / file, file, dtype="<f8", shape=(self.num_rows,)))
+        return torch.from_numpy(map_npy(self._files.path(file), file, dtype="<f8", shape=(self.num_rows,)))
 
     def mean_squared_norm(self, label: int | None = None) -> float:
         """The unit of relative noise: mean squared norm of the comparable rows.
@@ -138,7 +141,7 @@ class View:
         if number not in self._shards:
             shard = self._entry.shards[number]
             self._shards[number] = map_tensor(
-                self._path / shard.file,
+                self._files.path(shard.file),
                 shard.file,
                 "sketches",
                 dtype=self.storage_dtype,
@@ -177,17 +180,17 @@ class View:
         if self.num_shards == 1:
             return np.asarray(self.shard(0)[wanted])
         result = np.empty((wanted.size, self.sketch_dim), self.storage_dtype)
-        shards = np.searchsorted(self._starts, wanted, side="right") - 1
+        shards = np.searchsorted(self.shard_starts, wanted, side="right") - 1
         for number in np.unique(shards):
             here = shards == number
-            result[here] = self.shard(int(number))[wanted[here] - self._starts[number]]
+            result[here] = self.shard(int(number))[wanted[here] - self.shard_starts[number]]
         return result
 
     def _stored_range(self, start: int, stop: int) -> Array:
-        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        first = int(np.searchsorted(self.shard_starts, start, side="right")) - 1
         pieces = []
         for number in range(first, self.num_shards):
-            begin, end = int(self._starts[number]), int(self._starts[number + 1])
+            begin, end = int(self.shard_starts[number]), int(self.shard_starts[number + 1])
             if begin >= stop:
                 break
             pieces.append(self.shard(number)[max(start, begin) - begin : min(stop, end) - begin])

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,8 @@ import safetensors.torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from sketchstore.arrays import Array, npy_header, shard_header, tensor_file_bytes
+from sketchstore.arrays import Array, npy_header, tensor_file_bytes
+from sketchstore.block_files import BlockFiles
 from sketchstore.border import as_array, as_column, as_queries, check_finite
 from sketchstore.digests import digest_bytes, digest_file
 from sketchstore.errors import (
@@ -23,24 +24,25 @@ from sketchstore.errors import (
     IncompleteBuildError,
     IndexExistsError,
     SketchBlockError,
-    UnfinishedBuildError,
     listed,
 )
 from sketchstore.float16 import check_subnormals, to_float16
 from sketchstore.journal import BlockLine, FileLine, Journal
-from sketchstore.layout import finish_file, read_at, write_at, write_file
-from sketchstore.manifest import BUILD_LOG, column_file, query_file, shard_file
+from sketchstore.layout import finish_file, write_file
+from sketchstore.manifest import BUILD_LOG, column_file, query_file
 from sketchstore.plan import Block, BuildPlan, published_from
-from sketchstore.publish import PUBLISHING, publish
+from sketchstore.publish import publish
 from sketchstore.tables import ExampleRow, write_examples_table
 from sketchstore.unfinished import (
     CONTENT,
     JOURNAL,
     PLAN,
+    REPLACES,
     SCALES,
     partial_path,
     prepare,
     read_scales,
+    refuse_what_is_there,
     take_lock,
     was_published,
 )
@@ -59,6 +61,7 @@ class IndexWriter:
         self._partial = partial_path(path)
         self._content = self._partial / CONTENT
         self._lock = lock
+        self._blocks = BlockFiles(self._content, plan)
         self._scales = read_scales(self._partial / SCALES, plan)
         self._journal = Journal.open(self._partial / JOURNAL)
         self._overwrite = False
@@ -75,7 +78,7 @@ class IndexWriter:
         Args:
             path: Where the index will be published.
             plan: What it will be.
-            resume: Continue the unfinished build there, if there is one.
+            resume: Continue the unfinished build there, if there is one; it replaces what it was begun to replace.
             overwrite: Replace a published index at publication; without ``resume``, discard an unfinished build.
 
         Returns:
@@ -84,7 +87,6 @@ class IndexWriter:
         Raises:
             AlreadyPublishedError: If resuming, and the index there was published from this plan.
             IndexExistsError: If there is something at ``path`` and ``overwrite`` is not set.
-            UnfinishedBuildError: If there is an unfinished build, and neither ``resume`` nor ``overwrite`` is set.
         """
         target = Path(path).absolute()
         partial = partial_path(target)
@@ -92,21 +94,22 @@ class IndexWriter:
         if resume and not started and published_from(target, plan):
             shutil.rmtree(partial, ignore_errors=True)
             raise AlreadyPublishedError(f"{target} is already published from this plan; nothing is left to build.")
-        if os.path.lexists(target) and not overwrite and not (resume and (partial / PUBLISHING).exists()):
-            raise IndexExistsError(f"{target} exists. Choose another --out, or replace it with --overwrite.")
-        if started and not resume and not overwrite:
-            raise UnfinishedBuildError(
-                f"{partial} holds an unfinished build. Continue it with --resume, or discard it with --overwrite."
+        if resume and not started and os.path.lexists(target) and not overwrite:
+            raise IndexExistsError(
+                f"{target} exists, and is not what this build would publish. Choose another --out, or replace it with "
+                "--overwrite."
             )
+        refuse_what_is_there(target, resume=resume, overwrite=overwrite)
+        replaces = overwrite or (resume and (partial / REPLACES).exists())
         partial.mkdir(parents=True, exist_ok=True)
         lock = take_lock(partial)
         try:
             if started and resume and was_published(target, partial):
                 shutil.rmtree(partial)
                 raise AlreadyPublishedError(f"{target} is already published from this plan; nothing is left to build.")
-            prepare(partial, plan, keep=started and resume)
+            prepare(partial, plan, keep=started and resume, replaces=replaces)
             writer = cls(target, plan, lock)
-            writer._overwrite = overwrite
+            writer._overwrite = replaces
             writer._drop_unsound()
         except BaseException:
             lock.release()
@@ -126,29 +129,12 @@ class IndexWriter:
         self._lock.release()
 
     def _drop_unsound(self) -> None:
-        for number in [number for number, line in self._journal.blocks.items() if not self._is_sound(number, line)]:
+        for number in [number for number, line in self._journal.blocks.items() if not self._blocks.holds(line)]:
             del self._journal.blocks[number]
         for file, digest in list(self._journal.files.items()):
             target = self._content / file
             if not target.is_file() or digest_file(target) != digest:
                 del self._journal.files[file]
-
-    def _is_sound(self, number: int, line: BlockLine) -> bool:
-        if number >= self.plan.num_blocks or set(line.sketches) != set(self.plan.views):
-            return False
-        block = self.plan.block(number)
-        for view, digest in line.sketches.items():
-            pieces = [read_at(path, offset, size) for path, offset, _, size in self._pieces(view, block)]
-            if digest_bytes(b"".join(pieces)) != digest:
-                return False
-        for name, digest in line.columns.items():
-            path = self._content / column_file(name)
-            if not path.is_file():
-                return False
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
-            if digest_bytes(values[block.start : block.stop].tobytes()) != digest:
-                return False
-        return True
 
     # Blocks
 
@@ -224,9 +210,9 @@ class IndexWriter:
                 stored[view], subnormal[view] = array, 0
         column_arrays = {name: as_column(name, values, block.rows) for name, values in (columns or {}).items()}
         for view, array in stored.items():
-            self._write_shards(view, block, np.ascontiguousarray(array))
+            self._blocks.write_sketches(view, block, np.ascontiguousarray(array))
         for name, array in column_arrays.items():
-            self._write_column_rows(name, block, array)
+            self._blocks.write_column(name, block, array, started=bool(self._journal.blocks))
         self._journal.append(
             BlockLine(
                 block=block.number,
@@ -241,38 +227,6 @@ class IndexWriter:
         others = sum(line.subnormal[view] for line in self._journal.blocks.values() if line.block != number)
         assert self._scales is not None
         check_subnormals(here + others, self.plan.num_rows * self.plan.sketch.dim, view, self._scales[view])
-
-    def _pieces(self, view: str, block: Block) -> Iterator[tuple[Path, int, int, int]]:
-        # Where a block lies: file, byte offset, shard number and byte length, piece by piece.
-        per_row = self.plan.sketch.dim * np.dtype(self.plan.dtype).itemsize
-        shard_rows = self.plan.build.shard_rows
-        for number in range(block.start // shard_rows, (block.stop - 1) // shard_rows + 1):
-            begin = number * shard_rows
-            start, stop = max(block.start, begin), min(block.stop, begin + shard_rows)
-            offset = len(self._header(number)) + (start - begin) * per_row
-            yield self._content / shard_file(view, number), offset, number, (stop - start) * per_row
-
-    def _header(self, number: int) -> bytes:
-        return shard_header(self.plan.dtype, (self.plan.shard_size(number), self.plan.sketch.dim))
-
-    def _write_shards(self, view: str, block: Block, array: Array) -> None:
-        data = array.data.cast("B")
-        per_row = self.plan.sketch.dim * array.itemsize
-        for path, offset, number, size in self._pieces(view, block):
-            header = self._header(number)
-            total = len(header) + self.plan.shard_size(number) * per_row
-            write_at(path, total, [(0, header), (offset, data[:size])])
-            data = data[size:]
-
-    def _write_column_rows(self, name: str, block: Block, array: Array) -> None:
-        header = npy_header(array.dtype, (self.plan.num_rows, *array.shape[1:]))
-        per_row = array[:1].nbytes
-        path = self._content / column_file(name)
-        total = len(header) + self.plan.num_rows * per_row
-        if path.exists() and self._journal.blocks and read_at(path, 0, len(header)) != header:
-            raise SketchBlockError(f"column {name!r}: {array.dtype} {list(array.shape)} differs from earlier blocks")
-        offset = len(header) + block.start * per_row
-        write_at(path, total, [(0, header), (offset, array.data.cast("B"))])
 
     # Whole files
 

@@ -4,6 +4,7 @@ As plain as possible and independent of ``attribution``: no updates, no factor k
 """
 
 import math
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -71,6 +72,25 @@ def greedy_infoloss(query: Tensor, everything: Tensor, noise_variance: float, bu
     return picks
 
 
+def leverages(sketches: Tensor, noise_variance: float) -> Tensor:
+    """φ_nᵀ(ΦᵀΦ + σ²I)⁻¹φ_n in rational arithmetic, so that it stays an oracle at any noise; by Gauss–Jordan."""
+    rows = [[Fraction(value) for value in row] for row in sketches.double().tolist()]
+    dim = sketches.shape[1]
+    matrix = [
+        [sum(row[i] * row[j] for row in rows) + (Fraction(noise_variance) if i == j else 0) for j in range(dim)]
+        + [row[i] for row in rows]
+        for i in range(dim)
+    ]
+    for i in range(dim):
+        matrix[i] = [value / matrix[i][i] for value in matrix[i]]
+        for k in range(dim):
+            if k != i:
+                factor = matrix[k][i]
+                matrix[k] = [left - factor * right for left, right in zip(matrix[k], matrix[i], strict=True)]
+    found = [sum(row[i] * matrix[i][dim + n] for i in range(dim)) for n, row in enumerate(rows)]
+    return torch.tensor([float(value) for value in found], dtype=torch.float64)
+
+
 def greedy_approx(query: Tensor, candidates: Tensor, noise_variance: float, budget: int) -> list[int]:
     """Eq. 15: largest squared product with the residual."""
     picks: list[int] = []
@@ -92,25 +112,39 @@ def greedy_many(
     """Eqs. 94 and 95, the InfoLoss sum, and the joint criterion (Eq. 89) as a determinant per candidate."""
     picks: list[int] = []
     for _ in range(budget):
-        left = [i for i in range(candidates.shape[0]) if i not in picks]
-        state = candidates[left] if rule == "infoloss" else candidates[picks]
-        cov = covariance(queries, candidates, state, noise_variance)
-        weights = 1 / variance(queries, state, noise_variance) if inverse_variance else torch.ones(queries.shape[0])
-        values = (cov**2 * weights.double().unsqueeze(1)).sum(dim=0)
-        if rule == "infogain":
-            values = values / (noise_variance + variance(candidates, state, noise_variance))
-        elif rule == "infoloss":
-            values = values / (noise_variance - variance(candidates, state, noise_variance))
-        elif rule == "joint":
-            values = torch.tensor(
-                [
-                    -float(torch.logdet(covariance(queries, queries, candidates[[*picks, n]], noise_variance)))
-                    for n in range(candidates.shape[0])
-                ],
-                dtype=torch.float64,
-            )
+        values = many_values(queries, candidates, noise_variance, picks, rule=rule, inverse_variance=inverse_variance)
         picks.append(_best(values, picks))
     return picks
+
+
+def many_values(
+    queries: Tensor,
+    candidates: Tensor,
+    noise_variance: float,
+    picks: list[int],
+    *,
+    rule: str,
+    inverse_variance: bool = True,
+) -> Tensor:
+    """What the rules for many queries maximise, of every candidate, after some picks: every covariance solved for."""
+    left = [i for i in range(candidates.shape[0]) if i not in picks]
+    state = candidates[left] if rule == "infoloss" else candidates[picks]
+    cov = covariance(queries, candidates, state, noise_variance)
+    weights = 1 / variance(queries, state, noise_variance) if inverse_variance else torch.ones(queries.shape[0])
+    values = (cov**2 * weights.double().unsqueeze(1)).sum(dim=0)
+    if rule == "infogain":
+        return values / (noise_variance + variance(candidates, state, noise_variance))
+    if rule == "infoloss":
+        return values / (noise_variance - variance(candidates, state, noise_variance))
+    if rule == "joint":
+        return torch.tensor(
+            [
+                -float(torch.logdet(covariance(queries, queries, candidates[[*picks, n]], noise_variance)))
+                for n in range(candidates.shape[0])
+            ],
+            dtype=torch.float64,
+        )
+    return values
 
 
 def _best(values: Tensor, taken: list[int]) -> int:

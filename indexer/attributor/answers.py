@@ -101,8 +101,9 @@ class SearchFacts:
         factory: FAISS factory string, or None.
         strategy: ``certified`` or ``literal``; None where no index is asked.
         exact: Whether the picks equal those of a float64 scan of the stored rows.
-        index_queries: Vectors the index was asked with; ±r are two.
-        rows_scored: Rows multiplied with something, by the index or by an exact look.
+        index_queries: Vectors compared with the whole pool: ±r sent to the index are two, a scan of its codes is one.
+        rows_scored: Rows multiplied with something, by the index, in few bits or exactly.
+        bytes_read: Bytes of sketches, codes and kernel columns read for it.
     """
 
     engine: str
@@ -111,6 +112,7 @@ class SearchFacts:
     exact: bool
     index_queries: int
     rows_scored: int
+    bytes_read: int
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,12 @@ from attribution.acquired import acquire
 from attribution.information import info_gain
 from indexer.attributor.answers import Answer, IndexReference, MemberScores, Scores, SetScores
 from indexer.attributor.candidates import PoolRows
+from indexer.attributor.coarse import CoarseViews
+from indexer.attributor.coarse import compile_kernels as compile_scans
 from indexer.attributor.conditioning import Conditioning
 from indexer.attributor.engines import ENGINES, Engines
-from indexer.attributor.errors import BudgetTooLargeError, DuplicateIdError, EmptyPoolError
+from indexer.attributor.errors import DuplicateIdError, EmptyPoolError
+from indexer.attributor.known_neighbours import KnownNeighbours
 from indexer.attributor.near_duplicates import NearDuplicates
 from indexer.attributor.noise import Noise, resolve_noise
 from indexer.attributor.pool import Pool, check_comparable, resolve_pool, rows_of_ids
@@ -32,13 +35,14 @@ from indexer.attributor.questions import (
     QuerySketch,
     Question,
     Target,
+    check_budget,
     check_option,
     check_question,
 )
 from indexer.attributor.rules import Asked
 from indexer.attributor.selection import Attribution
 from indexer.attributor.spectra import MAX_COMPUTED_SIZE, Spectra
-from indexer.attributor.stored_rows import StoredRows
+from indexer.attributor.stored_rows import StoredRows, compile_kernels
 from sketchstore.reader import Index
 
 
@@ -69,6 +73,8 @@ class Attributor:
         self.strategy = strategy
         self._engines = Engines(index, engine)
         self._spectra = Spectra(index, cache_bytes, max_computed_size)
+        self._coarse = CoarseViews(index)
+        self._neighbours = KnownNeighbours()
         self._stored = {name: StoredRows(view) for name, view in index.views.items()}
 
     @property
@@ -85,15 +91,19 @@ class Attributor:
         return tuple(method for method in METHODS if method != "infoloss" or can_lose)
 
     def warm(self) -> None:
-        """Load what is stored, open every search and compile the kernels, so that no question waits for it."""
-        for name, view in self.index.views.items():
+        """Compile the kernels, so that no question waits for a compiler. Reads no file of the index."""
+        for dtype in {view.storage_dtype for view in self.index.views.values()}:
+            compile_kernels(dtype)
+        compile_scans()
+
+    def load(self) -> None:
+        """Map what is stored and open every search, so that no question waits for it; what is damaged is refused."""
+        for view in self.index.views.values():
             for label in view.partitions:
                 self._engines.search(view, label)
                 self._spectra.kernel(view, label)
-            stored = self._stored[name]
-            row = torch.tensor([0])
-            stored.products(row, stored.sketches(row)[0])
-            stored.read(row, torch.float32)
+            for number in range(view.num_shards):
+                view.shard(number)
         self.index.examples.id(0)
 
     def resolve_query_row(self, row: int, target: Target | None = None) -> QuerySketch:
@@ -157,9 +167,6 @@ class Attributor:
 
         Returns:
             Facts at once, hits as they are asked for, then the answer.
-
-        Raises:
-            BudgetTooLargeError: If the budget exceeds the pool and is not to be clipped.
         """
         started = time.perf_counter()
         check_question(question, self.methods)
@@ -171,12 +178,7 @@ class Attributor:
         available = int(pool.candidates.numel())
         if budget > available:
             if not question.clip_budget:
-                raise BudgetTooLargeError(
-                    f"budget {budget} exceeds the {available} rows that may be selected. Ask for at most {available}, "
-                    "or set clip_budget.",
-                    pointer="/budget",
-                    allowed={"ge": 1, "le": available},
-                )
+                check_budget(budget, available)
             warnings.append(f"budget {budget} was clipped to the {available} rows that may be selected.")
             budget = available
         search = None
@@ -195,7 +197,7 @@ class Attributor:
             question,
             asked,
             noise,
-            NearDuplicates(pool, asked.stored, self._kernel(pool)),
+            NearDuplicates(pool, asked.stored, self._kernel(pool), self._coarse, self._neighbours),
             search=search,
             strategy=question.strategy or self.strategy,
             warnings=tuple(warnings),
@@ -323,4 +325,4 @@ class Attributor:
         stored = self._stored[pool.view.name]
         conditioning = Conditioning(pool, stored, self._spectra, query, noise.variance)
         rows = PoolRows(pool, stored, self._kernel(pool), query, conditioning.cross)
-        return Asked(pool, stored, rows, conditioning, query, noise.variance, budget)
+        return Asked(pool, stored, rows, conditioning, query, noise.variance, budget, self._coarse)

@@ -25,6 +25,7 @@ class PoolRows:
     Attributes:
         passes: Passes over the candidates so far.
         rows_read: Rows read one by one so far.
+        kernel_bytes: Bytes of kernel columns read so far.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class PoolRows:
         self._squared_norms = pool.view.squared_norms[pool.candidates]
         self.passes = 0
         self.rows_read = 0
+        self.kernel_bytes = 0
 
     @property
     def count(self) -> int:
@@ -79,7 +81,17 @@ class PoolRows:
         Returns:
             float64 [b, c].
         """
-        return torch.stack([self._product(vector) for vector in vectors])
+        # The query's products are needed elsewhere too, and made once.
+        known = [place for place, vector in enumerate(vectors) if torch.equal(vector, self._query)]
+        if not known:
+            self.passes += vectors.shape[0]
+            return self._stored.products(self._pool.candidates, vectors)
+        unknown = [place for place in range(vectors.shape[0]) if place not in known]
+        products = self._of_comparable(self._cross()).repeat(vectors.shape[0], 1)
+        if unknown:
+            self.passes += len(unknown)
+            products[unknown] = self._stored.products(self._pool.candidates, vectors[unknown])
+        return products
 
     def sketches(self, positions: Tensor) -> Tensor:
         """Read candidates as stored.
@@ -113,7 +125,12 @@ class PoolRows:
         kernel = self._kernel
         if kernel is None:
             return None
-        return lambda place: self._of_comparable(kernel[int(self._positions[place])])
+
+        def column(place: int) -> Tensor:
+            self.kernel_bytes += kernel.shape[0] * kernel.itemsize
+            return self._of_comparable(kernel[int(self._positions[place])])
+
+        return column
 
     def kernel_column_of_row(self) -> Callable[[int], Tensor] | None:
         """Give what reads K(n, a) of every candidate n for a candidate's row, if the kernel matrix is at hand.
@@ -126,12 +143,6 @@ class PoolRows:
             return None
         comparable = self._pool.comparable.numpy()
         return lambda row: self._of_comparable(kernel[int(comparable.searchsorted(row))])
-
-    def _product(self, vector: Tensor) -> Tensor:
-        if torch.equal(vector, self._query):
-            return self._of_comparable(self._cross())
-        self.passes += 1
-        return self._stored.products(self._pool.candidates, vector)
 
     def _of_comparable(self, values: Tensor) -> Tensor:
         return values if self._everything else values[self._positions]

@@ -27,6 +27,10 @@ class IndexSearch(Protocol):
         """Error bound of the scores, relative to the product of the norms."""
 
     @property
+    def local(self) -> bool:
+        """Whether a search reads this machine's memory."""
+
+    @property
     def engine(self) -> str:
         """``faiss`` or ``brute_force``."""
 
@@ -60,6 +64,7 @@ class Engines:
         self.engine = engine
         self._index = index
         self._searches: dict[tuple[str, int | None], tuple[IndexSearch, str | None]] = {}
+        self._opening: dict[tuple[str, int | None], threading.Lock] = {}
         self._lock = threading.Lock()
 
     def search(self, view: View, label: int | None) -> tuple[IndexSearch, str | None]:
@@ -72,8 +77,12 @@ class Engines:
         Returns:
             The search, and a warning where it is not the engine asked for, or not exact.
         """
+        key = (view.name, label)
+        if (found := self._searches.get(key)) is not None:
+            return found
         with self._lock:
-            key = (view.name, label)
+            opening = self._opening.setdefault(key, threading.Lock())
+        with opening:  # who needs another partition does not wait for this one to be checked
             if key not in self._searches:
                 self._searches[key] = self._open(view, label)
             return self._searches[key]

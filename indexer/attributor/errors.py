@@ -8,8 +8,8 @@
     ├ NoTrueLabelError           target "true" of something without a label
     ├ NoLabelError               a sketch whose label must be named
     ├ LabelMismatchError         rows, or a target, that are not comparable with the query
-    ├ WrongDimensionError  NotFiniteError  ZeroQueryError
-    ├ NoiseConflictError  NoiseRangeError  NoNoiseUnitError
+    ├ WrongDimensionError  NotFiniteError  ZeroQueryError  NormRangeError
+    ├ NoiseConflictError  NoiseRangeError  NoNoiseUnitError  NoiseTooSmallError
     ├ BudgetRangeError
     │ └ BudgetTooLargeError
     ├ StopRangeError             min_step_nats or information_fraction out of range
@@ -119,6 +119,12 @@ class ZeroQueryError(QuestionError):
     code = "zero_query"
 
 
+class NormRangeError(QuestionError):
+    """The sketch is so large or so small that its square leaves the range of float64."""
+
+    code = "norm_out_of_range"
+
+
 class NoiseConflictError(QuestionError):
     """Both noise_variance and relative_noise were given."""
 
@@ -129,6 +135,12 @@ class NoiseRangeError(QuestionError):
     """The noise is not a positive finite number."""
 
     code = "noise_range"
+
+
+class NoiseTooSmallError(QuestionError):
+    """Rounding in float64 is as large as the noise; ``allowed`` says which noise works, in the unit that was asked."""
+
+    code = "noise_too_small"
 
 
 class NoNoiseUnitError(QuestionError):

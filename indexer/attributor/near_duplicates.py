@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 from attribution.exact_sums import inner_product_error, inner_products
+from indexer.attributor.coarse import CoarseViews
+from indexer.attributor.coded_rows import CodedHeads, CodedRows
+from indexer.attributor.known_neighbours import KnownNeighbours
+from indexer.attributor.near_heads import places_near
 from indexer.attributor.pool import Pool
 from indexer.attributor.stored_rows import StoredRows
 
@@ -20,14 +24,27 @@ class NearDuplicates:
         pool: The question's rows.
         stored: The stored rows of the view.
         kernel: K_TT of the comparable rows, float64, or None.
+        coarse: What else is cheap to multiply of the candidates, where there is no kernel; None if nothing is.
+        known: What other questions found among whole partitions, shared with them; None to find everything anew.
     """
 
-    def __init__(self, pool: Pool, stored: StoredRows, kernel: Tensor | None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        stored: StoredRows,
+        kernel: Tensor | None,
+        coarse: CoarseViews | None = None,
+        known: KnownNeighbours | None = None,
+    ) -> None:
         self._pool = pool
         self._stored = stored
         self._kernel = kernel
+        self._coarse = None if kernel is not None or coarse is None else coarse.coded(pool)
         self._norms = pool.view.squared_norms[pool.candidates].sqrt()
         self._found: dict[int, Tensor] = {}
+        # What stands for what depends on the candidates; only whole partitions are asked about again and again.
+        everything = pool.candidates.numel() == pool.comparable.numel()
+        self._known = known if everything and kernel is None else None
 
     def find(self, rows: list[int]) -> None:
         """Find the near-duplicates of some candidates, all of them in one pass.
@@ -36,10 +53,21 @@ class NearDuplicates:
             rows: Their rows.
         """
         wanted = [row for row in rows if row not in self._found]
+        if self._known is not None:
+            self._found.update(self._known.of(self._pool, wanted))
+            wanted = [row for row in wanted if row not in self._found]
         if not wanted:
             return
         if self._kernel is not None:
             self._find_in_kernel(self._kernel, torch.tensor(wanted))
+        else:
+            self._find_among_rows(wanted)
+        if self._known is not None:
+            self._known.remember(self._pool, {row: self._found[row] for row in wanted})
+
+    def _find_among_rows(self, wanted: list[int]) -> None:
+        if self._coarse is not None and self._coarse.heads is not None:
+            self._find_by_heads(self._coarse, self._coarse.heads, wanted)
         elif len(wanted) == 1:
             self._find_by_products(wanted[0])
         else:
@@ -67,6 +95,19 @@ class NearDuplicates:
         self._found.update((row, torch.empty(0, dtype=torch.int64)) for row in rows.tolist())
         for hit in near.sum(dim=1).gt(1).nonzero().squeeze(1).tolist():  # beside itself
             self._keep(int(rows[hit]), near[hit])
+
+    def _find_by_heads(self, coarse: CodedRows, heads: CodedHeads, rows: list[int]) -> None:
+        """Rule out most candidates by their heads, most others by their codes, and decide the rest in float64."""
+        hits = self._stored.sketches(torch.tensor(rows))
+        norms = self._norms.numpy()
+        for row, hit, places in zip(rows, hits, places_near(heads, coarse.norms, hits.numpy(), COSINE), strict=True):
+            least = COSINE * math.sqrt(float(self._pool.view.squared_norms[row])) * norms
+            values, errors = coarse.products(hit.numpy(), places)
+            places = places[values + errors >= least[places] * (1 - 1e-9)]
+            close = self._pool.candidates[torch.from_numpy(places)]
+            products = inner_products(self._stored.sketches(close), hit)
+            near = products > torch.from_numpy(least[places])
+            self._found[row] = close[near & (close != row)]
 
     def _find_by_products(self, row: int) -> None:
         sketch = self._stored.sketches(torch.tensor([row]))[0]

@@ -1,10 +1,14 @@
 """The noise variance of an answer, in both units: measurement², and the mean squared norm of the comparable rows."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from indexer.attributor.errors import NoiseRangeError, NoNoiseUnitError
-from indexer.attributor.questions import check_noise
+from attribution.errors import NotPositiveDefiniteError
+from indexer.attributor.errors import NoiseRangeError, NoiseTooSmallError, NoNoiseUnitError
+from indexer.attributor.pool import partition_label, query_view
+from indexer.attributor.questions import QuerySketch, check_noise
 from sketchstore.reader import Index
 
 UNTUNED_RELATIVE_NOISE = 1.0
@@ -74,3 +78,33 @@ def resolve_noise(
             allowed={"gt": 0},
         )
     return Noise(float(variance), float(relative), warning)
+
+
+@contextmanager
+def naming_the_noise(index: Index, query: QuerySketch, noise_variance: float | None) -> Iterator[None]:
+    """Say in the unit that was asked which noise would do, where rounding defeats the one in force.
+
+    Args:
+        index: The index.
+        query: The query.
+        noise_variance: σ² in measurement², if it was asked for in this unit.
+
+    Yields:
+        Nothing; the mathematics runs inside.
+
+    Raises:
+        NoiseTooSmallError: If a factorisation in the block fails at this noise.
+    """
+    try:
+        yield
+    except NotPositiveDefiniteError as error:
+        view = query_view(index, query)
+        unit = 1.0 if noise_variance is not None else view.mean_squared_norm(partition_label(view, query))
+        field = "relative_noise" if noise_variance is None else "noise_variance"
+        # Three digits, rounded up, so that the number that is read is one that works.
+        least = float(f"{1.01 * error.smallest_noise_variance / unit:.2e}")
+        raise NoiseTooSmallError(
+            f"{field} is so small that float64's rounding is as large as the noise. Use at least {least:g}.",
+            pointer=f"/{field}",
+            allowed={"ge": least},
+        ) from error

@@ -1,6 +1,6 @@
 """Which rows a question is about: those comparable with the query, D among them, and the candidates."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from indexer.attributor.errors import (
     UnknownMetadataError,
     UnknownViewError,
 )
-from indexer.attributor.questions import CandidateFilter, QuerySketch
+from indexer.attributor.questions import CandidateFilter, QuerySketch, Scalar
 from sketchstore.errors import UnknownIdError as StoreUnknownIdError
 from sketchstore.errors import UnknownMetadataError as StoreUnknownMetadataError
 from sketchstore.reader import Index
@@ -162,7 +162,7 @@ def _filtered(index: Index, wanted: CandidateFilter, kept: Tensor, label: int | 
         check_comparable(index, rows, label, "/filter/ids")
         candidates = candidates[torch.isin(candidates, rows)]
     if wanted.where:
-        candidates = candidates[torch.isin(candidates, _rows_where(index, wanted))]
+        candidates = candidates[torch.isin(candidates, rows_where(index, wanted.where))]
     return candidates
 
 
@@ -237,13 +237,24 @@ def rows_of_ids(index: Index, ids: Sequence[str], pointer: str) -> Tensor:
         try:
             rows.append(index.examples.row(id))
         except StoreUnknownIdError as error:
-            raise UnknownIdError(str(error), pointer=f"{pointer}/{place}", allowed=error.near or None) from error
+            raise UnknownIdError(str(error), pointer=f"{pointer}/{place}", allowed=error.allowed) from error
     return torch.tensor(rows, dtype=torch.int64)
 
 
-def _rows_where(index: Index, wanted: CandidateFilter) -> Tensor:
-    assert wanted.where is not None
-    for name, value in wanted.where.items():
+def rows_where(index: Index, wanted: Mapping[str, Scalar | Sequence[Scalar]]) -> Tensor:
+    """Look up training rows by their metadata.
+
+    Args:
+        index: The index.
+        wanted: Values by name; a list means any of its values.
+
+    Returns:
+        Rows, int64, ascending.
+
+    Raises:
+        UnknownMetadataError: If the examples have no such metadata, or not of this type.
+    """
+    for name, value in wanted.items():
         try:
             index.examples.where({name: value})
         except StoreUnknownMetadataError as error:
@@ -251,4 +262,4 @@ def _rows_where(index: Index, wanted: CandidateFilter) -> Tensor:
             raise UnknownMetadataError(
                 str(error), pointer=f"/filter/where/{escaped}", allowed=index.examples.metadata_names
             ) from error
-    return index.examples.where(wanted.where)
+    return index.examples.where(wanted)

@@ -1,5 +1,7 @@
 """Turning what a request names — a stored query, a training example, a sketch — into a query on one view."""
 
+import math
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 from indexer.attributor.errors import (
     LabelMismatchError,
     NoLabelError,
+    NormRangeError,
     NotFiniteError,
     NoTrueLabelError,
     TargetNotStoredError,
@@ -23,6 +26,8 @@ from sketchstore.manifest import NO_LABEL
 from sketchstore.reader import Index
 
 TARGET = "/target/label"
+SMALLEST_NORM = 1e-150
+"""Below it, the square of a sketch falls among float64's subnormal numbers and loses its digits."""
 
 
 def resolve_query_row(index: Index, row: int, target: Target | None = None) -> QuerySketch:
@@ -140,7 +145,7 @@ def resolve_train_id(index: Index, id: str, target: Target | None = None, *, inc
     try:
         row = index.examples.row(id)
     except StoreUnknownIdError as error:
-        raise UnknownIdError(str(error), pointer="/query/id", allowed=error.near or None) from error
+        raise UnknownIdError(str(error), pointer="/query/id", allowed=error.allowed) from error
     return resolve_train_row(index, row, target, include_self=include_self, pointer="/query/id")
 
 
@@ -164,6 +169,7 @@ def resolve_sketch(
         WrongDimensionError: If there are not d values.
         NotFiniteError: If one of them is NaN or infinite.
         ZeroQueryError: If all of them are zero.
+        NormRangeError: If the square of its norm, or of its product with a row, leaves float64.
     """
     wanted = target if isinstance(target, int) and not isinstance(target, bool) else None
     if label is not None and wanted is not None and label != wanted:
@@ -202,6 +208,7 @@ def check_query(index: Index, query: QuerySketch) -> None:
         WrongDimensionError: If it has another dimension.
         NotFiniteError: If it holds NaN or an infinity.
         ZeroQueryError: If it is zero.
+        NormRangeError: If the square of its norm, or of its product with a row, leaves float64.
     """
     _checked(index, query, "/query")
 
@@ -221,14 +228,41 @@ def _checked(index: Index, query: QuerySketch, pointer: str) -> QuerySketch:
             f"value {place} of the sketch is {float(query.sketch[place])}; every value must be finite.",
             pointer=f"{pointer}/{place}" if pointer == "/query/values" else pointer,
         )
-    squared = float(query.sketch @ query.sketch)
-    if not 0 < squared < float("inf"):
+    largest = float(query.sketch.abs().max())
+    if largest == 0:
         raise ZeroQueryError(
-            f"the query's sketch has squared norm {squared}: without a positive finite prior variance nothing can "
-            "inform it. Choose another query or target.",
+            "the query's sketch is zero: without prior variance nothing can inform it. Choose another query or target.",
             pointer=pointer,
+            allowed="a sketch with a value that is not zero",
+        )
+    # Scaled first, so that the norm itself does not overflow.
+    norm = largest * float(torch.linalg.vector_norm(query.sketch / largest))
+    most = _largest_norm(index, query.view, norm)
+    if not SMALLEST_NORM <= norm <= most:
+        raise NormRangeError(
+            f"the query's sketch has norm {norm:.3g}: its square, or that of its product with a row, is outside the "
+            "range of float64. Nats do not depend on the scale of a query: divide the sketch by a constant.",
+            pointer=pointer,
+            allowed={"norm": {"ge": SMALLEST_NORM, "le": most}},
         )
     return query
+
+
+def _largest_norm(index: Index, view: str, norm: float) -> float:
+    """Say up to which norm a query's scores, (φ_n·φ_*)² ≤ ‖φ_n‖²‖φ_*‖², stay within float64.
+
+    Args:
+        index: The index.
+        view: The query's view.
+        norm: The query's norm; the rows' norms are read only where it is large.
+
+    Returns:
+        A bound, two digits, rounded down.
+    """
+    row = 1.0
+    if norm > math.sqrt(sys.float_info.max) / 1e41 and view in index.views:  # a float32 row's is below 3e38·√d
+        row = max(1.0, math.sqrt(float(index.view(view).squared_norms.max())))
+    return float(f"{0.9 * math.sqrt(sys.float_info.max) / row:.1e}")
 
 
 def _has_classes(index: Index) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from indexer.attributor.errors import (
     BudgetRangeError,
+    BudgetTooLargeError,
     MethodUnavailableError,
     NoiseConflictError,
     NoiseRangeError,
@@ -114,7 +115,9 @@ def check_option(value: str, allowed: Sequence[str], pointer: str) -> None:
     """
     if value not in allowed:
         raise OptionError(
-            f"{pointer} is {value!r}; allowed are {', '.join(allowed)}.", pointer=pointer, allowed=list(allowed)
+            f"{pointer.strip('/').replace('/', ' ')} is {value!r}; allowed are {', '.join(allowed)}.",
+            pointer=pointer,
+            allowed=list(allowed),
         )
 
 
@@ -140,6 +143,25 @@ def check_noise(noise_variance: float | None, relative_noise: float | None) -> N
             raise NoiseRangeError(
                 f"{name} is {value!r}; it must be a positive finite number.", pointer=f"/{name}", allowed={"gt": 0}
             )
+
+
+def check_budget(budget: int, available: int) -> None:
+    """Refuse a budget that exceeds the pool.
+
+    Args:
+        budget: How many examples to select.
+        available: How many may be selected.
+
+    Raises:
+        BudgetTooLargeError: If there are fewer.
+    """
+    if budget > available:
+        raise BudgetTooLargeError(
+            f"budget {budget} exceeds the {available} rows that may be selected. Ask for at most {available}, or set "
+            "clip_budget.",
+            pointer="/budget",
+            allowed={"ge": 1, "le": available},
+        )
 
 
 def is_number(value: object) -> bool:

@@ -12,6 +12,8 @@ from attribution.infogain_approx import select_infogain_approx
 from attribution.infoloss import select_infoloss
 from attribution.steps import Step
 from indexer.attributor.candidates import PoolRows
+from indexer.attributor.coarse import CoarseViews
+from indexer.attributor.compiled_bounds import KERNELS
 from indexer.attributor.conditioning import Conditioning, rows_tensor
 from indexer.attributor.engines import IndexSearch
 from indexer.attributor.pool import Pool
@@ -39,6 +41,7 @@ class Asked:
         query: φ_*, float64 [d].
         noise_variance: σ².
         budget: How many to select.
+        coarse: What certified selections look at first.
     """
 
     pool: Pool
@@ -48,6 +51,7 @@ class Asked:
     query: torch.Tensor
     noise_variance: float
     budget: int
+    coarse: CoarseViews
 
 
 def approximate_steps(asked: Asked, search: IndexSearch, strategy: str) -> Iterator[Step]:
@@ -64,6 +68,8 @@ def approximate_steps(asked: Asked, search: IndexSearch, strategy: str) -> Itera
     candidates = asked.pool.candidates
     everything = candidates.numel() == asked.pool.comparable.numel()
     allowed = None if everything else candidates
+    kernel_column = asked.rows.kernel_column_of_row()
+    certified = strategy == "certified" and search.exact and search.local and kernel_column is None
     yield from select_infogain_approx(
         asked.query,
         search,
@@ -76,7 +82,10 @@ def approximate_steps(asked: Asked, search: IndexSearch, strategy: str) -> Itera
         strategy=strategy,
         squared_norms=asked.pool.view.squared_norms,
         float32_sketches=lambda rows: asked.stored.read(rows, torch.float32),
-        kernel_column=asked.rows.kernel_column_of_row(),
+        kernel_column=kernel_column,
+        coarse=asked.coarse.of(asked.pool, asked.stored) if certified else None,
+        bytes_per_sketch=asked.stored.bytes_per_row,
+        kernels=KERNELS,
         max_results=_MAX_RESULTS,
     )
 
@@ -100,7 +109,12 @@ def gain_steps(asked: Asked) -> Iterator[Step]:
     )
     for step in steps:
         scored = (1 + asked.rows.passes) * int(candidates.numel()) + asked.rows.rows_read
-        yield replace(step, position=int(candidates[step.position]), rows_scored=scored)
+        yield replace(
+            step,
+            position=int(candidates[step.position]),
+            rows_scored=scored,
+            bytes_read=scored * asked.stored.bytes_per_row + asked.rows.kernel_bytes,
+        )
 
 
 def loss_steps(asked: Asked) -> Iterator[Step]:
@@ -119,7 +133,12 @@ def loss_steps(asked: Asked) -> Iterator[Step]:
     compared = 0 if in_gram_form else int(asked.pool.comparable.numel())
     for step in steps:
         scored = compared + asked.rows.passes * int(asked.pool.candidates.numel()) + asked.rows.rows_read
-        yield replace(step, position=asked.conditioning.row(step.position), rows_scored=scored)
+        yield replace(
+            step,
+            position=asked.conditioning.row(step.position),
+            rows_scored=scored,
+            bytes_read=scored * asked.stored.bytes_per_row,
+        )
 
 
 def random_steps(asked: Asked, seed: int) -> Iterator[Step]:
@@ -139,7 +158,11 @@ def random_steps(asked: Asked, seed: int) -> Iterator[Step]:
     for step in acquire(asked.query, asked.rows.sketches_of_rows(chosen), asked.noise_variance):
         place = step.position
         yield replace(
-            step, position=int(chosen[place]), score=float(drawn[order[place]]), rows_scored=int(chosen.numel())
+            step,
+            position=int(chosen[place]),
+            score=float(drawn[order[place]]),
+            rows_scored=int(chosen.numel()),
+            bytes_read=int(chosen.numel()) * asked.stored.bytes_per_row,
         )
 
 

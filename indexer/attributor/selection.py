@@ -273,12 +273,10 @@ class Attribution:
 
     def _search_facts(self) -> SearchFacts:
         last = self._taken[-1] if self._taken else None
-        queries, scored = (last.index_queries, last.rows_scored) if last is not None else (0, 0)
+        counted = (last.index_queries, last.rows_scored, last.bytes_read) if last is not None else (0, 0, 0)
         if self._search is None:
-            return SearchFacts("none", None, None, True, 0, scored)
-        return SearchFacts(
-            self._search.engine, self._search.factory, self._strategy, self._search.exact, queries, scored
-        )
+            return SearchFacts("none", None, None, True, *counted)
+        return SearchFacts(self._search.engine, self._search.factory, self._strategy, self._search.exact, *counted)
 
     def _hit(self, step: Step, selected: set[int]) -> Hit:
         examples = self._index.examples

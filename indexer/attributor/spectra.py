@@ -9,9 +9,11 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from attribution.leverages import KnownLeverages
 from attribution.posterior import SetPosterior, Spectrum, spectrum_of_blocks
 from indexer.attributor.stored_rows import StoredRows
 from sketchstore.errors import MissingDerivedError
+from sketchstore.leverages import read_leverages
 from sketchstore.reader import Index
 from sketchstore.view import View
 
@@ -78,12 +80,15 @@ class Kept(Generic[Value]):
 
 
 def _spectrum_bytes(spectrum: Spectrum) -> int:
-    return 2 * spectrum.gram.numel() * spectrum.gram.element_size()
+    # The gram form keeps its eigenvectors by rows as well.
+    matrices = 2 if spectrum.form == "kernel" else 3
+    return matrices * spectrum.gram.numel() * spectrum.gram.element_size()
 
 
 def _posterior_bytes(posterior: SetPosterior) -> int:
-    # What it holds beside the spectrum: P at most, of the Gram matrix's size.
-    return posterior.spectrum.gram.numel() * 8
+    # Its leverages, and a matrix: it may be all that keeps its spectrum in memory.
+    leverages = 0 if posterior.leverages is None else posterior.leverages.num_bytes
+    return posterior.spectrum.gram.numel() * 8 + leverages
 
 
 class Spectra:
@@ -99,6 +104,8 @@ class Spectra:
         self.max_computed_size = max_computed_size
         self._index = index
         self._spectra: Kept[Spectrum] = Kept(capacity_bytes, _spectrum_bytes)
+        # Of the stored spectra in use: which leverages belong to them.
+        self._digests: dict[tuple[str, int | None], str] = {}
         self._posteriors: Kept[SetPosterior] = Kept(capacity_bytes, _posterior_bytes)
 
     def available(self, view: View, label: int | None) -> bool:
@@ -169,7 +176,11 @@ class Spectra:
             The posterior, shared by all who ask with this σ².
         """
         spectrum = self.spectrum(view, label)
-        return self._posteriors.get((view.name, label, noise_variance), lambda: SetPosterior(spectrum, noise_variance))
+
+        def make() -> SetPosterior:
+            return SetPosterior(spectrum, noise_variance, self._stored_leverages(view, label, noise_variance))
+
+        return self._posteriors.get((view.name, label, noise_variance), make)
 
     def posterior_of_rows(self, view: View, rows: Tensor, noise_variance: float) -> SetPosterior:
         """Give the posterior given some rows, computed now.
@@ -191,7 +202,17 @@ class Spectra:
             found = self._index.derived.spectrum(view.name, label)
         except MissingDerivedError:
             return compute_spectrum(view, view.partition_rows(label))
+        entry = self._index.derived.entry("spectrum", view.name, label)
+        if entry is not None:
+            self._digests[view.name, label] = entry.blake3
         return Spectrum(found.form, found.gram, found.eigenvalues, found.eigenvectors)
+
+    def _stored_leverages(self, view: View, label: int | None, noise_variance: float) -> KnownLeverages | None:
+        digest = self._digests.get((view.name, label))
+        if digest is None:  # the spectrum was computed here
+            return None
+        found = read_leverages(self._index.derived, view.name, label, noise_variance, digest)
+        return None if found is None else KnownLeverages(found.values, found.relative_error)
 
 
 def compute_spectrum(view: View, rows: Tensor) -> Spectrum:

@@ -71,7 +71,10 @@ class ImageRecipe(BuiltinRecipe):
         settings, seed = self.training(), int(self.options["seed"])
         data = blake3(inputs.numpy().tobytes()).update(labels.numpy().tobytes()).hexdigest()
 
+        self.model_source = "cache"
+
         def train() -> nn.Module:
+            self.model_source = "training"
             return train_classifier(self.architecture(), inputs, labels, settings, seed=seed, name=self.name)
 
         determined_by = {"recipe": self.name, "seed": seed, "data": data, **settings_for_key(settings)}

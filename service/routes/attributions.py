@@ -1,16 +1,19 @@
 """POST /v1/indexes/{index}/attributions: one query, an ordered subset; as one answer, as a stream, or in a batch."""
 
+from functools import partial
+from typing import Any
+
 from fastapi import APIRouter, Request
 
 from service.documentation import attribution_examples, batch_examples
 from service.event_stream import EventStream, open_stream, wants_stream
-from service.parameters import IndexName
+from service.parameters import IndexName, WithoutParameters
 from service.problems import problem_of
 from service.schemas.answers import Answer, BatchResponse, BatchResult
 from service.schemas.questions import AttributionRequest, BatchRequest
 from service.state import JsonBody, Service
 
-router = APIRouter(tags=["attributions"], dependencies=[JsonBody])
+router = APIRouter(tags=["attributions"], dependencies=[JsonBody, WithoutParameters])
 
 
 @router.post(
@@ -37,7 +40,7 @@ async def attribute(
 @router.post(
     "/v1/indexes/{index}/attributions/batch",
     response_model=BatchResponse,
-    summary="Several attributions, answered one by one",
+    summary="Several attributions, answered together",
     openapi_extra=batch_examples(),
 )
 async def attribute_batch(index: IndexName, batch: BatchRequest, request: Request, service: Service) -> BatchResponse:
@@ -46,18 +49,14 @@ async def attribute_batch(index: IndexName, batch: BatchRequest, request: Reques
     service.check_length("requests", len(batch.requests), "max_batch")
     deadline = service.deadline()
 
-    def answer_all() -> list[BatchResult]:
-        results = []
-        for item in batch.requests:
-            try:
-                deadline.check()
-                answer = service.attribute(index, AttributionRequest.model_validate(item), deadline)
-                results.append(BatchResult(status=200, body=answer.model_dump(mode="json")))
-            except Exception as error:
-                problem = problem_of(error, request.scope["request_id"], body=item).problem
-                results.append(
-                    BatchResult(status=problem.status, body=problem.model_dump(mode="json", exclude_none=True))
-                )
-        return results
+    def answer(item: Any) -> BatchResult:
+        try:
+            deadline.check()
+            found = service.attribute(index, AttributionRequest.model_validate(item), deadline)
+            return BatchResult(status=200, body=found.model_dump(mode="json"))
+        except Exception as error:
+            problem = problem_of(error, request.scope["request_id"], body=item).problem
+            return BatchResult(status=problem.status, body=problem.model_dump(mode="json", exclude_none=True))
 
-    return BatchResponse(results=await service.workplace.run(answer_all, deadline))
+    works = [partial(answer, item) for item in batch.requests]
+    return BatchResponse(results=await service.workplace.run_all(works, deadline))

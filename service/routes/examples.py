@@ -1,37 +1,30 @@
 """GET /v1/indexes/{index}/examples: the stored examples, their metadata and previews."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Response
 
 from service import stored_examples
-from service.parameters import IndexName, RowNumber, SplitName
+from service.parameters import IndexName, PageOf, RowNumber, SplitOf
 from service.schemas.cards import Example, ExamplePage
-from service.schemas.values import LARGEST_INTEGER
 from service.state import Service
 
 router = APIRouter(tags=["examples"])
 
-Offset = Annotated[int, Query(ge=0, le=LARGEST_INTEGER, description="The first row.")]
-Limit = Annotated[int, Query(ge=1, le=LARGEST_INTEGER, description="How many rows, at most the max_page of /v1/info.")]
-
 
 @router.get("/v1/indexes/{index}/examples", response_model=ExamplePage, summary="A page of examples")
-async def list_examples(
-    index: IndexName, service: Service, split: SplitName = "train", offset: Offset = 0, limit: Limit = 20
-) -> ExamplePage:
+async def list_examples(index: IndexName, asked: PageOf, service: Service) -> ExamplePage:
     """Consecutive rows of a split; a page beyond the end is empty."""
-    service.check_length("limit", limit, "max_page", parameter=True)
+    service.check_length("limit", asked.limit, "max_page", parameter=True)
     return await service.workplace.run(
-        lambda: stored_examples.page(service.engine.served(index).index, split, offset, limit), service.deadline()
+        lambda: stored_examples.page(service.engine.served(index).index, asked.split, asked.offset, asked.limit),
+        service.deadline(),
     )
 
 
 @router.get("/v1/indexes/{index}/examples/{row}", response_model=Example, summary="One example")
-async def read_example(index: IndexName, row: RowNumber, service: Service, split: SplitName = "train") -> Example:
+async def read_example(index: IndexName, row: RowNumber, asked: SplitOf, service: Service) -> Example:
     """Its id, label, metadata, and the media type of its stored content."""
     return await service.workplace.run(
-        lambda: stored_examples.single(service.engine.served(index).index, split, row), service.deadline()
+        lambda: stored_examples.single(service.engine.served(index).index, asked.split, row), service.deadline()
     )
 
 
@@ -50,9 +43,9 @@ async def read_example(index: IndexName, row: RowNumber, service: Service, split
         }
     },
 )
-async def read_content(index: IndexName, row: RowNumber, service: Service, split: SplitName = "train") -> Response:
+async def read_content(index: IndexName, row: RowNumber, asked: SplitOf, service: Service) -> Response:
     """A small image, text, or JSON; 404 where the index was built without previews."""
     media_type, content = await service.workplace.run(
-        lambda: stored_examples.content(service.engine.served(index).index, split, row), service.deadline()
+        lambda: stored_examples.content(service.engine.served(index).index, asked.split, row), service.deadline()
     )
     return Response(content, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})

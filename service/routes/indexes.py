@@ -2,11 +2,11 @@
 
 from fastapi import APIRouter
 
-from service.parameters import IndexName
+from service.parameters import IndexName, WithoutParameters
 from service.schemas.cards import IndexCard, IndexList
 from service.state import Service
 
-router = APIRouter(tags=["indexes"])
+router = APIRouter(tags=["indexes"], dependencies=[WithoutParameters])
 
 
 @router.get("/v1/indexes", response_model=IndexList, summary="The cards of all indexes")

@@ -2,10 +2,11 @@
 
 from fastapi import APIRouter
 
+from service.parameters import WithoutParameters
 from service.schemas.cards import Info
 from service.state import Service
 
-router = APIRouter(tags=["indexes"])
+router = APIRouter(tags=["indexes"], dependencies=[WithoutParameters])
 
 
 @router.get("/v1/info", response_model=Info, summary="The service, its limits, and what nats mean")

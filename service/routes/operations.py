@@ -3,10 +3,11 @@
 from fastapi import APIRouter, Response
 
 from service.errors import NotReadyError
+from service.parameters import WithoutParameters
 from service.schemas.cards import Health
 from service.state import Service
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], dependencies=[WithoutParameters])
 
 
 @router.get("/livez", response_model=Health, summary="The process runs")
@@ -17,7 +18,7 @@ async def live() -> Health:
 
 @router.get("/readyz", response_model=Health, summary="The indexes are open")
 async def ready(service: Service) -> Health:
-    """200 once every index is open and checked; 503 before and while shutting down."""
+    """200 once every index is open: its manifest, norms and labels checked, all files with --check start; else 503."""
     if not service.ready:
         raise NotReadyError("the service is starting or stopping")
     return Health(status="ready")

@@ -3,12 +3,12 @@
 from fastapi import APIRouter
 
 from service.documentation import sketches_examples
-from service.parameters import IndexName
+from service.parameters import IndexName, WithoutParameters
 from service.schemas.answers import SketchesResponse
 from service.schemas.questions import SketchesRequest
 from service.state import JsonBody, Service
 
-router = APIRouter(tags=["attributions"], dependencies=[JsonBody])
+router = APIRouter(tags=["attributions"], dependencies=[JsonBody, WithoutParameters])
 
 
 @router.post(

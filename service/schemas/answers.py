@@ -63,8 +63,11 @@ class SearchFacts(Response):
     factory: str | None
     strategy: str | None
     exact: bool = Field(description="Whether the picks equal those of a float64 scan of all stored rows.")
-    index_queries: int
-    rows_scored: int
+    index_queries: int = Field(
+        description="Vectors compared with the whole pool: ±r sent to the index are two, a scan of its codes is one."
+    )
+    rows_scored: int = Field(description="Rows multiplied: by the index, in few bits, or exactly.")
+    bytes_read: int = Field(description="Bytes of sketches, codes and kernel columns read for it.")
 
 
 class StreamStart(Response):

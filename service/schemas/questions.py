@@ -65,6 +65,7 @@ class SketchQuery(Request):
 
 
 Query = Annotated[RowQuery | TrainIdQuery | ExampleQuery | SketchQuery, Field(discriminator="type")]
+QUERY_TYPES = ("row", "train_id", "example", "sketch")
 
 
 class Target(Request):

@@ -6,7 +6,7 @@ wanted here, so lax types are guarded by a validator that refuses booleans and t
 
 import difflib
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -16,15 +16,18 @@ from pydantic import (
     Field,
     FiniteFloat,
     JsonValue,
+    ModelWrapValidatorHandler,
     StrictBool,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 LARGEST_INTEGER = 2**63 - 1
+MOST_UNKNOWN = 20
+"""Unknown fields of one object that are named; a body may hold a million."""
 
 
 def refuse_what_is_no_number(value: Any) -> Any:
@@ -132,22 +135,45 @@ class Request(BaseModel):
     """A request body: unknown fields are refused, and the refusal lists the known ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    part: ClassVar[str] = "field"
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _refuse_unknown_fields(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            for field in value:
-                if field not in cls.model_fields:
-                    known = sorted(cls.model_fields)
-                    named = str(field)[:100].encode("utf-8", "backslashreplace").decode()
-                    near = difflib.get_close_matches(named, known, 1)
-                    raise PydanticCustomError(
-                        "unknown_field",
-                        "there is no field {field}" + (f"; did you mean {near[0]}?" if near else ""),
-                        {"field": named, "allowed": known},
-                    )
-        return value
+    def _refuse_unknown_fields(cls, value: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(value, dict) or all(field in cls.model_fields for field in value):
+            return validate(value)
+        unknown = [field for field in value if field not in cls.model_fields]
+        found = [InitErrorDetails(type=cls._unknown(field), loc=(), input=None) for field in unknown[:MOST_UNKNOWN]]
+        try:  # a misspelt field must not hide what is wrong with the others
+            validate({field: item for field, item in value.items() if field in cls.model_fields})
+        except ValidationError as error:
+            found += [
+                InitErrorDetails(
+                    type=PydanticCustomError(item["type"], item["msg"], item.get("ctx") or {}),
+                    loc=item["loc"],
+                    input=item["input"],
+                )
+                for item in error.errors(include_url=False)
+            ]
+        raise ValidationError.from_exception_data(cls.__name__, found)
+
+    @classmethod
+    def _unknown(cls, field: Any) -> PydanticCustomError:
+        known = sorted(cls.model_fields)
+        named = str(field)[:100].encode("utf-8", "backslashreplace").decode()
+        near = difflib.get_close_matches(named, known, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return PydanticCustomError(
+            "unknown_field",
+            "there is no {part} {field}{hint}",
+            {"field": named, "part": cls.part, "hint": hint, "allowed": known},
+        )
+
+
+class Parameters(Request):
+    """The query parameters of a route: unknown ones are refused like the fields of a body."""
+
+    part: ClassVar[str] = "parameter"
 
 
 class Response(BaseModel):

@@ -1,18 +1,33 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attribution.certified import bound_from_older_residual, bound_outside_lists
 from attribution.errors import BudgetError, UnknownOptionError
 from attribution.infogain_approx import select_infogain_approx
+from attribution.list_picker import bound_from_older_residual, bound_outside_lists
 from attribution.search import DenseSearch
 from tests import oracles
 from tests.attribution.test_information import NOISES
 
-WAYS = ["literal", "certified", "certified, short lists", "certified, no norms", "stored Gram matrix"]
+#: Lists of one search, coarse rows off by a share of ‖φ‖‖r‖, columns of a stored Gram matrix.
+WAYS = [
+    "literal",
+    "certified",
+    "certified, short lists",
+    "certified, no norms",
+    "stored Gram matrix",
+    "coarse 1e-15",
+    "coarse 0.01",
+    "coarse 0.5",
+    "coarse 3",
+    "coarse 1e-15 with heads",
+    "coarse 0.01 with heads",
+    "coarse 0.5 with heads",
+]
 
 
 class CountingSearch(DenseSearch):
@@ -23,6 +38,51 @@ class CountingSearch(DenseSearch):
     def search(self, residuals, num_results, rows_allowed=None):
         self.asked += residuals.shape[0]
         return super().search(residuals, num_results, rows_allowed)
+
+
+class RoughHeads:
+    """Exact tails, and heads in three directions that are as wrong as they say they may be."""
+
+    bytes_per_row = 3
+
+    def __init__(self, sketches, roughness):
+        directions = np.random.default_rng(6).standard_normal((sketches.shape[1], min(3, sketches.shape[1])))
+        self.basis = np.ascontiguousarray(np.linalg.qr(directions)[0].T)
+        self._heads = sketches @ self.basis.T
+        self.tails = np.linalg.norm(sketches - self._heads @ self.basis, axis=1) + 1e-13 * np.linalg.norm(sketches)
+        self._roughness = roughness
+        self._wrong = np.random.default_rng(7).uniform(-1, 1, sketches.shape[0])
+
+    def products(self, vector, places):
+        assert places is None or (np.diff(places) > 0).all(), "places ascend"
+        chosen = slice(None) if places is None else places
+        errors = self._roughness * np.linalg.norm(self._heads[chosen], axis=1) * np.linalg.norm(vector)
+        return self._heads[chosen] @ vector + 0.999 * self._wrong[chosen] * errors, errors + 1e-13
+
+
+class RoughRows:
+    """Coarse rows that are as wrong as they say they may be, each row in its own way."""
+
+    def __init__(self, sketches, allowed, roughness, *, with_heads):
+        self.rows = allowed.numpy()
+        self.norms = np.linalg.norm(sketches[allowed].numpy(), axis=1) * (1 + 1e-12)
+        self.bytes_per_row = sketches.shape[1]
+        self._sketches = sketches[allowed].numpy()
+        self.heads = RoughHeads(self._sketches, roughness) if with_heads else None
+        self._roughness = roughness
+        self._wrong = np.random.default_rng(5).uniform(-1, 1, self.rows.shape[0])
+
+    def products(self, vector, places):
+        assert places is None or (np.diff(places) > 0).all(), "places ascend"
+        chosen = slice(None) if places is None else places
+        errors = self._roughness * self.norms[chosen] * np.linalg.norm(vector)
+        return self._sketches[chosen] @ vector + 0.999 * self._wrong[chosen] * errors, errors + 1e-13
+
+
+def rough_rows(way, sketches, allowed):
+    if not way.startswith("coarse"):
+        return None
+    return RoughRows(sketches, allowed, float(way.split()[1]), with_heads=way.endswith("with heads"))
 
 
 def select(way, query, sketches, noise, budget, *, rows_allowed=None, search=None):
@@ -40,8 +100,10 @@ def select(way, query, sketches, noise, budget, *, rows_allowed=None, search=Non
             rows_allowed=rows_allowed,
             num_allowed=allowed.shape[0],
             largest_norm=math.sqrt(float(norms[allowed].max())),
-            strategy=way.split(",")[0] if way != "stored Gram matrix" else "certified",
+            strategy="certified" if way in WAYS[1:] else way,
             squared_norms=None if way == "certified, no norms" else norms,
+            coarse=rough_rows(way, sketches, allowed),
+            bytes_per_sketch=8 * sketches.shape[1],
             kernel_column=(lambda row: gram[:, place[row]]) if way == "stored Gram matrix" else None,
             max_results=3 if way == "certified, short lists" else 2048,
         )

@@ -1,5 +1,6 @@
-"""The README's own examples run as they stand: the library without a server, the client, the recipe, its commands."""
+"""The README's own examples run as they stand: the library without a server, the client, the recipes and commands."""
 
+import json
 import os
 import re
 import shlex
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.client import Client
+from service.client import Client, ProblemError
 from service.local_server import local_server
 
 pytestmark = pytest.mark.slow  # each builds an index with the command line
@@ -45,7 +46,7 @@ def folder(tmp_path_factory):
 
 
 def test_library_example_prints_ten_ids_with_their_nats(folder):
-    printed = run(folder, "-c", block_with("open_engine"))
+    printed = run(folder, "-c", block_with('open_engine("indexes/digits")'))
     hits = re.findall(r"\('(train:\d+)', ([\d.e-]+)\)", printed)
     assert len(hits) == 10
     assert all(float(nats) >= 0 for _, nats in hits)
@@ -53,13 +54,46 @@ def test_library_example_prints_ten_ids_with_their_nats(folder):
 
 def test_client_example_answers(folder):
     with local_server(folder / "indexes" / "digits") as url:
-        program = block_with("service.client").replace("http://127.0.0.1:8000", url)
+        program = block_with("client.attribute(").replace("http://127.0.0.1:8000", url)
         printed = run(folder, "-c", program + "\nprint(len(answer.hits), answer.search.exact)")
     assert printed.split() == ["10", "True"]
 
 
+def test_streaming_example_prints_each_hit(folder):
+    with local_server(folder / "indexes" / "digits") as url:
+        printed = run(folder, "-c", block_with("client.stream(").replace("http://127.0.0.1:8000", url))
+    assert [line.split()[0] for line in printed.splitlines()] == [str(rank) for rank in range(1, 11)]
+
+
+def test_regression_example_passes_the_commands_shown_below_it(folder):
+    (folder / "diabetes.py").write_text(block_with("load_diabetes"), encoding="utf-8")
+    (commands,) = [block for block in CONSOLE_BLOCKS if "diabetes.py" in block]
+    run(folder, "-m", "indexer", "check", "diabetes.py")
+    for line in commands.splitlines():
+        program, *arguments = shlex.split(line.removeprefix("$ "))
+        assert program == "indexer"
+        printed = run(folder, "-m", "indexer", *arguments)
+    assert "These 5 examples carry" in printed
+
+
+def test_metadata_preview_and_parse_serve_the_library_example(folder, tmp_path):
+    recipe = block_with("load_wine") + "\n\n" + block_with("def parse")
+    (tmp_path / "wine.py").write_text(recipe, encoding="utf-8")
+    run(tmp_path, "-m", "indexer", "build", "wine.py", "--out", "indexes/wine")
+    printed = run(tmp_path, "-c", block_with('recipe="wine.py"'))
+    assert printed.startswith("0 [('train:")
+    assert printed.count("train:") == 3
+    given = ["--recipe", f"wine={tmp_path / 'wine.py'}"]
+    with local_server(tmp_path / "indexes" / "wine", *given) as url, Client(url) as client:
+        assert set(client.example("wine", 0).metadata) == {"alcohol", "class"}
+        stored = json.loads(client.content("wine", 0)[1])
+        assert len(client.attribute("wine", {"type": "example", "content": stored}, budget=2).hits) == 2
+        with pytest.raises(ProblemError, match="13 standardised numbers"):
+            client.attribute("wine", {"type": "example", "content": {"chemistry": [1.0]}})
+
+
 def test_recipe_passes_every_command_shown_beside_it(folder):
-    (folder / "wine.py").write_text(block_with("def train_set"), encoding="utf-8")
+    (folder / "wine.py").write_text(block_with("load_wine"), encoding="utf-8")
     (commands,) = [block for block in CONSOLE_BLOCKS if "wine.py" in block]
     lines = [line.removeprefix("$ ").partition("#")[0] for line in commands.splitlines()]
     for line in lines:

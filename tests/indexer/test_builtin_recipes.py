@@ -22,6 +22,7 @@ DATA = os.environ.get("NATTRIBUTE_DATA")
 needs_data = pytest.mark.skipif(DATA is None, reason="NATTRIBUTE_DATA names no folder with the real data sets")
 
 
+@pytest.mark.slow  # trains the recipe's model in full
 def test_digits_trains_above_95_percent_and_splits_four_to_one():
     recipe = load_recipe("digits")
     train, queries = recipe.train_set(), recipe.query_set()

@@ -2,8 +2,10 @@
 
 import pytest
 
+from indexer.build import build_index
 from indexer.check import check_recipe
 from indexer.preparation import BuildSettings
+from indexer.recipe import RecipeError
 from tests.indexer.small_recipes import CLASSIFIER, REGRESSION, write_recipe
 
 MODEL = "nn.Sequential(nn.Linear(5, width), nn.Tanh(), nn.Linear(width, 3)).eval()"
@@ -30,7 +32,7 @@ def test_sound_recipes_pass_every_check(tmp_path, source):
 
 
 def test_the_builtin_digits_pass():
-    assert all(found.ok for found in check_recipe(BuildSettings("digits")))
+    assert all(found.ok for found in check_recipe(BuildSettings("digits", options={"epochs": 1})))
 
 
 def module(body: str) -> str:
@@ -54,6 +56,13 @@ def test_batch_norm_without_running_statistics_is_refused(tmp_path):
     layer = "nn.BatchNorm1d(width, track_running_stats=False)"
     norm = f"nn.Sequential(nn.Linear(5, width), {layer}, nn.Linear(width, 3)).eval()"
     assert any("rest of the batch" in name for name in failures(tmp_path, CLASSIFIER.replace(MODEL, norm)))
+
+
+def test_a_model_in_training_mode_is_refused_by_check_and_by_build(tmp_path):
+    source = CLASSIFIER.replace(MODEL, MODEL.removesuffix(".eval()"))
+    assert "returned a model in training mode" in failures(tmp_path, source)["the recipe loads"]
+    with pytest.raises(RecipeError, match="training mode"):
+        build_index(BuildSettings(str(tmp_path / "points.py")), tmp_path / "index")
 
 
 def test_batch_norm_in_eval_mode_passes(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from indexer.cli import app, main
 from indexer.cli_reference import reference
 from sketchstore.reader import open_index
-from tests.indexer.small_recipes import CLASSIFIER, write_recipe
+from tests.index_factory import make_index
+from tests.indexer.small_recipes import CLASSIFIER, REGRESSION, write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,7 +61,7 @@ def test_info_describes_the_index(points, capsys):
         "60 training, 5 queries",
         "red",
         "distortion",
-        "faiss, spectrum",
+        "3 faiss, 3 spectrum",
         "to sketch one by example",
     ):
         assert word in printed
@@ -122,9 +124,14 @@ def test_query_takes_every_method_and_every_kind_of_query(points, tmp_path, caps
     [
         (["query", "POINTS"], "exactly one of --row, --train-id and --sketch"),
         (["query", "POINTS", "--row", "1", "--train-id", "x"], "exactly one"),
-        (["query", "POINTS", "--row", "99"], "query row 99 does not exist"),
-        (["query", "POINTS", "--train-id", "train:600"], "did you mean"),
-        (["query", "POINTS", "--row", "1", "--budget", "0"], "budget"),
+        (["query", "POINTS", "--row", "99"], "error: --row: query row 99 does not exist"),
+        (["query", "POINTS", "--train-id", "train:600"], "its ids are train:0 to train:59"),
+        (["query", "POINTS", "--row", "1", "--engine", "magic"], "--engine: engine is 'magic'; allowed are"),
+        (["query", "POINTS", "--row", "1", "--strategy", "fast"], "--strategy: strategy is 'fast'; allowed are"),
+        (["query", "POINTS", "--row", "1", "--target", "9"], "--target: "),
+        (["query", "POINTS", "--row", "1", "--labels", "9"], "--labels: "),
+        (["query", "POINTS", "--row", "1", "--exclude-id", "x"], "--exclude-id: "),
+        (["query", "POINTS", "--row", "1", "--budget", "0"], "--budget: "),
         (["query", "POINTS", "--row", "1", "--budget", "500"], "budget"),
         (["query", "POINTS", "--row", "1", "--method", "magic"], "infogain_approx"),
         (["query", "POINTS", "--row", "1", "--noise-variance", "1", "--relative-noise", "1"], "both given"),
@@ -134,6 +141,8 @@ def test_query_takes_every_method_and_every_kind_of_query(points, tmp_path, caps
         (["query", "POINTS", "--sketch", "RECIPE"], "not a .npy file"),
         (["query", "POINTS", "--row", "1", "--include-self"], "belongs to --train-id"),
         (["build", "RECIPE", "--out", "POINTS"], "exists"),
+        (["build", "RECIPE", "--out", "NEW", "--resume", "--overwrite"], "give one of them"),
+        (["build", "RECIPE", "--out", "RECIPE/new"], "no folder that can be written to"),
         (["build", "RECIPE", "--out", "NEW", "--option", "count"], "KEY=VALUE"),
         (["build", "RECIPE", "--out", "NEW", "--option", "cuont=1"], "has no option 'cuont'"),
         (["build", "RECIPE", "--out", "NEW", "--dtype", "bfloat16"], "float16 or float32"),
@@ -149,10 +158,13 @@ def test_query_takes_every_method_and_every_kind_of_query(points, tmp_path, caps
         (["verify", "NEW"], "no index directory"),
         (["info", "NEW"], "no index directory"),
         (["derive", "POINTS", "--faiss", "Nonsense7"], "Nonsense7"),
+        (["derive", "POINTS", "--codes", "int4"], "int8 or none"),
+        (["build", "RECIPE", "--out", "NEW", "--codes", "int4"], "int8 or none"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_what_is_allowed(points, tmp_path, capsys, words, message):
     places = {"POINTS": points, "RECIPE": points.parent / "points.py", "NEW": tmp_path / "new"}
+    places["RECIPE/new"] = places["RECIPE"] / "new"
     assert run(*[places.get(word, word) for word in words]) == 2
     printed = capsys.readouterr()
     assert message in " ".join((printed.err + printed.out).split())
@@ -197,12 +209,83 @@ def test_derive_rebuilds_what_was_deleted_and_keeps_what_is_sound(points, capsys
     assert run("derive", points) == 0
 
 
+def test_codes_are_written_where_a_partition_has_more_rows_than_numbers_in_a_sketch(tmp_path, capsys):
+    recipe = write_recipe(tmp_path)  # 60 rows, so at least 20 of the commonest of three labels
+    for dim, there in ((16, True), (64, False)):
+        out = tmp_path / f"d{dim}"
+        assert run("build", recipe, "--out", out, "--sketch", "gaussian", "--dim", dim) == 0
+        assert ("codes/own/all.safetensors" in open_index(out).derived.entries()) is there
+    capsys.readouterr()
+    out = tmp_path / "d16"
+    assert run("derive", out, "--codes", "none", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == ["codes/own/all.safetensors"]
+    assert run("derive", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["written"] == ["codes/own/all.safetensors"]
+    assert run("info", out) == 0
+    assert "1 codes, 3 faiss, 3 leverages, 3 spectrum" in capsys.readouterr().out
+
+
 def test_an_interrupted_build_says_how_to_continue(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("indexer.terminal.LineProgress.stop_requested", lambda progress: True)
     recipe = write_recipe(tmp_path)
     assert run("build", recipe, "--out", tmp_path / "new", "--overwrite") == 130
     said = capsys.readouterr().err
     assert f"indexer build {recipe} --out {tmp_path / 'new'} --resume" in said
+
+
+def test_a_build_whose_place_is_taken_does_not_even_load_the_recipe(tmp_path, capsys):
+    recipe = write_recipe(tmp_path, CLASSIFIER + "\nraise SystemExit('the recipe was loaded')\n")
+    (tmp_path / "taken").mkdir()
+    assert run("build", recipe, "--out", tmp_path / "taken") == 2
+    assert "taken exists" in capsys.readouterr().err
+    (tmp_path / "half.partial").mkdir()
+    (tmp_path / "half.partial" / "plan.json").write_text("{}")
+    assert run("build", recipe, "--out", tmp_path / "half") == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_resuming_where_nothing_was_begun_says_so_and_builds(tmp_path, capsys):
+    recipe = write_recipe(tmp_path)
+    assert (
+        run("build", recipe, "--out", tmp_path / "new", "--resume", "--option", "count=20", "--num-queries", "0") == 0
+    )
+    assert f"nothing to resume: {tmp_path / 'new.partial'} does not exist" in capsys.readouterr().err
+
+
+def test_an_interrupted_replacement_is_resumed_by_the_command_that_is_suggested(tmp_path, capsys, monkeypatch):
+    words = ["build", write_recipe(tmp_path), "--out", tmp_path / "new", "--option", "count=20", "--num-queries", "0"]
+    assert run(*words) == 0
+    first = open_index(tmp_path / "new").revision
+    with monkeypatch.context() as patch:
+        patch.setattr("indexer.terminal.LineProgress.stop_requested", lambda progress: True)
+        assert run(*words, "--seed", "1", "--sketch", "sjlt", "--dim", "8", "--overwrite") == 130
+    assert open_index(tmp_path / "new").revision == first
+    suggested = capsys.readouterr().err.splitlines()[-1].split()[1:]
+    assert "--overwrite" not in suggested
+    assert run(*suggested) == 0
+    assert open_index(tmp_path / "new").revision != first
+
+
+def test_the_version_is_printed(capsys):
+    from indexer import __version__
+
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"indexer {__version__} (index format 1)\n"
+
+
+def test_one_of_something_is_not_plural(points, tmp_path, capsys):
+    assert run("check", write_recipe(tmp_path, REGRESSION)) == 0
+    assert "1 output," in capsys.readouterr().out
+    assert run("query", points, "--row", "1", "--budget", "1", "--relative-noise", "1") == 0
+    printed = capsys.readouterr().out
+    assert "1 index query," in printed
+    assert "This example carries" in printed
+
+
+def test_a_noise_below_rounding_is_refused_by_its_flag(tmp_path, capsys):
+    index = make_index(tmp_path, dim=16)
+    assert run("query", index.path, "--row", "1", "--budget", "20", "--relative-noise", "1e-30") == 2
+    assert "error: --relative-noise: relative_noise is so small" in capsys.readouterr().err
 
 
 def test_the_reference_in_docs_is_that_of_the_commands():
@@ -214,19 +297,24 @@ def test_every_command_has_help_with_an_example_and_every_option_says_what_it_do
     from typer.main import get_command
 
     commands = get_command(app).commands
-    assert set(commands) == {"build", "plan", "check", "info", "verify", "query", "derive"}
+    assert set(commands) == {"build", "plan", "check", "info", "verify", "query", "derive", "coreset"}
     for name, command in commands.items():
         assert f"Example: indexer {name} " in command.help
         assert all(parameter.help for parameter in command.params if parameter.name != "help")
         assert any(parameter.name == "as_json" for parameter in command.params)
 
 
-def test_python_m_runs_the_same_program(points):
+def test_python_m_runs_the_same_program(points, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["indexer", "verify", str(points)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("indexer", run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.strip() == f"{points} is sound"
+
+
+@pytest.mark.slow
+def test_the_program_runs_as_a_process_of_its_own(points):
     done = subprocess.run(
-        [sys.executable, "-m", "indexer.cli", "verify", str(points)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
+        [sys.executable, "-m", "indexer", "verify", str(points)], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert (done.returncode, done.stdout.strip()) == (0, f"{points} is sound")

@@ -14,7 +14,7 @@ import torch
 def train_set():
     return [(torch.ones(2), 0)]
 def model():
-    return torch.nn.Linear(2, 3)
+    return torch.nn.Linear(2, 3).eval()
 """
 
 
@@ -109,12 +109,23 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, source, message):
 
 
 def test_parts_of_the_wrong_type_are_refused_when_used(tmp_path):
-    source = MINIMAL.replace("torch.nn.Linear(2, 3)", "42").replace("[(torch.ones(2), 0)]", "iter([1])")
+    source = MINIMAL.replace("torch.nn.Linear(2, 3).eval()", "42").replace("[(torch.ones(2), 0)]", "iter([1])")
     recipe = load_recipe(write_recipe(tmp_path, source))
     with pytest.raises(RecipeError, match=r"not a torch\.nn\.Module"):
         recipe.model()
     with pytest.raises(RecipeError, match="must be map-style"):
         recipe.train_set()
+
+
+def test_a_model_in_training_mode_is_refused_with_the_modules_that_are(tmp_path):
+    trained = "torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Dropout(), torch.nn.Linear(4, 3))"
+    recipe = load_recipe(write_recipe(tmp_path, MINIMAL.replace("torch.nn.Linear(2, 3).eval()", trained)))
+    with pytest.raises(RecipeError, match=r"the model \(Sequential\), 0 \(Linear\), 1 \(Dropout\).*model\.eval\(\)"):
+        recipe.model()
+    partly = "(lambda model: (model.eval(), model[1].train(), model)[2])(" + trained + ")"
+    recipe = load_recipe(write_recipe(tmp_path, MINIMAL.replace("torch.nn.Linear(2, 3).eval()", partly), "partly.py"))
+    with pytest.raises(RecipeError, match=r"training mode: 1 \(Dropout\)\."):
+        recipe.model()
 
 
 def test_unknown_names_list_the_builtin_recipes():
@@ -142,11 +153,10 @@ def test_the_file_digest_follows_the_file(tmp_path):
     assert before != after
 
 
-def test_the_example_in_the_readme_is_the_example_that_is_tested():
+@pytest.mark.parametrize("name", ["wine.py", "diabetes.py"])
+def test_the_example_in_the_readme_is_the_example_that_is_tested(name):
     root = Path(__file__).resolve().parents[2]
-    assert (root / "examples" / "wine.py").read_text(encoding="utf-8") in (root / "README.md").read_text(
-        encoding="utf-8"
-    )
+    assert (root / "examples" / name).read_text(encoding="utf-8") in (root / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_part_of_a_recipe_is_documented():

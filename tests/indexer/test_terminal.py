@@ -8,7 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
-from indexer.terminal import BarProgress, LineProgress, aligned, duration, progress_on, size
+from indexer.terminal import BarProgress, LineProgress, aligned, counted, duration, progress_on, size
 
 
 def test_lines_say_how_many_how_fast_and_how_long_still():
@@ -26,6 +26,23 @@ def test_lines_say_how_many_how_fast_and_how_long_still():
     assert lines[1].endswith(" left")
     assert "a note" in lines
     assert "publishing" in lines
+
+
+def test_units_that_take_unlike_times_promise_no_time_left():
+    stream = io.StringIO()
+    with LineProgress(stream, seconds=0.05) as progress:
+        progress.phase("deriving", 4, even=False)
+        progress.advance(1)
+        time.sleep(0.2)
+    line = stream.getvalue().splitlines()[1]
+    assert line.startswith("deriving: 1 of 4 (25%), ")
+    assert line.endswith(" so far")
+    assert "left" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 queries"), (1, "1 query"), (2, "2 queries")])
+def test_one_of_something_is_not_plural(count, said):
+    assert counted(count, "query", "queries") == said
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,10 @@ import pytest
 
 from sketchstore import errors
 from sketchstore.arrays import npy_header, tensor_file_bytes
+from sketchstore.codes_build import build_codes
+from sketchstore.digests import digest_file
 from sketchstore.errors import CorruptIndexError, FormatVersionError, IndexNotFoundError, UnpublishedIndexError
+from sketchstore.heads_build import build_heads
 from sketchstore.reader import open_index, verify_index
 from tests.index_factory import make_index, resign
 
@@ -22,11 +25,16 @@ LABELS = "columns/labels.npy"
 NORMS = "columns/squared_norms.own.npy"
 QUERIES = "queries/own.safetensors"
 FAISS = "derived/faiss/own/label-1.faiss"
+CODES = "derived/codes/own/all.safetensors"
+HEADS = "derived/heads/own/all.safetensors"
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    return make_index(tmp_path_factory.mktemp("sound"), faiss="Flat").path
+    made = make_index(tmp_path_factory.mktemp("sound"), faiss="Flat")
+    build_codes(made, "own")
+    build_heads(made, "own")
+    return made.path
 
 
 @pytest.fixture
@@ -140,9 +148,111 @@ def unlist_derived(path: Path) -> None:
 
 def derived_of_another_index(path: Path) -> None:
     """Copy derived/ from an index of other data: every file is sound, and none belongs here."""
-    other = make_index(path.parent / "other", seed=1, faiss="Flat").path
+    other = make_index(path.parent / "other", seed=1, faiss="Flat")
+    build_codes(other, "own")
+    build_heads(other, "own")
     shutil.rmtree(path / "derived")
-    shutil.copytree(other / "derived", path / "derived")
+    shutil.copytree(other.path / "derived", path / "derived")
+
+
+def rewrite_derived(file: str, edit: Callable[[dict[str, np.ndarray]], object]) -> Callable[[Path], None]:
+    """Codes or heads written and listed by a program with a bug: every digest is right."""
+
+    def rewrite(path: Path) -> None:
+        from safetensors.numpy import load_file
+
+        tensors = load_file(path / file)
+        edit(tensors)
+        names = ("basis", "codes", "scales", "errors", "tails")
+        (path / file).write_bytes(tensor_file_bytes({name: tensors[name] for name in names if name in tensors}))
+        listed = json.loads((path / "derived/manifest.json").read_text())
+        listed["entries"][file.removeprefix("derived/")]["blake3"] = digest_file(path / file)
+        (path / "derived/manifest.json").write_text(json.dumps(listed))
+
+    return rewrite
+
+
+def other_code(tensors: dict[str, np.ndarray]) -> None:
+    tensors["codes"][59, 15] ^= 1
+
+
+def other_scale(tensors: dict[str, np.ndarray]) -> None:
+    tensors["scales"][3] = np.nextafter(tensors["scales"][3], 1e9)
+
+
+def lower_error(tensors: dict[str, np.ndarray]) -> None:
+    tensors["errors"][40] *= 1 - 1e-9
+
+
+def other_head_code(tensors: dict[str, np.ndarray]) -> None:
+    tensors["codes"][59, 0] -= np.sign(tensors["codes"][59, 0])
+
+
+def other_head_scale(tensors: dict[str, np.ndarray]) -> None:
+    tensors["scales"][3] *= 1.001
+
+
+def half_the_error(tensors: dict[str, np.ndarray]) -> None:
+    tensors["errors"][40] /= 2
+
+
+def lowest_code(tensors: dict[str, np.ndarray]) -> None:
+    tensors["codes"][30, 0] = -128
+    tensors["errors"][30] = 1e9
+
+
+def negative_scale(tensors: dict[str, np.ndarray]) -> None:
+    tensors["scales"][30] *= -1
+    tensors["errors"][30] = 1e9
+
+
+def longer_direction(tensors: dict[str, np.ndarray]) -> None:
+    tensors["basis"][0] *= 1 + 1e-11
+
+
+def nan_direction(tensors: dict[str, np.ndarray]) -> None:
+    tensors["basis"][0, 3] = np.nan
+
+
+def shorter_tail(tensors: dict[str, np.ndarray]) -> None:
+    tensors["tails"][40] *= 1 - 1e-9
+
+
+def infinite_tail(tensors: dict[str, np.ndarray]) -> None:
+    tensors["tails"][40] = np.inf
+
+
+def nan_error(tensors: dict[str, np.ndarray]) -> None:
+    tensors["errors"][0] = np.nan
+
+
+def replace_by_link(file: str) -> Callable[[Path], None]:
+    """The same bytes, through a symbolic link to a place that others may write to."""
+
+    def replace(path: Path) -> None:
+        elsewhere = path.parent / "elsewhere"
+        (path / file).rename(elsewhere)
+        (path / file).symlink_to(elsewhere)
+
+    return replace
+
+
+def link_folder(path: Path) -> None:
+    (path.parent / "more").mkdir()
+    (path / "derived/more").symlink_to(path.parent / "more")
+
+
+def compare_otherwise(view: str) -> Callable[[Path], None]:
+    def edit(path: Path) -> None:
+        other = make_index(path.parent / view, view=view).path
+        shutil.rmtree(path)
+        other.rename(path)
+        views = json.loads((path / "manifest.json").read_text())["views"]
+        for entry in views.values():
+            entry["comparable"] = "all" if view == "own" else "label"
+        resign(path, {"views": views})
+
+    return edit
 
 
 def null_labels(table: pa.Table) -> pa.Table:
@@ -195,6 +305,17 @@ CASES = [
     Case("missing column", lambda path: (path / NORMS).unlink(), "MissingFileError", NORMS),
     Case("extra file", replace_file("sketches/own/x", b"x", sign=False), "ExtraFileError", "sketches/own/x"),
     Case("extra file at the top", replace_file("notes.txt", b"x", sign=False), "ExtraFileError", "notes.txt"),
+    Case("empty folder", lambda path: (path / "more").mkdir(), "ExtraFileError", "more"),
+    Case("empty folder among the shards", lambda path: (path / "sketches/margin").mkdir(), "ExtraFileError",
+         "sketches/margin"),
+    Case("linked shard", replace_by_link(SHARD), "SymbolicLinkError", SHARD),
+    Case("linked FAISS", replace_by_link(FAISS), "SymbolicLinkError", FAISS),
+    Case("linked manifest", replace_by_link(MANIFEST), "SymbolicLinkError", MANIFEST),
+    Case("linked folder", link_folder, "SymbolicLinkError", "derived/more"),
+    Case("own rows that all compare", compare_otherwise("own"), "ManifestFieldError", MANIFEST),
+    Case("margins that compare by label", compare_otherwise("margin"), "ManifestFieldError", MANIFEST),
+    Case("classes that compare by label", compare_otherwise("class"), "ManifestFieldError", MANIFEST),
+    Case("custom rows that compare by label", compare_otherwise("custom"), "ManifestFieldError", MANIFEST),
     Case("swapped shards", swap_shards, "SwappedFilesError", SHARD),
     Case("edited manifest", edit_manifest, "ManifestEditedError", MANIFEST),
     Case("manifest is not JSON", replace_file(MANIFEST, b'{"format":', sign=False), "ManifestSyntaxError", MANIFEST),
@@ -257,6 +378,35 @@ CASES = [
     Case("missing FAISS", lambda path: (path / FAISS).unlink(), "CorruptDerivedError", FAISS),
     Case("truncated FAISS", lambda path: (path / FAISS).write_bytes(b"IxFI"), "CorruptDerivedError", FAISS),
     Case("unlisted FAISS", unlist_derived, "CorruptDerivedError", FAISS),
+    Case("flipped bit in codes", lambda path: flip_bit(path / CODES, 1500), "CorruptDerivedError", CODES),
+    Case("missing codes", lambda path: (path / CODES).unlink(), "CorruptDerivedError", CODES),
+    Case("truncated codes", lambda path: (path / CODES).write_bytes(b"8"), "CorruptDerivedError", CODES),
+    Case("another code", rewrite_derived(CODES, other_code), "CorruptDerivedError", CODES, by_values=True),
+    Case("another scale of codes", rewrite_derived(CODES, other_scale), "CorruptDerivedError", CODES, by_values=True),
+    Case("an error that is no bound", rewrite_derived(CODES, lower_error), "CorruptDerivedError", CODES,
+         by_values=True),
+    Case("NaN error of codes", rewrite_derived(CODES, nan_error), "CorruptDerivedError", CODES, by_values=True),
+    Case("stale codes", derived_of_another_index, "StaleDerivedError", CODES),
+    Case("flipped bit in heads", lambda path: flip_bit(path / HEADS, 1500), "CorruptDerivedError", HEADS),
+    Case("missing heads", lambda path: (path / HEADS).unlink(), "CorruptDerivedError", HEADS),
+    Case("truncated heads", lambda path: (path / HEADS).write_bytes(b"8"), "CorruptDerivedError", HEADS),
+    Case("another code of heads", rewrite_derived(HEADS, other_head_code), "CorruptDerivedError", HEADS,
+         by_values=True),
+    Case("code of heads that is -128", rewrite_derived(HEADS, lowest_code), "CorruptDerivedError", HEADS,
+         by_values=True),
+    Case("another scale of heads", rewrite_derived(HEADS, other_head_scale), "CorruptDerivedError", HEADS,
+         by_values=True),
+    Case("negative scale of heads", rewrite_derived(HEADS, negative_scale), "CorruptDerivedError", HEADS,
+         by_values=True),
+    Case("error of heads that is no bound", rewrite_derived(HEADS, half_the_error), "CorruptDerivedError", HEADS,
+         by_values=True),
+    Case("NaN error of heads", rewrite_derived(HEADS, nan_error), "CorruptDerivedError", HEADS, by_values=True),
+    Case("a direction that is too long", rewrite_derived(HEADS, longer_direction), "CorruptDerivedError", HEADS,
+         by_values=True),
+    Case("NaN direction", rewrite_derived(HEADS, nan_direction), "CorruptDerivedError", HEADS, by_values=True),
+    Case("a tail that is no bound", rewrite_derived(HEADS, shorter_tail), "CorruptDerivedError", HEADS, by_values=True),
+    Case("infinite tail", rewrite_derived(HEADS, infinite_tail), "CorruptDerivedError", HEADS, by_values=True),
+    Case("stale heads", derived_of_another_index, "StaleDerivedError", HEADS),
     Case("stale FAISS", derived_of_another_index, "StaleDerivedError", FAISS),
     Case("derived manifest is not JSON", replace_file("derived/manifest.json", b"{", sign=False),
          "DerivedManifestError", "derived/manifest.json"),

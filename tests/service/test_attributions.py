@@ -151,7 +151,7 @@ async def test_a_batch_gives_each_request_its_own_status(http: httpx.AsyncClient
         "out_of_range",
         "unknown_row",
         "zero_query",
-        "unknown_field",
+        "invalid_request",  # a field that does not exist, and no query
     ]
     assert results[1]["body"]["errors"][0]["pointer"] == "/budget"
     alone = await ask(http, budget=3, relative_noise=1.0)

@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from service import cli
+from service import __version__, cli
 from service.cli import command
 from service.local_server import local_server
 from service.settings import Settings
@@ -64,6 +64,10 @@ def test_wrong_usage_ends_with_2_and_says_why(arguments: list[str], message: str
     assert isinstance(ended.exception, SystemExit)
 
 
+def test_the_version_is_printed():
+    assert invoke("--version").output == f"attribution-service {__version__}\n"
+
+
 def test_a_missing_index_ends_with_1(tmp_path: Path):
     status, printed = start(tmp_path / "nowhere")
     assert status == 1
@@ -105,7 +109,7 @@ def test_a_damaged_index_is_refused_at_the_start_and_the_file_is_named(index_roo
     directory = tmp_path / "own"
     shutil.copytree(index_root / "own", directory)
     file = damage(directory)
-    status, printed = start(directory)
+    status, printed = start(directory, check="start")
     assert status == 1
     assert file in printed
 
@@ -115,7 +119,9 @@ def test_a_damaged_index_stops_the_process_without_a_traceback(index_root: Path,
     directory = tmp_path / "own"
     shutil.copytree(index_root / "own", directory)
     file = damage_shard(directory)
-    ended = subprocess.run([*COMMAND, "--index", str(directory)], capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(
+        [*COMMAND, "--index", str(directory), "--check", "start"], capture_output=True, text=True, timeout=300
+    )
     assert ended.returncode == 1
     assert file in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -1,5 +1,6 @@
 """The Python client against a real service process on loopback."""
 
+import inspect
 import typing
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from service.calls import AttributionOptions, ScoresOptions
 from service.client import AsyncClient, Client, NotOurServiceError, ProblemError
 from service.schemas.answers import AnswerFacts, Hit, StreamStart
+from service.schemas.problem import ProblemItem, make_problem
 from service.schemas.questions import AttributionRequest, RowQuery, ScoresRequest
 
 ROW = {"type": "row", "split": "query", "row": 1}
@@ -18,6 +20,14 @@ def test_the_options_are_the_fields_of_the_requests():
         (ScoresOptions, ScoresRequest, {"query", "ids"}),
     ):
         assert set(typing.get_type_hints(options)) == set(request.model_fields) - own
+
+
+def test_both_clients_have_the_same_methods_with_the_same_arguments():
+    def methods(client: type) -> dict[str, list[str]]:
+        found = inspect.getmembers(client, inspect.isfunction)
+        return {name: list(inspect.signature(method).parameters) for name, method in found if not name.startswith("__")}
+
+    assert methods(Client) == methods(AsyncClient)
 
 
 @pytest.mark.slow
@@ -62,8 +72,30 @@ def test_a_refusal_is_an_exception_that_holds_the_problem(server: str):
 
 
 def test_a_mistake_in_a_request_is_found_before_it_leaves():
-    with Client("http://127.0.0.1:9") as client, pytest.raises(ValueError, match="budget"):
-        client.attribute("own", ROW, budget=0)
+    with Client("http://127.0.0.1:9") as client:
+        with pytest.raises(ProblemError, match="/budget") as caught:
+            client.attribute("own", ROW, budget=0)
+        assert (caught.value.problem.status, caught.value.problem.request_id) == (422, "")
+        with pytest.raises(ProblemError, match="did you mean budget") as caught:
+            client.attribute("own", ROW, bugdet=3)  # type: ignore[call-arg]
+        assert caught.value.problem.errors[0].pointer == "/bugdet"
+        with pytest.raises(ProblemError, match="unknown_field"):
+            client.scores("own", ROW, ["train:1"], methods=["trak"])  # type: ignore[call-arg]
+        with pytest.raises(ProblemError, match="/queries/0/type"):
+            client.sketches("own", [{"row": 1}])
+        with pytest.raises(ProblemError, match="/requests"):
+            client.batch("own", [])
+
+
+def test_a_problem_says_each_thing_once():
+    item = ProblemItem(code="unknown_row", detail="row 9 does not exist.", pointer="/query/row", allowed={"le": 3})
+    one = ProblemError(make_problem(422, "unknown_row", "?", "row 9 does not exist.", "id", [item]))
+    assert str(one) == "422 unknown_row: /query/row: row 9 does not exist. (allowed: {'le': 3})"
+    two = ProblemError(make_problem(422, "unknown_row", "?", "row 9 does not exist.; and so on", "id", [item, item]))
+    assert str(two).splitlines()[0] == "422 unknown_row: 2 mistakes"
+    assert str(two).count("row 9 does not exist.") == 2
+    none = ProblemError(make_problem(503, "not_ready", "Not ready", "the service is starting", "id"))
+    assert str(none) == "503 not_ready: the service is starting"
 
 
 def test_something_that_is_not_this_service_is_named_so():

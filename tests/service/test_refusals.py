@@ -46,7 +46,39 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], int, str, str | None, Any]] = {
     ),
     "negative noise": ("own", {"query": ROW, "relative_noise": -1}, 422, "out_of_range", "/relative_noise", "gt"),
     "wrong dimension": ("own", {"query": sketch(values=[1.0, 2.0])}, 422, "wrong_dimension", "/query/values", str(DIM)),
-    "zero query": ("own", {"query": sketch(values=[0.0] * DIM)}, 422, "zero_query", "/query/values", None),
+    "zero query": ("own", {"query": sketch(values=[0.0] * DIM)}, 422, "zero_query", "/query/values", "not zero"),
+    "a sketch whose square overflows": (
+        "own",
+        {"query": sketch(values=[1e200] * DIM)},
+        422,
+        "norm_out_of_range",
+        "/query/values",
+        "1e-150",
+    ),
+    "a sketch whose square vanishes": (
+        "own",
+        {"query": sketch(values=[1e-200] * DIM)},
+        422,
+        "norm_out_of_range",
+        "/query/values",
+        "1e-150",
+    ),
+    "noise below rounding": (
+        "own",
+        {"query": ROW, "noise_variance": 1e-30, "budget": 20, "rescore": ["infoloss"]},
+        422,
+        "noise_too_small",
+        "/noise_variance",
+        '"ge": ',
+    ),
+    "relative noise below rounding": (
+        "own",
+        {"query": ROW, "relative_noise": 1e-30, "budget": 20, "rescore": ["infoloss"]},
+        422,
+        "noise_too_small",
+        "/relative_noise",
+        '"ge": ',
+    ),
     "budget 0": ("own", {"query": ROW, "budget": 0}, 422, "out_of_range", "/budget", "ge"),
     "budget above the pool": ("own", {"query": ROW, "budget": 21}, 422, "budget_too_large", "/budget", "20"),
     "budget above the limit": ("own", {"query": ROW, "budget": 51}, 422, "limit_exceeded", "/budget", "50"),
@@ -82,14 +114,21 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], int, str, str | None, Any]] = {
         "59",
     ),
     "negative row": ("own", {"query": ROW | {"row": -1}}, 422, "out_of_range", "/query/row", "ge"),
-    "unknown id": ("own", {"query": {"type": "train_id", "id": "train:99"}}, 422, "unknown_id", "/query/id", None),
+    "unknown id": (
+        "own",
+        {"query": {"type": "train_id", "id": "train:99"}},
+        422,
+        "unknown_id",
+        "/query/id",
+        "train:59",
+    ),
     "unknown excluded id": (
         "own",
         {"query": ROW, "filter": {"exclude_ids": ["train:1", "nobody"]}},
         422,
         "unknown_id",
         "/filter/exclude_ids/1",
-        None,
+        "train:59",
     ),
     "unknown filter label": (
         "margin",
@@ -127,6 +166,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], int, str, str | None, Any]] = {
     "unknown field": ("own", {"query": ROW, "bugdet": 3}, 422, "unknown_field", "/bugdet", "budget"),
     "unknown field inside": ("own", {"query": ROW | {"rows": 3}}, 422, "unknown_field", "/query/rows", "row"),
     "unknown query type": ("own", {"query": {"type": "picture"}}, 422, "invalid_value", "/query/type", "sketch"),
+    "no query type": ("own", {"query": {"row": 1}}, 422, "missing_field", "/query/type", "train_id"),
     "no query": ("own", {"budget": 3}, 422, "missing_field", "/query", None),
     "both noises": (
         "own",
@@ -214,13 +254,16 @@ async def test_bad_input_is_refused_by_name(http: httpx.AsyncClient, name: str) 
 
 
 @pytest.mark.parametrize(
-    "body", [b"{", b"", b"\xff\xfe{}", b'{"query": NaN,}', b"[" * 100_000, b'{"budget": 1' + b"0" * 5000]
+    "body", [b"{", b"", b'"\xff"', b"\xff\xfe{}", b'{"query": NaN,}', b"[" * 100_000, b'{"budget": 1' + b"0" * 5000]
 )
 async def test_broken_json_is_refused(http: httpx.AsyncClient, body: bytes) -> None:
     response = await http.post(
         "/v1/indexes/own/attributions", content=body, headers={"Content-Type": "application/json"}
     )
-    check_problem(response, *((422, "missing_field") if not body else (400, "invalid_json")))
+    problem = check_problem(response, *((422, "missing_field") if not body else (400, "invalid_json")))
+    (item,) = problem["errors"]
+    assert item["pointer"] == ""
+    assert "allowed" in item or not body
     await check_alive(http)
 
 
@@ -229,7 +272,8 @@ async def test_a_lone_surrogate_can_be_quoted_back(http: httpx.AsyncClient) -> N
     response = await http.post(
         "/v1/indexes/own/attributions", content=body, headers={"Content-Type": "application/json"}
     )
-    check_problem(response, 422, "unknown_field")
+    problem = check_problem(response, 422, "invalid_request")
+    assert [item["code"] for item in problem["errors"]] == ["unknown_field", "invalid_value"]
     response = await http.post(
         "/v1/indexes/own/attributions",
         content=b'{"query": {"type": "train_id", "id": "\\ud800"}}',
@@ -313,6 +357,16 @@ async def test_a_wrong_method_is_a_problem_that_names_the_right_one(
         ("/v1/indexes/own/examples?limit=0", 422, "out_of_range", "limit"),
         ("/v1/indexes/own/examples?limit=51", 422, "limit_exceeded", "limit"),
         ("/v1/indexes/own/examples?limit=1e3", 422, "not_an_integer", "limit"),
+        ("/v1/indexes/own/examples?limit=abc", 422, "not_an_integer", "limit"),
+        ("/v1/indexes/own/examples?page=2", 422, "unknown_field", "page"),
+        ("/v1/indexes/own/examples/1?page=2", 422, "unknown_field", "page"),
+        ("/v1/indexes/own/examples/1/content?size=2", 422, "unknown_field", "size"),
+        ("/v1/indexes/own?verbose=1", 422, "unknown_field", "verbose"),
+        ("/v1/indexes?verbose=1", 422, "unknown_field", "verbose"),
+        ("/v1/info?verbose=1", 422, "unknown_field", "verbose"),
+        ("/livez?verbose=1", 422, "unknown_field", "verbose"),
+        ("/metrics?name=x", 422, "unknown_field", "name"),
+        ("/openapi.json?version=3", 422, "unknown_field", "version"),
     ],
 )
 async def test_bad_parameters_are_refused_by_name(
@@ -320,6 +374,101 @@ async def test_bad_parameters_are_refused_by_name(
 ) -> None:
     problem = check_problem(await http.get(path), status, code)
     assert problem["errors"][0]["parameter"] == parameter
+    assert "allowed" in problem["errors"][0]
+
+
+async def test_an_unknown_parameter_is_refused_beside_what_else_is_wrong(http: httpx.AsyncClient) -> None:
+    problem = check_problem(await http.get("/v1/indexes/own/examples?limti=5&offset=-1"), 422, "invalid_request")
+    assert [(item["code"], item["parameter"], item["allowed"]) for item in problem["errors"]] == [
+        ("unknown_field", "limti", ["limit", "offset", "split"]),
+        ("out_of_range", "offset", {"ge": 0}),
+    ]
+    assert "did you mean limit?" in problem["errors"][0]["detail"]
+    response = await http.post("/v1/indexes/own/attributions?budget=3", json={"query": ROW})
+    check_problem(response, 422, "unknown_field")
+
+
+MANY_MISTAKES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "what the schema finds": (
+        "attributions",
+        {"query": {"type": "row", "row": -1, "rwo": 2}, "bugdet": 3, "budget": 0, "method": "trak", "seed": True},
+        ["/budget", "/bugdet", "/method", "/query/row", "/query/rwo", "/seed"],
+    ),
+    "what the index finds": (
+        "attributions",
+        {
+            "query": ROW | {"row": 99},
+            "noise_variance": 1.0,
+            "relative_noise": 1.0,
+            "filter": {"ids": ["train:1", "x", "y"], "labels": [7], "exclude_ids": ["z"], "where": {"colour": 1}},
+        },
+        [
+            "/filter/exclude_ids/0",
+            "/filter/ids/1",
+            "/filter/ids/2",
+            "/filter/labels/0",
+            "/filter/where/colour",
+            "/query/row",
+            "/relative_noise",
+        ],
+    ),
+    "a budget above the limit is no reason to hide the rest": (
+        "attributions",
+        {"query": ROW | {"row": 99}, "budget": 51, "filter": {"ids": ["x"]}},
+        ["/budget", "/filter/ids/0", "/query/row"],
+    ),
+    "a budget above the pool, and two noises": (
+        "attributions",
+        {"query": ROW, "budget": 50, "noise_variance": 1.0, "relative_noise": 1.0},
+        ["/budget", "/relative_noise"],
+    ),
+    "a set to score": (
+        "scores",
+        {"query": ROW | {"row": 99}, "ids": ["x", "train:1", "y"], "exclude_ids": ["z"]},
+        ["/exclude_ids/0", "/ids/0", "/ids/2", "/query/row"],
+    ),
+    "lists beyond the limit": (
+        "scores",
+        {"query": ROW, "ids": ["x"] * 41, "exclude_ids": ["x"] * 41},
+        ["/exclude_ids", "/ids"],
+    ),
+    "queries to sketch": (
+        "sketches",
+        {"queries": [ROW, ROW | {"row": 77}, sketch(values=[0.0] * DIM)]},
+        ["/queries/1/row", "/queries/2/values"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MANY_MISTAKES)
+async def test_several_mistakes_are_told_at_once(http: httpx.AsyncClient, name: str) -> None:
+    resource, body, pointers = MANY_MISTAKES[name]
+    response = await http.post(f"/v1/indexes/own/{resource}", json=body)
+    problem = response.json()
+    assert response.status_code == 422
+    assert sorted(item["pointer"] for item in problem["errors"]) == pointers, problem
+    assert problem["code"] == (
+        "invalid_request" if len({item["code"] for item in problem["errors"]}) > 1 else problem["errors"][0]["code"]
+    )
+    await check_alive(http)
+
+
+async def test_a_body_of_nothing_but_mistakes_gets_a_short_answer(http: httpx.AsyncClient) -> None:
+    for body in ({"query": sketch(values=[False] * 500)}, {f"field {number}": 1 for number in range(500)}):
+        response = await http.post("/v1/indexes/own/attributions", json=body)
+        assert response.status_code == 422
+        assert len(response.json()["errors"]) <= 100
+
+
+@pytest.mark.parametrize("field", ["noise_variance", "relative_noise"])
+async def test_the_noise_that_a_refusal_allows_is_taken(http: httpx.AsyncClient, field: str) -> None:
+    for method in ("infogain_approx", "infogain"):
+        body = {"query": ROW, "method": method, "budget": 20, "rescore": ["infoloss"]}  # more rows than dimensions
+        refused = await http.post("/v1/indexes/own/attributions", json=body | {field: 1e-30})
+        item = check_problem(refused, 422, "noise_too_small")["errors"][0]
+        assert item["pointer"] == f"/{field}"
+        taken = await http.post("/v1/indexes/own/attributions", json=body | {field: item["allowed"]["ge"]})
+        assert taken.status_code == 200, taken.text
 
 
 async def test_a_set_to_score_is_checked_too(http: httpx.AsyncClient) -> None:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,22 @@ def test_two_directories_of_one_name_are_refused():
 def test_a_recipe_without_name_or_source_is_refused(recipe):
     with pytest.raises(ValidationError, match="NAME=FILE"):
         Settings(recipe=(recipe,))
+
+
+def test_workers_together_have_no_more_threads_than_there_are_cores(monkeypatch):
+    monkeypatch.setattr("service.settings.usable_cores", lambda: 8)
+    assert Settings(workers=2).num_threads == 4
+    assert Settings(workers=16).num_threads == 1
+    assert Settings(workers=2, threads=8).num_threads == 8
+
+
+def test_the_limit_holds_in_the_threads_that_compute():
+    # The calling thread's own limit is not inherited: FAISS would take every core in a worker's thread.
+    program = (
+        "from service.threads import limit_threads\n"
+        "limit_threads(3)\n"
+        "import faiss, threading\n"
+        "thread = threading.Thread(target=lambda: print(faiss.omp_get_max_threads()))\n"
+        "thread.start(), thread.join()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "3\n"

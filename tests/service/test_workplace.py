@@ -1,5 +1,6 @@
 import threading
 import time
+from functools import partial
 
 import anyio
 import pytest
@@ -72,3 +73,43 @@ def test_a_deadline_that_has_passed_stops_the_work():
     time.sleep(0.01)
     with pytest.raises(DeadlineExceededError, match=r"0\.001 s"):
         deadline.check()
+
+
+async def test_works_of_one_request_run_together_on_idle_places_and_come_back_in_order():
+    workplace = Workplace(workers=3, queue=0)
+    together = threading.Barrier(3)
+
+    def work(number):
+        if number < 3:
+            together.wait(30)  # three threads must be here at the same time
+        return number
+
+    found = await workplace.run_all([partial(work, number) for number in range(7)], Deadline(60))
+    assert found == list(range(7))
+    assert (workplace.busy, workplace.waiting) == (0, 0)
+
+
+async def test_works_of_one_request_leave_places_to_others():
+    workplace = Workplace(workers=2, queue=5)
+    released = threading.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(workplace.run, lambda: released.wait(30), Deadline(60))
+        while workplace.busy < 1:
+            await anyio.sleep(0.01)
+        seen = []
+        assert await workplace.run_all([lambda: seen.append(workplace.busy)] * 3, Deadline(60)) == [None] * 3
+        assert seen == [2, 2, 2]
+        released.set()
+    assert workplace.busy == 0
+
+
+async def test_an_error_of_one_work_is_raised_and_every_place_comes_free():
+    workplace = Workplace(workers=4, queue=0)
+
+    def fail():
+        raise ValueError("no")
+
+    with pytest.raises((ValueError, ExceptionGroup)):
+        await workplace.run_all([fail, lambda: 1, lambda: 2], Deadline(60))
+    assert (workplace.busy, workplace.waiting) == (0, 0)
+    assert await workplace.run_all([lambda: 5], Deadline(60)) == [5]

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 import sketchstore.manifest
-from sketchstore.derived import Entry
+from sketchstore.codes_build import build_codes
+from sketchstore.derived_manifest import Entry
 from sketchstore.examples import FIXED_COLUMNS, PREVIEW_COLUMNS
+from sketchstore.heads_build import build_heads
 from sketchstore.manifest import Manifest
 from sketchstore.reader import open_index, verify_index
 from tests.index_factory import make_index
@@ -20,12 +22,12 @@ FORMAT = Path(sketchstore.manifest.__file__).with_name("FORMAT.md").read_text("u
 FIXTURE = Path(__file__).parent / "fixtures" / "format-1"
 
 
-def numpy_reader():
-    (source,) = re.findall(r"```python\n(.*?)```", FORMAT, re.DOTALL)
-    assert len([line for line in source.splitlines() if line.strip()]) <= 12  # ten lines, import and docstring
+def numpy_reader(name: str = "read_sketches"):
     namespace: dict = {}
-    exec(source, namespace)
-    return namespace["read_sketches"]
+    for source in re.findall(r"```python\n(.*?)```", FORMAT, re.DOTALL):
+        assert len([line for line in source.splitlines() if line.strip()]) <= 12  # ten lines, import and docstring
+        exec(source, namespace)
+    return namespace[name]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -35,6 +37,28 @@ def test_the_numpy_reader_of_format_md_reads_what_the_library_reads(tmp_path, vi
     for name in index.views:
         found = numpy_reader()(index.path, name)
         assert np.array_equal(found, index.view(name).sketches(slice(None)).numpy())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_numpy_reader_of_codes_reads_what_the_library_reads(tmp_path, dtype):
+    index = make_index(tmp_path, dtype=dtype)
+    build_codes(index, "own")
+    ours = index.derived.codes("own")
+    codes, scales, errors = numpy_reader("read_codes")(index.path, "own")
+    assert np.array_equal(codes, ours.codes)
+    assert np.array_equal(scales, ours.scales)
+    assert np.array_equal(errors, ours.errors)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_numpy_reader_of_heads_reads_what_the_library_reads(tmp_path, dtype):
+    index = make_index(tmp_path, dtype=dtype, dim=48)
+    build_heads(index, "own")
+    ours = index.derived.heads("own")
+    found = numpy_reader("read_heads")(index.path, "own")
+    for values, expected in zip(found, (ours.basis, ours.codes, ours.scales, ours.errors, ours.tails), strict=True):
+        assert (values.dtype, values.shape) == (expected.dtype, expected.shape)
+        assert np.array_equal(values, expected)
 
 
 def test_revision_follows_from_format_md_alone(tmp_path):

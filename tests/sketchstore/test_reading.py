@@ -19,8 +19,11 @@ from sketchstore.errors import (
     UnknownRowError,
     UnknownViewError,
 )
+from sketchstore.examples import ExampleTable
+from sketchstore.first_use import PublishedFiles
 from sketchstore.manifest import Parameter, Sketch
 from sketchstore.reader import open_index
+from sketchstore.tables import ExampleRow, write_examples_table
 from tests.index_factory import make_contents, make_index, make_plan
 
 
@@ -155,10 +158,24 @@ def test_unknown_ids_are_refused(index, id):
         index.examples.row(id)
 
 
-def test_an_unknown_id_comes_with_similar_ones(index):
-    with pytest.raises(UnknownIdError, match=r"did you mean.*train:") as caught:
-        index.examples.row("trian:7")
-    assert caught.value.near
+def test_an_unknown_number_is_refused_with_the_numbers_there_are(index):
+    for id in ("trian:7", "train:60"):
+        with pytest.raises(UnknownIdError, match=r"its ids are train:0 to train:59$") as caught:
+            index.examples.row(id)
+        assert caught.value.near == []
+        assert caught.value.allowed == {"from": "train:0", "to": "train:59"}
+
+
+def test_an_unknown_id_comes_with_similar_ones_unless_only_their_numbers_are_similar(tmp_path):
+    rows = [ExampleRow(id=id, label=0) for id in ("cat-0017", "cat-0018", "aeroplane")]
+    write_examples_table(tmp_path / "examples.parquet", rows, len(rows))
+    table = ExampleTable(PublishedFiles(tmp_path), "examples.parquet", len(rows), "train")
+    with pytest.raises(UnknownIdError, match=r"did you mean aeroplane\?") as caught:
+        table.row("airplane")
+    assert caught.value.allowed == ["aeroplane"]
+    with pytest.raises(UnknownIdError, match=r"its ids look like 'cat-0017'") as caught:
+        table.row("cat-0077")
+    assert caught.value.near == []
 
 
 @pytest.mark.parametrize(

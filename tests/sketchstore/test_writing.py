@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sketchstore.arrays import map_npy, map_tensor, npy_header, shard_header, tensor_file_bytes
+from sketchstore.arrays import map_npy, map_tensor, npy_header, tensor_file_bytes, tensor_header
 from sketchstore.errors import ExampleValueError, Float16RangeError, NotFiniteSketchError, SketchBlockError
 from sketchstore.float16 import scale_exponent_for, to_float16
 from sketchstore.plan import MAX_SHARD_BYTES, shard_rows_for
@@ -181,7 +181,7 @@ def test_shards_are_ordinary_safetensors_files(tmp_path, dtype, code):
         assert list(tensors) == ["sketches"]
         assert tensors["sketches"].dtype == code
         assert tensors["sketches"].shape == (shard.rows, 16)
-        header = shard_header(dtype, (shard.rows, 16))
+        header = tensor_header({"sketches": (dtype, (shard.rows, 16))})
         assert len(header) % 64 == 0
         assert (index.path / shard.file).stat().st_size == len(header) + tensors["sketches"].nbytes
 

@@ -262,9 +262,9 @@ def test_a_streamed_hit_leaves_out_what_was_selected_so_far(tmp_path: Path) -> N
         assert settled.represents.count <= hit.represents.count
 
 
-def test_warming_loads_everything(own: Attributor) -> None:
+def test_loading_maps_everything(own: Attributor) -> None:
     fresh = Attributor(own.index)
-    fresh.warm()
+    fresh.load()
     for label in (0, 1, 2):
         assert fresh._spectra.kernel(own.index.view("own"), label) is not None
 

@@ -112,8 +112,14 @@ TABLE: dict[str, tuple[Ask, type[QuestionError], str, str]] = {
     ),
     "query too large to square": (
         lambda a: a.resolve_sketch([1e200] * 48, 1),
-        errors.ZeroQueryError,
-        "zero_query",
+        errors.NormRangeError,
+        "norm_out_of_range",
+        "/query/values",
+    ),
+    "query too small to square": (
+        lambda a: a.resolve_sketch([1e-200] * 48, 1),
+        errors.NormRangeError,
+        "norm_out_of_range",
         "/query/values",
     ),
     "zero query made by hand": (
@@ -242,7 +248,7 @@ def test_refusals_name_what_is_allowed(own: Attributor) -> None:
     assert label.value.allowed == [1]
     with pytest.raises(errors.UnknownIdError) as id:
         own.resolve_train_id("train:12x")
-    assert "train:12" in id.value.allowed
+    assert id.value.allowed == {"from": "train:0", "to": "train:119"}
 
 
 def test_an_id_of_another_label_is_refused_on_an_own_label_index(own: Attributor) -> None:

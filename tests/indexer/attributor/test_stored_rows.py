@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -41,13 +43,40 @@ def test_a_product_depends_on_its_row_alone(view: View) -> None:
     together = stored.products(torch.arange(70), vector)
     for row in (0, 31, 32, 69):
         assert torch.equal(stored.products(torch.tensor([row]), vector), together[row : row + 1])
+    for first in (1, 2, 3):  # another place among the four that a kernel multiplies at a time
+        assert torch.equal(stored.products(torch.arange(first, 70), vector), together[first:])
+
+
+def test_several_vectors_are_multiplied_as_each_alone(view: View) -> None:
+    stored = StoredRows(view)
+    vectors = torch.randn(5, 1500, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    rows = some_rows()
+    together = stored.products(rows, vectors)
+    assert torch.equal(together, torch.stack([stored.products(rows, vector) for vector in vectors]))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_products_and_copies_are_the_same_on_any_number_of_threads(tmp_path: Path, dtype: str) -> None:
+    index = make_index(tmp_path, num_rows=1100, dim=40, dtype=dtype)  # enough rows for four threads to share
+    stored, rows = StoredRows(index.view("own")), torch.arange(1100)
+    vectors = torch.randn(2, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 4):
+            torch.set_num_threads(threads)
+            found.append((stored.products(rows, vectors), stored.sketches(rows)))
+    finally:
+        torch.set_num_threads(before)
+    for products, sketches in found[1:]:
+        assert torch.equal(products, found[0][0])
+        assert torch.equal(sketches, found[0][1])
 
 
 def test_every_float16_value_is_widened_exactly() -> None:
     bits = np.arange(2**16, dtype=np.uint16)
     bits = bits[np.isfinite(bits.view(np.float16))].reshape(-1, 16)
     out = np.empty(bits.shape)
-    _copy_half(bits, np.arange(bits.shape[0]), 0.25, out)
+    _copy_half(bits, np.arange(bits.shape[0]), 0.25, out, 0, bits.shape[0])
     np.testing.assert_array_equal(out, bits.view(np.float16).astype(np.float64) * 0.25)
 
 
@@ -66,11 +95,11 @@ def test_products_are_the_same_where_subnormals_are_flushed_to_zero(view: View) 
 
 def test_subnormal_float16_values_count_in_products() -> None:
     bits = np.arange(1, 1024, dtype=np.uint16).reshape(1, -1)  # every positive subnormal
-    out = np.empty(1)
+    out = np.empty((1, 1))
     expected = bits.view(np.float16).astype(np.float64).sum()
     for subnormal in (np.array([1], np.uint32).view(np.float32), np.zeros(1, np.float32)):  # zero: as if flushed
-        _products_half(bits, np.array([0]), np.ones(1023), 1.0, out, subnormal)
-        assert out[0] == expected
+        _products_half(bits, np.array([0]), np.ones((1, 1023)), 1.0, out, subnormal, 0, 1)
+        assert out[0, 0] == expected
 
 
 def test_a_row_outside_the_view_is_refused(view: View) -> None:

@@ -39,6 +39,7 @@ def test_streams_share_no_words() -> None:
     assert len(set().union(*drawn)) == sum(map(len, drawn))
 
 
+@pytest.mark.slow  # compiles with numba from nothing
 def test_kernels_compile_where_nothing_can_be_written() -> None:
     # An installation that its user may not write to, without a home: numba has no cache folder left.
     program = (

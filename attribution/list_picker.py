@@ -1,8 +1,8 @@
-"""The cheap way to the next pick: one search, then bounds (method.md section 6) that prove picks or call for another.
+"""The next pick from the lists of one search: bounds (method.md section 6) prove picks or call for another search.
 
-Bound (i), second form, says how large a product with the present residual can be, given one with an older residual;
-bound (ii) says the same of every row that the search did not return. Rows whose bound is below the best score need no
-look, the others get a float32 product, and float64 decides among those that rounding could confuse.
+For an index that is a trip away, on a GPU or another machine: what a search sends back is looked at here for as many
+steps as bound (ii) proves that no row outside the lists can be the pick. Within the lists, bound (i), second form, says
+which rows need a look; those get a float32 product, and float64 decides among those that rounding could confuse.
 """
 
 import math
@@ -72,7 +72,7 @@ def bound_outside_lists(reach: float, largest_norm: float, along: float, off: fl
     return reach * along + math.sqrt(largest_norm**2 - reach**2) * off
 
 
-class CertifiedPicker:
+class ListPicker:
     """Finds each pick from the lists of an earlier search as long as the bounds prove it.
 
     Args:
@@ -83,11 +83,13 @@ class CertifiedPicker:
         num_allowed: How many they are.
         largest_norm: max ‖φ‖ over them.
         squared_norms: ‖φ‖² by row, or None to bound every norm by the largest.
+        bytes_per_sketch: What reading one stored sketch costs.
         max_results: Longest list asked of the search while bounds permit.
 
     Attributes:
         index_queries: Rows sent to the search so far.
         rows_scored: Sketches multiplied so far.
+        bytes_read: Bytes of sketches read so far.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class CertifiedPicker:
         num_allowed: int,
         largest_norm: float,
         squared_norms: Float[Tensor, " n"] | None,
+        bytes_per_sketch: int,
         *,
         max_results: int,
     ) -> None:
@@ -109,6 +112,7 @@ class CertifiedPicker:
         self._num_allowed = num_allowed
         self._largest_norm = largest_norm
         self._squared_norms_by_row = squared_norms
+        self._bytes_per_sketch = bytes_per_sketch
         self._max_results = max_results
         self._taken: list[int] = []
         # Float32 cannot hold sketches of extreme length; then float64 nominates as well.
@@ -117,6 +121,7 @@ class CertifiedPicker:
         self._searched = False
         self.index_queries = 0
         self.rows_scored = 0
+        self.bytes_read = 0
 
     def best(self, acquired: AcquiredSet) -> Pick | None:
         """Find the row with the largest |φ · r| among those not yet picked.
@@ -155,6 +160,7 @@ class CertifiedPicker:
         found = self._search.search(queries, num_results, self._rows_allowed)
         self.index_queries += queries.shape[0]
         self.rows_scored += queries.shape[0] * self._num_allowed
+        self.bytes_read += found.bytes_read
         present = found.rows >= 0
         covered = num_results >= self._num_allowed or bool((~present).any())
         self._reach = float("-inf") if covered else float(found.scores[:, -1].max()) / length
@@ -208,6 +214,7 @@ class CertifiedPicker:
         contending = looked & self._free & (scores + self._look_error * length >= floor)
         pick = best_by_float64(self._rows[contending], self._sketches, residual)
         self.rows_scored += int(contending.sum())
+        self.bytes_read += int(contending.sum()) * self._bytes_per_sketch
         search_error = self._search.relative_error * self._largest_norm
         outside = bound_outside_lists(
             self._reach + search_error, self._largest_norm * (1 + 1e-12), float(along[0]), float(off[0])
@@ -248,6 +255,7 @@ class CertifiedPicker:
             missing = (~self._loaded[left:right]).nonzero().squeeze(1) + left
             if missing.numel():
                 self._block[missing] = self._read(self._rows[missing])
+                self.bytes_read += missing.numel() * self._bytes_per_sketch
                 self._loaded[left:right] = True
             scores[left:right] = (self._block[left:right] @ unit).abs() * length
             looked[left:right] = True

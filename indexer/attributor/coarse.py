@@ -1,0 +1,116 @@
+"""What certified selections look at first: a view's 8-bit codes where the index has them, else its stored rows."""
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from attribution.bounded_rows import BoundedRows
+from attribution.coarse_rows import CoarseRows, Places
+from attribution.exact_sums import Array
+from indexer.attributor.coded_rows import CodedHeads, CodedRows, CodeScans
+from indexer.attributor.compiled_bounds import KERNELS
+from indexer.attributor.near_heads import places_near
+from indexer.attributor.pool import Pool
+from indexer.attributor.stored_coarse import StoredCoarse
+from indexer.attributor.stored_rows import StoredRows
+from sketchstore.codes import Codes
+from sketchstore.errors import MissingDerivedError
+from sketchstore.heads import Heads
+from sketchstore.reader import Index
+
+
+class CoarseViews:
+    """The codes of one index, opened once a view; all selections in flight share their scans.
+
+    Args:
+        index: The index.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._scans: dict[str, _Scans | None] = {}
+        self._lock = threading.Lock()
+
+    def of(self, pool: Pool, stored: StoredRows) -> CoarseRows:
+        """Give the rows that may be selected, as cheap to multiply as the index allows.
+
+        Args:
+            pool: The question's rows.
+            stored: The stored rows of its view.
+
+        Returns:
+            The candidates.
+        """
+        coded = self.coded(pool)
+        if coded is not None:
+            return coded
+        return StoredCoarse(stored, pool.candidates.numpy(), _norms_of(pool))
+
+    def coded(self, pool: Pool) -> CodedRows | None:
+        """Give the codes of the rows that may be selected.
+
+        Args:
+            pool: The question's rows.
+
+        Returns:
+            The candidates' codes, None where the index has none.
+        """
+        scans = self._scans_of(pool.view.name)
+        if scans is None:
+            return None
+        rows, norms = pool.candidates.numpy(), _norms_of(pool)
+        return CodedRows(scans.rows, rows, norms, scans.heads_of(rows, norms))
+
+    def _scans_of(self, view: str) -> "_Scans | None":
+        with self._lock:
+            if view not in self._scans:
+                self._scans[view] = self._open(view)
+            return self._scans[view]
+
+    def _open(self, view: str) -> "_Scans | None":
+        try:
+            rows = CodeScans(self._index.derived.codes(view))
+        except MissingDerivedError:
+            return None
+        try:
+            heads = self._index.derived.heads(view)
+        except MissingDerivedError:
+            return _Scans(rows, None, None)
+        return _Scans(rows, heads, CodeScans(Codes(heads.codes, heads.scales, heads.errors)))
+
+
+@dataclass(frozen=True)
+class _Scans:
+    """What is open of one view: the codes of its rows, its heads, and the codes of these."""
+
+    rows: CodeScans
+    heads: Heads | None
+    head_rows: CodeScans | None
+
+    def heads_of(self, rows: Places, norms: Array) -> CodedHeads | None:
+        if self.heads is None or self.head_rows is None:
+            return None
+        return CodedHeads(self.head_rows, self.heads, rows, norms)
+
+
+def _norms_of(pool: Pool) -> Array:
+    norms: Array = pool.view.squared_norms[pool.candidates].sqrt().numpy()
+    return norms
+
+
+def compile_kernels() -> None:
+    """Compile, or load from numba's cache, what multiplies codes and evaluates bounds, on a few rows of one value."""
+    one, ones, rows = np.ones(1), np.ones(16), np.arange(16)  # more rows than are bounded without heads
+    codes = Codes(np.ones((16, 1), dtype=np.int8), ones, ones)
+    scans = CodeScans(codes)
+    heads = CodedHeads(scans, Heads(np.ones((1, 1)), codes.codes, ones, ones, ones), rows, ones)
+    coarse = CodedRows(scans, rows, ones, heads)
+    coarse.products(one, None)
+    places_near(heads, coarse.norms, np.ones((1, 1)), 0.5)
+    bounded = BoundedRows(coarse, 1.0, 2, 0.0, KERNELS)
+    bounded.face(one)
+    bounded.anchor()
+    bounded.add(rows, ones, ones)
+    bounded.face(one)
+    bounded.reaching(0.0)

@@ -1,0 +1,147 @@
+"""Codes and heads against float64: every error bound holds, and company changes no number."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from attribution import bound_kernels
+from attribution.bound_kernels import Facing, Head, Lengths
+from indexer.attributor import compiled_bounds
+from indexer.attributor.coded_rows import CodedHeads, CodedRows, CodeScans, _Wanted
+from indexer.attributor.near_heads import places_near
+from sketchstore.codes import Codes, encode
+from sketchstore.heads import Heads, encode_heads
+from sketchstore.principal_directions import leading_directions
+
+NUM_ROWS, DIM, DIRECTIONS = 700, 48, 8
+
+
+@pytest.fixture(scope="module")
+def sketches():
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(NUM_ROWS, DIM, generator=generator, dtype=torch.float64)
+    rows *= torch.logspace(0, -2, DIM)  # a few directions hold most of every row
+    rows[::50] = rows[1::50] * 0.999  # near-duplicates
+    rows[5] = 0.0
+    rows[6] = 1e-20 * rows[7]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def scans(sketches):
+    encoded = encode(sketches)
+    return CodeScans(Codes(*(part.numpy() for part in encoded)))
+
+
+def coded_heads(sketches, rows):
+    basis = leading_directions(sketches.float(), DIRECTIONS)
+    codes, scales, errors, tails = (part.numpy() for part in encode_heads(sketches, basis))
+    stored = Heads(basis.numpy(), codes, scales, errors, tails)
+    norms = torch.linalg.vector_norm(sketches[rows], dim=1).numpy()
+    return CodedHeads(CodeScans(Codes(codes, scales, errors)), stored, rows, norms)
+
+
+def pool_of(scans, sketches, rows):
+    return CodedRows(scans, rows, torch.linalg.vector_norm(sketches[rows], dim=1).numpy())
+
+
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("rows", [np.arange(NUM_ROWS), np.arange(3, NUM_ROWS, 7)], ids=["all", "some"])
+def test_products_are_within_their_bounds(scans, sketches, rows, size):
+    coarse = pool_of(scans, sketches, rows)
+    for seed in range(20):
+        vector = size * np.random.default_rng(seed).standard_normal(DIM)
+        if seed % 4 == 0:
+            vector[1:] *= 1e-6  # one value sets the step of all
+        products, errors = coarse.products(vector, None)
+        true = sketches[rows].numpy() @ vector
+        assert (np.abs(products - true) <= errors).all()
+        some = np.arange(1, rows.shape[0], 3)
+        fewer, fewer_errors = coarse.products(vector, some)
+        assert np.array_equal(fewer, products[some])
+        assert np.array_equal(fewer_errors, errors[some])
+
+
+def test_sums_are_the_integers_alone_and_in_a_round(scans):
+    everything = np.arange(NUM_ROWS)
+    vectors = [np.random.default_rng(seed).integers(-scans.largest, scans.largest + 1, DIM) for seed in range(5)]
+    vectors += [np.full(DIM, scans.largest), np.full(DIM, -scans.largest), np.zeros(DIM, dtype=np.int64)]
+    wanted = [_Wanted(everything, vector.astype(np.int16)) for vector in vectors]
+    wanted.insert(2, _Wanted(np.array([4, 9, 699]), vectors[0].astype(np.int16)))
+    wanted.insert(4, _Wanted(np.empty(0, dtype=np.int64), vectors[0].astype(np.int16)))
+    together = scans._serve(wanted)
+    for one, sums in zip(wanted, together, strict=True):
+        exact = scans.codes.codes[one.rows].astype(np.int64) @ one.vector.astype(np.int64)
+        assert np.array_equal(sums, exact)
+        assert np.array_equal(scans.products(one.rows, one.vector), exact)
+
+
+def test_many_threads_get_what_they_asked_for(scans):
+    everything, given = np.arange(NUM_ROWS), {}
+    vectors = [np.random.default_rng(seed).integers(-99, 100, DIM).astype(np.int16) for seed in range(40)]
+
+    def ask(place):
+        given[place] = scans.rounds.ask(_Wanted(everything[: 700 - place], vectors[place]))
+
+    before = scans.rounds.served
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(vectors))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert scans.rounds.served == before + 40
+    for place, vector in enumerate(vectors):
+        assert np.array_equal(given[place], scans.codes.codes[: 700 - place].astype(np.int64) @ vector.astype(np.int64))
+
+
+def random_lengths(heads, generator):
+    count = heads.rows.shape[0]
+    along = generator.uniform(0, 1, count).astype(np.float32)
+    along[generator.random(count) < 0.1] = -np.inf
+    return Lengths(
+        anchor=generator.integers(0, 3, count).astype(np.int16),
+        along=along,
+        across=np.where(np.isfinite(along), generator.uniform(0, 1, count), 0).astype(np.float32),
+        tail_along=generator.uniform(-0.5, 0.5, count).astype(np.float32),
+        tail_error=generator.uniform(0, 0.01, count).astype(np.float32),
+        tail_across=generator.uniform(0, 0.2, count).astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize("mark", [-1.0, 0.0, 0.3, 0.8, 5.0])
+def test_compiled_bounds_are_those_on_arrays(sketches, mark):
+    heads = coded_heads(sketches, np.arange(0, NUM_ROWS, 2))
+    generator = np.random.default_rng(8)
+    lengths = random_lengths(heads, generator)
+    facing = Facing(
+        cosines=generator.uniform(0, 1, 3).astype(np.float32),
+        sines=generator.uniform(0, 1, 3).astype(np.float32),
+        tail_cosines=generator.uniform(-1, 1, 3),
+        tail_blur=1e-9,
+        tail_sines=generator.uniform(0, 0.5, 3),
+    )
+    head = Head(generator.standard_normal(DIRECTIONS) / 3, 4.0, 1e-9)
+    places = bound_kernels.places_reaching(lengths, facing, mark)
+    assert np.array_equal(compiled_bounds.places_reaching(lengths, facing, mark), places)
+    plain = bound_kernels.heads_reaching(heads, head, lengths, facing, mark)
+    fast = compiled_bounds.heads_reaching(heads, head, lengths, facing, mark)
+    assert np.array_equal(fast.places, plain.places)
+    assert fast.looked == plain.looked == places.shape[0]
+    assert fast.heads == pytest.approx(plain.heads, rel=1e-12)  # the same operations, rounded in another order
+    assert fast.errors == pytest.approx(plain.errors, rel=1e-12)
+
+
+def test_heads_find_every_near_duplicate(sketches):
+    rows = np.arange(NUM_ROWS)
+    heads = coded_heads(sketches, rows)
+    hits = sketches[[0, 1, 7, 50, 333]]
+    norms = torch.linalg.vector_norm(sketches, dim=1)
+    cosines = sketches @ hits.T / (norms[:, None].clamp(min=1e-300) * torch.linalg.vector_norm(hits, dim=1))
+    found = places_near(heads, heads.norms, hits.numpy(), 0.95)
+    for hit, places in enumerate(found):
+        near = set(torch.nonzero(cosines[:, hit] > 0.95).squeeze(1).tolist())
+        assert near <= set(places.tolist())
+        assert len(places) < NUM_ROWS / 2  # and rule out most of the others
+    assert 1 in found[0].tolist()

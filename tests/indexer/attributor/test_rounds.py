@@ -1,0 +1,65 @@
+"""Rounds: everyone is served once, in company where there is any, and an error reaches those it concerns."""
+
+import threading
+
+import pytest
+
+from indexer.attributor.rounds import Rounds
+
+
+def test_who_waits_is_served_together_in_the_next_round():
+    started, released, rounds_seen = threading.Event(), threading.Event(), []
+
+    def serve(asked):
+        rounds_seen.append(sorted(asked))
+        if asked == [0]:
+            started.set()
+            assert released.wait(30)
+        return [10 * number for number in asked]
+
+    rounds, given = Rounds(serve, most=3), {}
+
+    def ask(number):
+        given[number] = rounds.ask(number)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+    threads[0].start()
+    assert started.wait(30)
+    for thread in threads[1:]:
+        thread.start()
+    while len(rounds._waiting) < 5:
+        pass
+    released.set()
+    for thread in threads:
+        thread.join(30)
+    assert given == {number: 10 * number for number in range(6)}
+    assert [len(asked) for asked in rounds_seen] == [1, 3, 2]
+    assert (rounds.rounds, rounds.served) == (3, 6)
+
+
+def test_an_error_reaches_those_of_its_round_and_no_one_else():
+    def serve(asked):
+        if "bad" in asked:
+            raise ValueError("bad was asked")
+        return asked
+
+    rounds = Rounds(serve)
+    assert rounds.ask("good") == "good"
+    with pytest.raises(ValueError, match="bad was asked"):
+        rounds.ask("bad")
+    assert rounds.ask("good") == "good"
+
+
+def test_hundreds_of_questions_from_many_threads_are_each_answered_once():
+    rounds, given = Rounds(lambda asked: [2 * number for number in asked], most=4), []
+
+    def ask_many(first):
+        given.extend(rounds.ask(number) == 2 * number for number in range(first, first + 50))
+
+    threads = [threading.Thread(target=ask_many, args=(100 * number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert given == [True] * 600
+    assert rounds.served == 600
