@@ -160,8 +160,9 @@ class BoundedRows:
         self, rows: HeadRows, places: Places, products: Array, errors: Array, reached: NDArray[np.bool_] | None
     ) -> None:
         tails = rows.tails[places] / self._longest
-        along, error = np.zeros_like(tails), np.zeros_like(tails)
-        # For few rows an anchor whose tail is not known will do.
+        # Nothing is known yet of how a tail lies to the anchor's: anywhere between along and against it.
+        along, error = np.zeros_like(tails), tails.copy()
+        # For few rows an anchor whose tail is not known will do; rows added later may make it known.
         head = self._face_tails(rows) if places.shape[0] > self._few else self._head
         if head is not None and self._tail_length >= _SHORTEST_TAIL:
             if reached is None or self._reached is None:
