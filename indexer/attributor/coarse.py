@@ -12,6 +12,7 @@ from indexer.attributor.coded_rows import CodedHeads, CodedRows, CodeScans
 from indexer.attributor.compiled_bounds import KERNELS
 from indexer.attributor.near_heads import places_near
 from indexer.attributor.pool import Pool
+from indexer.attributor.scan_rounds import scan_rounds
 from indexer.attributor.stored_coarse import StoredCoarse
 from indexer.attributor.stored_rows import StoredRows
 from sketchstore.codes import Codes
@@ -25,10 +26,14 @@ class CoarseViews:
 
     Args:
         index: The index.
+
+    Attributes:
+        rounds: The rounds in which all selections in flight multiply codes.
     """
 
     def __init__(self, index: Index) -> None:
         self._index = index
+        self.rounds = scan_rounds()
         self._scans: dict[str, _Scans | None] = {}
         self._lock = threading.Lock()
 
@@ -62,6 +67,17 @@ class CoarseViews:
         rows, norms = pool.candidates.numpy(), _norms_of(pool)
         return CodedRows(scans.rows, rows, norms, scans.heads_of(rows, norms))
 
+    def has_codes(self, pool: Pool) -> bool:
+        """Say whether the index has codes of a pool's view.
+
+        Args:
+            pool: The question's rows.
+
+        Returns:
+            Whether ``coded`` gives any.
+        """
+        return self._scans_of(pool.view.name) is not None
+
     def _scans_of(self, view: str) -> "_Scans | None":
         with self._lock:
             if view not in self._scans:
@@ -70,14 +86,14 @@ class CoarseViews:
 
     def _open(self, view: str) -> "_Scans | None":
         try:
-            rows = CodeScans(self._index.derived.codes(view))
+            rows = CodeScans(self._index.derived.codes(view), self.rounds)
         except MissingDerivedError:
             return None
         try:
             heads = self._index.derived.heads(view)
         except MissingDerivedError:
             return _Scans(rows, None, None)
-        return _Scans(rows, heads, CodeScans(Codes(heads.codes, heads.scales, heads.errors)))
+        return _Scans(rows, heads, CodeScans(Codes(heads.codes, heads.scales, heads.errors), self.rounds))
 
 
 @dataclass(frozen=True)
@@ -103,7 +119,7 @@ def compile_kernels() -> None:
     """Compile, or load from numba's cache, what multiplies codes and evaluates bounds, on a few rows of one value."""
     one, ones, rows = np.ones(1), np.ones(16), np.arange(16)  # more rows than are bounded without heads
     codes = Codes(np.ones((16, 1), dtype=np.int8), ones, ones)
-    scans = CodeScans(codes)
+    scans = CodeScans(codes, scan_rounds())
     heads = CodedHeads(scans, Heads(np.ones((1, 1)), codes.codes, ones, ones, ones), rows, ones)
     coarse = CodedRows(scans, rows, ones, heads)
     coarse.products(one, None)

@@ -14,7 +14,8 @@ import torch
 from attribution.coarse_rows import Places
 from attribution.exact_sums import Array, inner_product_error, row_dots
 from indexer.attributor.compiled import compiled
-from indexer.attributor.rounds import Rounds
+from indexer.attributor.integer_dots import LANES, sum_of_one, sums_of_four
+from indexer.attributor.scan_rounds import ScanRounds
 from indexer.attributor.scan_threads import in_pieces
 from sketchstore.codes import Codes
 from sketchstore.heads import Heads
@@ -39,16 +40,18 @@ def _multiply(codes, rows, starts, vectors, left, right, out):  # type: ignore[n
     places = np.empty(count, np.int64)
     for j in range(count):
         places[j] = starts[j] + np.searchsorted(rows[starts[j] : starts[j + 1]], left)
+    dim = codes.shape[1]
+    whole = dim // LANES * LANES
     for top in range(left, right, _BLOCK_ROWS):
         below = min(top + _BLOCK_ROWS, right)
         for j in range(count):
-            place = places[j]
+            place, vector = places[j], vectors[j]
             # Scattered rows come from memory four at a time faster than one by one.
             while place + 4 <= starts[j + 1] and rows[place + 3] < below:
                 one, two, three, four = rows[place], rows[place + 1], rows[place + 2], rows[place + 3]
-                first, second, third, fourth = np.int32(0), np.int32(0), np.int32(0), np.int32(0)
-                for k in range(codes.shape[1]):
-                    value = np.int32(vectors[j, k])
+                first, second, third, fourth = sums_of_four(codes, one, two, three, four, vector, whole)
+                for k in range(whole, dim):
+                    value = np.int32(vector[k])
                     first = np.int32(first + np.int32(codes[one, k]) * value)
                     second = np.int32(second + np.int32(codes[two, k]) * value)
                     third = np.int32(third + np.int32(codes[three, k]) * value)
@@ -57,9 +60,9 @@ def _multiply(codes, rows, starts, vectors, left, right, out):  # type: ignore[n
                 place += 4
             while place < starts[j + 1] and rows[place] < below:
                 row = rows[place]
-                total = np.int32(0)
-                for k in range(codes.shape[1]):
-                    total = np.int32(total + np.int32(codes[row, k]) * np.int32(vectors[j, k]))
+                total = sum_of_one(codes, row, vector, whole)
+                for k in range(whole, dim):
+                    total = np.int32(total + np.int32(codes[row, k]) * np.int32(vector[k]))
                 out[place] = total
                 place += 1
             places[j] = place
@@ -79,8 +82,25 @@ def _decode(sums, rows, scales, code_errors, norms, step, length, lost_length, v
 class _Wanted:
     """Integer products that a selection waits for."""
 
+    scans: "CodeScans"
     rows: Places
     vector: npt.NDArray[np.int16]
+
+    @property
+    def scanned(self) -> object:
+        """The codes."""
+        return self.scans
+
+    def serve(self, together: Sequence["_Wanted"]) -> Sequence[Sums]:
+        """Multiply for all who want products of these codes.
+
+        Args:
+            together: What they want.
+
+        Returns:
+            Their sums.
+        """
+        return self.scans.multiply([(one.rows, one.vector) for one in together])
 
 
 @dataclass(frozen=True)
@@ -105,11 +125,12 @@ class CodeScans:
 
     Args:
         codes: The codes.
+        rounds: The rounds they are multiplied in.
     """
 
-    def __init__(self, codes: Codes) -> None:
+    def __init__(self, codes: Codes, rounds: ScanRounds) -> None:
         self.codes = codes
-        self.rounds: Rounds[_Wanted, Sums] = Rounds(self._serve)
+        self.rounds = rounds
         # No sum of products may leave int32.
         self.largest: int = max(1, min(2**15 - 1, (2**31 - 1) // (_LARGEST_CODE * codes.codes.shape[1])))
 
@@ -143,17 +164,27 @@ class CodeScans:
         Returns:
             Exact sums, int32 [m].
         """
-        wanted = _Wanted(rows, vector)
         # So few rows are not worth waiting for a round.
-        return self._serve([wanted])[0] if rows.shape[0] < _FEW_ROWS else self.rounds.ask(wanted)
+        if rows.shape[0] < _FEW_ROWS:
+            return self.multiply([(rows, vector)])[0]
+        sums: Sums = self.rounds.ask(_Wanted(self, rows, vector))
+        return sums
 
-    def _serve(self, wanted: Sequence[_Wanted]) -> Sequence[Sums]:
-        rows = np.concatenate([one.rows for one in wanted]) if len(wanted) > 1 else wanted[0].rows
-        starts = np.cumsum([0, *(one.rows.shape[0] for one in wanted)])
-        vectors = np.stack([one.vector for one in wanted])
+    def multiply(self, wanted: Sequence[tuple[Places, npt.NDArray[np.int16]]]) -> Sequence[Sums]:
+        """Multiply rows with integer vectors now, each with its own.
+
+        Args:
+            wanted: Ascending rows and the vector, as for ``products``.
+
+        Returns:
+            Exact sums, in the same order.
+        """
+        rows = np.concatenate([some for some, _ in wanted]) if len(wanted) > 1 else wanted[0][0]
+        starts = np.cumsum([0, *(some.shape[0] for some, _ in wanted)])
+        vectors = np.stack([vector for _, vector in wanted])
         out = np.empty(rows.shape[0], np.int32)
         codes = self.codes.codes
-        asked = [one.rows for one in wanted if one.rows.shape[0]]
+        asked = [some for some, _ in wanted if some.shape[0]]
         if asked:
             first, last = min(int(some[0]) for some in asked), max(int(some[-1]) for some in asked)
 
@@ -242,6 +273,11 @@ class CodedHeads:
         self._scans = scans
         self._basis = heads.basis
         self._tails = heads.tails[rows]
+
+    @property
+    def rounds(self) -> ScanRounds:
+        """The rounds that heads are multiplied in."""
+        return self._scans.rounds
 
     @property
     def basis(self) -> Array:

@@ -1,13 +1,22 @@
 """The compiled twin of ``attribution.bound_kernels``: one pass over a few bytes a row, nothing in between."""
 
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
 import numpy as np
 
 from attribution import bound_kernels
 from attribution.bound_kernels import BoundKernels, Facing, Head, Lengths, Reached
 from attribution.coarse_rows import HeadRows, Places
+from attribution.cores import on_all_cores
 from indexer.attributor.coded_rows import CodedHeads
 from indexer.attributor.compiled import compiled
+from indexer.attributor.integer_dots import LANES, sum_of_one
 from indexer.attributor.scan_threads import in_pieces
+
+#: Bytes of heads that meet every residual of a round while a core's cache holds them.
+_BLOCK_BYTES = 1 << 19
 
 
 @compiled
@@ -30,6 +39,7 @@ def _heads(lengths, facing, coded, residual, mark, left, right, places, products
     integers, step, length, lost, unit, blur = residual
     single = np.float32(mark)
     count, looked = left, 0
+    whole = codes.shape[1] // LANES * LANES
     for place in range(left, right):
         anchor = anchors[place]
         # A row that is not bounded now gives minus infinity, or what is not a number: neither reaches anything.
@@ -37,8 +47,8 @@ def _heads(lengths, facing, coded, residual, mark, left, right, places, products
             continue
         looked += 1
         row = rows[place]
-        total = np.int32(0)
-        for k in range(codes.shape[1]):
+        total = sum_of_one(codes, row, integers, whole)
+        for k in range(whole, codes.shape[1]):
             total = np.int32(total + np.int32(codes[row, k]) * np.int32(integers[k]))
         product = total * (scales[row] * step) / unit
         error = code_errors[row] * length + norms[place] * lost
@@ -84,8 +94,6 @@ def heads_reaching(heads: HeadRows, head: Head, lengths: Lengths, facing: Facing
     """
     if not isinstance(heads, CodedHeads):
         return bound_kernels.heads_reaching(heads, head, lengths, facing, mark)
-    count = lengths.along.shape[0]
-    places, products, errors = np.empty(count, dtype=np.int64), np.empty(count), np.empty(count)
     rounded = heads.rounded(head.vector)
     arrays = (
         (lengths.anchor, lengths.along, lengths.across, lengths.tail_along, lengths.tail_error, lengths.tail_across),
@@ -93,15 +101,59 @@ def heads_reaching(heads: HeadRows, head: Head, lengths: Lengths, facing: Facing
         (heads.codes.codes, heads.rows, heads.codes.scales, heads.codes.errors, heads.norms),
         (rounded.integers, rounded.step, rounded.length, rounded.lost, head.unit, head.blur),
     )
-    found: dict[int, tuple[int, int]] = {}
+    reached: Reached = heads.rounds.ask(_HeadScan(heads, arrays, mark))
+    return reached
 
-    def bound(left: int, right: int) -> None:
-        found[left] = _heads(*arrays, mark, left, right, places, products, errors)
 
-    in_pieces(bound, count)
-    kept = [slice(left, end) for left, (end, _) in sorted(found.items())]
-    parts = [np.concatenate([array[piece] for piece in kept]) for array in (places, products, errors)]
-    return Reached(parts[0].astype(np.int64), parts[1], parts[2], sum(looked for _, looked in found.values()))
+class _HeadScan:
+    """One residual against the heads of its pool; a block of heads stays in the cache while it meets all of a round."""
+
+    def __init__(self, heads: CodedHeads, arrays: tuple[Any, ...], mark: float) -> None:
+        count = heads.rows.shape[0]
+        self.heads = heads
+        self._arrays = arrays
+        self._mark = mark
+        self._places, self._products, self._errors = np.empty(count, dtype=np.int64), np.empty(count), np.empty(count)
+        self._found: dict[int, tuple[int, int]] = {}
+
+    @property
+    def scanned(self) -> object:
+        """The codes of all heads of the view."""
+        return self.heads.codes.codes
+
+    def serve(self, together: Sequence["_HeadScan"]) -> Sequence[Reached]:
+        """Bound the rows of every scan, block after block of the view's rows.
+
+        Args:
+            together: The scans.
+
+        Returns:
+            The rows that each reaches.
+        """
+        if len(together) == 1:
+            in_pieces(self._bound, self.heads.rows.shape[0])
+            return [self._reached()]
+        num_rows, width = self.heads.codes.codes.shape
+        blocks = np.append(np.arange(0, num_rows, max(1, _BLOCK_BYTES // width)), num_rows)
+        edges = [np.searchsorted(scan.heads.rows, blocks) for scan in together]
+
+        def bound(block: int) -> None:
+            for scan, edge in zip(together, edges, strict=True):
+                if edge[block] < edge[block + 1]:
+                    scan._bound(int(edge[block]), int(edge[block + 1]))
+
+        on_all_cores([partial(bound, block) for block in range(blocks.shape[0] - 1)])
+        return [scan._reached() for scan in together]
+
+    def _bound(self, left: int, right: int) -> None:
+        out = (self._places, self._products, self._errors)
+        self._found[left] = _heads(*self._arrays, self._mark, left, right, *out)
+
+    def _reached(self) -> Reached:
+        kept = [slice(left, end) for left, (end, _) in sorted(self._found.items())]
+        arrays = (self._places, self._products, self._errors)
+        places, products, errors = (np.concatenate([array[piece] for piece in kept]) for array in arrays)
+        return Reached(places, products, errors, sum(looked for _, looked in self._found.values()))
 
 
 KERNELS = BoundKernels(places_reaching, heads_reaching)

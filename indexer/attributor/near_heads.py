@@ -7,6 +7,7 @@ from attribution.coarse_rows import Places
 from attribution.exact_sums import Array, row_dots
 from indexer.attributor.coded_rows import CodedHeads
 from indexer.attributor.compiled import compiled
+from indexer.attributor.integer_dots import LANES, sum_of_one
 from indexer.attributor.scan_threads import in_pieces
 
 _BLOCK_ROWS = 64
@@ -17,13 +18,14 @@ def _mark(coded, vectors, limits, left, right, out):  # type: ignore[no-untyped-
     """out[j, i] = whether head and tail of row i may reach the product ``least[j]`` · ‖φ_i‖ with vector j."""
     codes, rows, scales, errors, tails, norms = coded
     steps, lengths, lost, tail_lengths, least = limits
+    whole = codes.shape[1] // LANES * LANES
     for top in range(left, right, _BLOCK_ROWS):
         below = min(top + _BLOCK_ROWS, right)
         for j in range(vectors.shape[0]):
             for i in range(top, below):
                 row = rows[i]
-                total = np.int32(0)
-                for k in range(codes.shape[1]):
+                total = sum_of_one(codes, row, vectors[j], whole)
+                for k in range(whole, codes.shape[1]):
                     total = np.int32(total + np.int32(codes[row, k]) * np.int32(vectors[j, k]))
                 bound = total * (scales[row] * steps[j]) + errors[row] * lengths[j] + norms[i] * lost[j]
                 bound += tails[i] * tail_lengths[j]

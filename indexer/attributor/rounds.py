@@ -2,10 +2,16 @@
 
 As language models are served by continuous batching: no asker waits for others to arrive, and none waits for another
 to finish more than the round that is under way. There is no thread of its own; an asker whose turn it is serves all.
+
+Between its questions an asker works on what it got, in *turns*: threads that share one interpreter lock slow each other
+down where they work at the same time, and a round that begins while some of them work has little company in it. So one
+works at a time, and a round begins when nobody does.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 Asked = TypeVar("Asked")
@@ -15,8 +21,9 @@ Given = TypeVar("Given")
 class _Ticket(Generic[Asked, Given]):
     """One question that waits."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Asked, working: bool) -> None:
         self.asked = asked
+        self.working = working
         self.given: Given | None = None
         self.error: BaseException | None = None
         self.called = threading.Event()
@@ -42,8 +49,40 @@ class Rounds(Generic[Asked, Given]):
         self._lock = threading.Lock()
         self._waiting: list[_Ticket[Asked, Given]] = []
         self._under_way = False
+        # Whoever is in a turn or waits for one; a thread's own is remembered for its questions.
+        self._working = 0
+        self._turn_taken = False
+        self._turn_queue: deque[threading.Event] = deque()
+        self._own = threading.local()
         self.rounds = 0
         self.served = 0
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Work between questions, while nobody else does; a question lets others work until it is answered.
+
+        A thread that is in a turn may enter it again. Nothing that waits for another thread's turn belongs in it.
+        Turns come in the order in which they were asked for.
+
+        Yields:
+            Nothing; the turn ends with the block.
+        """
+        if getattr(self._own, "working", False):
+            yield
+            return
+        with self._lock:
+            self._working += 1
+        self._take_turn()
+        try:
+            yield
+        finally:
+            self._end_turn()
+
+    def pass_turn(self) -> None:
+        """Let those who wait for a turn have theirs first, and go on; for the middle of a long one."""
+        if getattr(self._own, "working", False) and self._turn_queue:
+            self._give_turn()
+            self._take_turn()
 
     def ask(self, asked: Asked) -> Given:
         """Have one question answered, together with what others ask at the same time.
@@ -54,18 +93,53 @@ class Rounds(Generic[Asked, Given]):
         Returns:
             Its answer.
         """
-        ticket: _Ticket[Asked, Given] = _Ticket(asked)
+        ticket: _Ticket[Asked, Given] = _Ticket(asked, getattr(self._own, "working", False))
         with self._lock:
             self._waiting.append(ticket)
-            ticket.leads = not self._under_way
-            self._under_way = True
-        if not ticket.leads:
-            ticket.called.wait()
+            if not ticket.working:
+                self._call_leader()
+        if ticket.working:
+            self._end_turn()
+        ticket.called.wait()
         if ticket.leads:
             self._serve_round()
+        if ticket.working:
+            self._take_turn()
         if ticket.error is not None:
             raise ticket.error
         return ticket.given  # type: ignore[return-value]
+
+    def _take_turn(self) -> None:
+        called = None
+        with self._lock:
+            if self._turn_taken:
+                called = threading.Event()
+                self._turn_queue.append(called)
+            self._turn_taken = True
+        if called is not None:
+            called.wait()
+        self._own.working = True
+
+    def _give_turn(self) -> None:
+        self._own.working = False
+        with self._lock:
+            if self._turn_queue:
+                self._turn_queue.popleft().set()
+            else:
+                self._turn_taken = False
+
+    def _end_turn(self) -> None:
+        self._give_turn()
+        with self._lock:
+            self._working -= 1
+            self._call_leader()
+
+    def _call_leader(self) -> None:
+        # With the lock held. The oldest question leads as soon as nobody works and no round is under way.
+        if self._waiting and not self._working and not self._under_way:
+            self._under_way = True
+            self._waiting[0].leads = True
+            self._waiting[0].called.set()
 
     def _serve_round(self) -> None:
         # The leader's own question is the oldest, so it is always in the round it serves.
@@ -80,11 +154,8 @@ class Rounds(Generic[Asked, Given]):
         with self._lock:
             self.rounds += 1
             self.served += len(tickets)
-            successor = self._waiting[0] if self._waiting else None
-            self._under_way = successor is not None
-        # The next leader first: its round runs while the others work with what they got.
-        if successor is not None:
-            successor.leads = True
-            successor.called.set()
+            self._under_way = False
+            self._working += sum(ticket.working for ticket in tickets)
+            self._call_leader()
         for ticket in tickets:
             ticket.called.set()

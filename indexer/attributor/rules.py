@@ -54,6 +54,25 @@ class Asked:
     coarse: CoarseViews
 
 
+def shares_scans(asked: Asked, search: IndexSearch, strategy: str) -> bool:
+    """Say whether approximate InfoGain multiplies codes, in rounds with the other selections in flight.
+
+    Args:
+        asked: The question.
+        search: The index's search over the comparable rows.
+        strategy: ``certified`` or ``literal``.
+
+    Returns:
+        Whether it does.
+    """
+    return _looks_coarsely(asked, search, strategy) and asked.coarse.has_codes(asked.pool)
+
+
+def _looks_coarsely(asked: Asked, search: IndexSearch, strategy: str) -> bool:
+    stored_columns = asked.rows.kernel_column_of_row() is not None
+    return strategy == "certified" and search.exact and search.local and not stored_columns
+
+
 def approximate_steps(asked: Asked, search: IndexSearch, strategy: str) -> Iterator[Step]:
     """Select by approximate InfoGain over an index (15).
 
@@ -68,8 +87,6 @@ def approximate_steps(asked: Asked, search: IndexSearch, strategy: str) -> Itera
     candidates = asked.pool.candidates
     everything = candidates.numel() == asked.pool.comparable.numel()
     allowed = None if everything else candidates
-    kernel_column = asked.rows.kernel_column_of_row()
-    certified = strategy == "certified" and search.exact and search.local and kernel_column is None
     yield from select_infogain_approx(
         asked.query,
         search,
@@ -82,8 +99,8 @@ def approximate_steps(asked: Asked, search: IndexSearch, strategy: str) -> Itera
         strategy=strategy,
         squared_norms=asked.pool.view.squared_norms,
         float32_sketches=lambda rows: asked.stored.read(rows, torch.float32),
-        kernel_column=kernel_column,
-        coarse=asked.coarse.of(asked.pool, asked.stored) if certified else None,
+        kernel_column=asked.rows.kernel_column_of_row(),
+        coarse=asked.coarse.of(asked.pool, asked.stored) if _looks_coarsely(asked, search, strategy) else None,
         bytes_per_sketch=asked.stored.bytes_per_row,
         kernels=KERNELS,
         max_results=_MAX_RESULTS,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -32,6 +33,7 @@ from indexer.attributor.rules import (
     loss_steps,
     random_steps,
     selected_rows,
+    shares_scans,
 )
 from sketchstore.reader import Index
 
@@ -76,6 +78,7 @@ class Attribution:
         self._duplicates = duplicates
         self._search = search
         self._strategy = strategy
+        self._shares_scans = search is not None and shares_scans(asked, search, strategy)
         self._seconds = {"prepare": time.perf_counter() - started, "select": 0.0, "rescore": 0.0, "represents": 0.0}
         self._taken: list[Step] = []
         self._stopped = "budget"
@@ -114,7 +117,12 @@ class Attribution:
         Yields:
             Hits, in order, from where the selection stands.
         """
-        for step in self._picks:
+        while True:
+            # Whoever reads the hits may take its time: its turn ends with each.
+            with self._turn():
+                step = next(self._picks, None)
+            if step is None:
+                return
             began = time.perf_counter()
             hit = self._hit(step, {taken.position for taken in self._taken})
             self._seconds["represents"] += time.perf_counter() - began
@@ -129,12 +137,18 @@ class Attribution:
         Returns:
             The answer.
         """
-        for _ in self._picks:
-            if check is not None:
-                check()
+        with self._turn():
+            for _ in self._picks:
+                if check is not None:
+                    check()
+                self._asked.coarse.rounds.pass_turn()
         if self._answer is None:
             self._answer = self._assemble()
         return self._answer
+
+    def _turn(self) -> AbstractContextManager[None]:
+        # Selections that share scans work briefly between them; the steps of all others are scans of their own.
+        return self._asked.coarse.rounds.turn() if self._shares_scans else nullcontext()
 
     def _select(self) -> Iterator[Step]:
         question = self._question

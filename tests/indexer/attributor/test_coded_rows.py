@@ -11,6 +11,7 @@ from attribution.bound_kernels import Facing, Head, Lengths
 from indexer.attributor import compiled_bounds
 from indexer.attributor.coded_rows import CodedHeads, CodedRows, CodeScans, _Wanted
 from indexer.attributor.near_heads import places_near
+from indexer.attributor.scan_rounds import scan_rounds
 from sketchstore.codes import Codes, encode
 from sketchstore.heads import Heads, encode_heads
 from sketchstore.principal_directions import leading_directions
@@ -32,7 +33,7 @@ def sketches():
 @pytest.fixture(scope="module")
 def scans(sketches):
     encoded = encode(sketches)
-    return CodeScans(Codes(*(part.numpy() for part in encoded)))
+    return CodeScans(Codes(*(part.numpy() for part in encoded)), scan_rounds())
 
 
 def coded_heads(sketches, rows):
@@ -40,7 +41,7 @@ def coded_heads(sketches, rows):
     codes, scales, errors, tails = (part.numpy() for part in encode_heads(sketches, basis))
     stored = Heads(basis.numpy(), codes, scales, errors, tails)
     norms = torch.linalg.vector_norm(sketches[rows], dim=1).numpy()
-    return CodedHeads(CodeScans(Codes(codes, scales, errors)), stored, rows, norms)
+    return CodedHeads(CodeScans(Codes(codes, scales, errors), scan_rounds()), stored, rows, norms)
 
 
 def pool_of(scans, sketches, rows):
@@ -68,10 +69,10 @@ def test_sums_are_the_integers_alone_and_in_a_round(scans):
     everything = np.arange(NUM_ROWS)
     vectors = [np.random.default_rng(seed).integers(-scans.largest, scans.largest + 1, DIM) for seed in range(5)]
     vectors += [np.full(DIM, scans.largest), np.full(DIM, -scans.largest), np.zeros(DIM, dtype=np.int64)]
-    wanted = [_Wanted(everything, vector.astype(np.int16)) for vector in vectors]
-    wanted.insert(2, _Wanted(np.array([4, 9, 699]), vectors[0].astype(np.int16)))
-    wanted.insert(4, _Wanted(np.empty(0, dtype=np.int64), vectors[0].astype(np.int16)))
-    together = scans._serve(wanted)
+    wanted = [_Wanted(scans, everything, vector.astype(np.int16)) for vector in vectors]
+    wanted.insert(2, _Wanted(scans, np.array([4, 9, 699]), vectors[0].astype(np.int16)))
+    wanted.insert(4, _Wanted(scans, np.empty(0, dtype=np.int64), vectors[0].astype(np.int16)))
+    together = scans.multiply([(one.rows, one.vector) for one in wanted])
     for one, sums in zip(wanted, together, strict=True):
         exact = scans.codes.codes[one.rows].astype(np.int64) @ one.vector.astype(np.int64)
         assert np.array_equal(sums, exact)
@@ -83,7 +84,7 @@ def test_many_threads_get_what_they_asked_for(scans):
     vectors = [np.random.default_rng(seed).integers(-99, 100, DIM).astype(np.int16) for seed in range(40)]
 
     def ask(place):
-        given[place] = scans.rounds.ask(_Wanted(everything[: 700 - place], vectors[place]))
+        given[place] = scans.rounds.ask(_Wanted(scans, everything[: 700 - place], vectors[place]))
 
     before = scans.rounds.served
     threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(vectors))]
@@ -110,18 +111,26 @@ def random_lengths(heads, generator):
     )
 
 
-@pytest.mark.parametrize("mark", [-1.0, 0.0, 0.3, 0.8, 5.0])
-def test_compiled_bounds_are_those_on_arrays(sketches, mark):
-    heads = coded_heads(sketches, np.arange(0, NUM_ROWS, 2))
-    generator = np.random.default_rng(8)
-    lengths = random_lengths(heads, generator)
-    facing = Facing(
+def random_facing(generator):
+    return Facing(
         cosines=generator.uniform(0, 1, 3).astype(np.float32),
         sines=generator.uniform(0, 1, 3).astype(np.float32),
         tail_cosines=generator.uniform(-1, 1, 3),
         tail_blur=1e-9,
         tail_sines=generator.uniform(0, 0.5, 3),
     )
+
+
+def everything_stored(heads):
+    return Heads(heads.basis, heads.codes.codes, heads.codes.scales, heads.codes.errors, heads.tails)
+
+
+@pytest.mark.parametrize("mark", [-1.0, 0.0, 0.3, 0.8, 5.0])
+def test_compiled_bounds_are_those_on_arrays(sketches, mark):
+    heads = coded_heads(sketches, np.arange(0, NUM_ROWS, 2))
+    generator = np.random.default_rng(8)
+    lengths = random_lengths(heads, generator)
+    facing = random_facing(generator)
     head = Head(generator.standard_normal(DIRECTIONS) / 3, 4.0, 1e-9)
     places = bound_kernels.places_reaching(lengths, facing, mark)
     assert np.array_equal(compiled_bounds.places_reaching(lengths, facing, mark), places)
@@ -145,3 +154,49 @@ def test_heads_find_every_near_duplicate(sketches):
         assert near <= set(places.tolist())
         assert len(places) < NUM_ROWS / 2  # and rule out most of the others
     assert 1 in found[0].tolist()
+
+
+@pytest.mark.parametrize("dim", [1, 63, 64, 65, 128, 200])
+def test_rows_of_any_length_are_multiplied_whole(dim):
+    generator = np.random.default_rng(dim)
+    codes = generator.integers(-127, 128, (11, dim)).astype(np.int8)
+    codes.flags.writeable = False  # as mapped files are
+    scans = CodeScans(Codes(codes, np.ones(11), np.zeros(11)), scan_rounds())
+    vector = generator.integers(-scans.largest, scans.largest + 1, dim).astype(np.int16)
+    for rows in (np.arange(11), np.array([0, 2, 3, 7, 10])):
+        assert np.array_equal(scans.products(rows, vector), codes[rows].astype(np.int64) @ vector.astype(np.int64))
+
+
+def test_heads_reach_the_same_rows_alone_and_in_a_round(sketches, monkeypatch):
+    monkeypatch.setattr(compiled_bounds, "_BLOCK_BYTES", 64 * DIRECTIONS)  # eleven blocks
+    generator = np.random.default_rng(4)
+    everything = coded_heads(sketches, np.arange(NUM_ROWS))
+    scans = []
+    for rows in (np.arange(NUM_ROWS), np.arange(3, NUM_ROWS, 5), np.arange(NUM_ROWS), np.array([699])):
+        pool = CodedHeads(everything._scans, everything_stored(everything), rows, everything.norms[rows])
+        facing = random_facing(generator)
+        head = Head(generator.standard_normal(DIRECTIONS) / 3, 4.0, 1e-9)
+        scans.append((pool, head, random_lengths(pool, generator), facing, 0.3))
+    alone = [compiled_bounds.heads_reaching(*scan) for scan in scans]
+    asked, serve = [], everything.rounds._serve
+    everything.rounds._serve = lambda together: asked.append(len(together)) or serve(together)
+    given = {}
+
+    def ask(place):
+        with everything.rounds.turn():
+            given[place] = compiled_bounds.heads_reaching(*scans[place])
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(scans))]
+    with everything.rounds.turn():
+        for thread in threads:
+            thread.start()
+        while len(everything.rounds._turn_queue) < len(scans):
+            pass
+    for thread in threads:
+        thread.join(60)
+    assert asked == [4]
+    for place, one in enumerate(alone):
+        assert np.array_equal(given[place].places, one.places)
+        assert np.array_equal(given[place].heads, one.heads)
+        assert np.array_equal(given[place].errors, one.errors)
+        assert given[place].looked == one.looked

@@ -63,3 +63,71 @@ def test_hundreds_of_questions_from_many_threads_are_each_answered_once():
         thread.join(60)
     assert given == [True] * 600
     assert rounds.served == 600
+
+
+def test_a_round_begins_when_nobody_works_and_serves_all_who_do():
+    seen = []
+
+    def serve(asked):
+        seen.append(len(asked))
+        return asked
+
+    rounds, given = Rounds(serve), []
+
+    def select(number):
+        with rounds.turn():
+            for step in range(20):
+                given.append(rounds.ask((number, step)) == (number, step))
+
+    threads = [threading.Thread(target=select, args=(number,)) for number in range(8)]
+    with rounds.turn():
+        for thread in threads:
+            thread.start()
+        while len(rounds._turn_queue) < 8:
+            pass
+    for thread in threads:
+        thread.join(60)
+    assert given == [True] * 160
+    assert seen == [8] * 20
+
+
+def test_one_at_a_time_has_the_turn_and_those_who_wait_go_first():
+    rounds, inside, order, holding, queued = Rounds(lambda asked: asked), [], [], threading.Event(), threading.Event()
+
+    def work(name):
+        with rounds.turn(), rounds.turn():  # entering again is no second turn
+            inside.append(name)
+            assert len(inside) == 1
+            order.append(name)
+            inside.remove(name)
+
+    def long_work():
+        with rounds.turn():
+            order.append("long begins")
+            holding.set()
+            assert queued.wait(30)
+            rounds.pass_turn()
+            order.append("long ends")
+
+    threads = [threading.Thread(target=long_work)]
+    threads[0].start()
+    assert holding.wait(30)
+    for name in ("first", "second"):
+        threads.append(threading.Thread(target=work, args=(name,)))
+        threads[-1].start()
+        while len(rounds._turn_queue) < len(threads) - 1:
+            pass
+    queued.set()
+    for thread in threads:
+        thread.join(30)
+    assert order == ["long begins", "first", "second", "long ends"]
+
+
+def test_a_turn_ends_with_an_error_in_it():
+    def serve(asked):
+        raise ValueError("no product")
+
+    rounds = Rounds(serve)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no product"), rounds.turn():
+            rounds.ask(1)
