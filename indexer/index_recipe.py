@@ -1,4 +1,4 @@
-"""The recipe and the model that an index was built with: its own weights in the recipe's architecture, nothing trained."""
+"""The recipe and model that an index was built with: its own weights in the recipe's architecture, nothing trained."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def recipe_of(
     """
     facts = index.manifest.recipe
     if source is None and not facts.builtin:
-        raise RecipeError(f"index {index.name!r} was built with the recipe file {facts.name}.py; give it: --recipe FILE")
+        raise RecipeError(
+            f"index {index.name!r} was built with the recipe file {facts.name}.py; give it: --recipe FILE"
+        )
     stored = {key: value for key, value in facts.options.items() if isinstance(value, str | int | float | bool)}
     recipe = load_recipe(source or facts.name, data_dir=data_dir, options={**stored, **(options or {})})
     if (recipe.name, recipe.file_digest) != (facts.name, facts.file_digest):
@@ -64,8 +66,8 @@ def load_model(index: Index, recipe: Recipe) -> nn.Module:
     """
     if index.weights_path is None:
         raise IncompatibleSketchError(
-            f"index {index.name!r} was built with --no-weights, so nothing can be sketched at its weights. Build it with "
-            "them."
+            f"index {index.name!r} was built with --no-weights, so nothing can be sketched at its weights. Build it "
+            "with them."
         )
     model = recipe.architecture()
     try:
