@@ -25,7 +25,7 @@ from sketchstore.reader import Index
 
 ROWS, QUERIES, PICKS, PAIRS = 300, 10, 10, 1000
 RELATIVE_NOISES = (0.01, 0.1, 1.0, 10.0, 100.0)
-#: What storage (float16: 2⁻¹¹ of an entry) and float32 sums in another order may change in a sketch, with room to spare.
+#: What storage (float16: 2⁻¹¹ of an entry) and float32 sums in another order may change in a sketch, and room to spare.
 MOST_DIFFERENCE = 0.01
 
 
@@ -103,7 +103,7 @@ def measure_stability(
         The report.
 
     Raises:
-        StabilityError: If the sketch has no seed, the seed is the index's own, or what is rebuilt is not what is stored.
+        StabilityError: If the sketch has no seed, the seed is the index's own, or what is rebuilt is not what is there.
     """
     progress, manifest = progress or Silent(), index.manifest
     other_seed = manifest.sketch.seed + 1 if seed is None else seed
@@ -121,17 +121,17 @@ def measure_stability(
     view = next(iter(manifest.views))
     sample = sample_rows(index.labels, manifest.views[view].comparable, pool_rows=rows, queries=queries)
     train = ExampleReader(loaded, loaded.train_set(), "train")
-    pool = _examples_of(index, train, sample.pool)
+    pool, pool_rows = _examples_of(index, train, sample.pool)
     asked, targets, split = _queries(index, loaded, view, sample.label, queries)
     if not asked:
-        asked, split = _examples_of(index, train, sample.queries), "train"
+        (asked, _), split = _examples_of(index, train, sample.queries), "train"
     progress.phase("sketching a sample again", 2)
     size, sketched = len(pool), {}
     for name, featuriser in (("index", own), ("other_seed", other)):
         parts = [featuriser.sketch(pool, view=view), featuriser.sketch(asked, targets, view)]
         sketched[name] = torch.cat(parts).double()
         progress.advance(1)
-    stored = index.view(view).sketches(torch.tensor(sample.pool))
+    stored = index.view(view).sketches(torch.tensor(pool_rows))
     difference = _difference(sketched["index"][:size], stored)
     if not difference <= MOST_DIFFERENCE:
         raise StabilityError(
@@ -168,30 +168,34 @@ def measure_stability(
     )
 
 
-def _examples_of(index: Index, reader: ExampleReader, rows: Sequence[int]) -> list[Example]:
+def _examples_of(index: Index, reader: ExampleReader, rows: Sequence[int]) -> tuple[list[Example], list[int]]:
     """Find the examples of rows in a data set, by their ids: where they are expected, else by reading all of it.
 
+    Rows that were appended from another data source are left out.
+
     Returns:
-        The examples.
+        The examples, and the rows that they are of.
 
     Raises:
-        StabilityError: If the data set has no example of such an id.
+        StabilityError: If the data set has not even half of them.
     """
-    kept, found, positions = index.manifest.kept, [], None
+    kept, found, positions = index.manifest.kept, dict[int, Example](), None
     for row in rows:
         wanted, place = index.examples.id(row), kept.place(row)
         if place < reader.num_rows and reader.id(example := reader.example(place), place) == wanted:
-            found.append(example)
+            found[row] = example
             continue
         if positions is None:
             positions = {reader.id(reader.example(place), place): place for place in range(reader.num_rows)}
-        if wanted not in positions:
-            raise StabilityError(
-                f"row {row} of index {index.name!r} has the id {wanted!r}, which no example of the recipe's training set "
-                "has: give the data folder that the index was built from (--data-dir)"
-            )
-        found.append(reader.example(positions[wanted]))
-    return found
+        if wanted in positions:
+            found[row] = reader.example(positions[wanted])
+    if 2 * len(found) < len(rows):
+        missing = next(row for row in rows if row not in found)
+        raise StabilityError(
+            f"row {missing} of index {index.name!r} has the id {index.examples.id(missing)!r}, and neither it nor most "
+            "of a sample are in the recipe's training set. Give the data that the index was built from (--data-dir)"
+        )
+    return list(found.values()), list(found)
 
 
 def _queries(

@@ -13,7 +13,7 @@ from torch import Tensor
 from attribution.evidence import Amplitude, log_evidence, target_energies
 from indexer.attributor.spectra import Spectra
 from indexer.progress import Progress, Silent
-from indexer.targets import ONE_HOT, TargetError, targets_of
+from indexer.targets import TargetError, default_targets, targets_of
 from sketchstore.reader import Index
 from sketchstore.view import View
 
@@ -47,7 +47,7 @@ class NoiseTuning:
     Attributes:
         method: ``gp_evidence``.
         amplitude: ``profiled`` or ``one``.
-        targets: What the evidence is of.
+        targets: What the evidence is of: ``one-hot``, ``residual`` or ``metadata.NAME``.
         num_rows: Rows of the index.
         grid: Relative noises, ascending.
         log_evidence: Log evidence at each, in nats, summed over the partitions.
@@ -96,7 +96,7 @@ def tune_noise(
     *,
     grid: Sequence[float] | None = None,
     amplitude: Amplitude = "profiled",
-    target: str | None = None,
+    targets: str | None = None,
     progress: Progress | None = None,
 ) -> NoiseTuning:
     """Find the relative noise under which the surrogate has the most evidence; stores nothing.
@@ -108,7 +108,8 @@ def tune_noise(
         index: The open index; stored spectra are used, others computed now.
         grid: Relative noises, ascending; None takes 1e-4 to 1e4, eight a decade.
         amplitude: Whether the amplitude of K is profiled, or one.
-        target: A metadata of numbers to take as the target; None takes the labels.
+        targets: ``one-hot``, ``residual`` or ``metadata.NAME``; None takes residuals where rows compare within a label
+            only, else one-hot labels (see ``targets_of``).
         progress: Told how far it is.
 
     Returns:
@@ -118,12 +119,13 @@ def tune_noise(
         TargetError: If no rows have a target that differs from zero.
     """
     progress, noises = progress or Silent(), list(grid or log_grid())
+    asked = default_targets(index) if targets is None else targets
     spectra = Spectra(index, capacity_bytes=0)  # one at a time: each is needed once
     pairs = [(view, label) for view in index.views.values() for label in view.partitions]
     progress.phase("computing the evidence of the noise", len(pairs), even=False)
     total, partitions = torch.zeros(len(noises), dtype=torch.float64), []
     for view, label in pairs:
-        wanted = targets_of(index, view.name, target)[view.partition_rows(label)]
+        wanted = targets_of(index, view, label, asked)
         unit = view.mean_squared_norm(label)
         if unit > 0 and bool((wanted != 0).any()):
             curve = _curve(view, label, spectra, wanted, [noise * unit for noise in noises], amplitude)
@@ -140,7 +142,7 @@ def tune_noise(
     return NoiseTuning(
         method=METHOD,
         amplitude=amplitude,
-        targets=ONE_HOT if target is None else f"metadata {target}, centred",
+        targets=asked,
         num_rows=index.num_rows,
         grid=noises,
         log_evidence=total.tolist(),

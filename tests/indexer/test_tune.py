@@ -22,8 +22,8 @@ from tests.index_factory import make_index, make_plan, train_rows, write_content
 GRID = log_grid(1e-3, 1e3, 2)
 
 
-def dense(index: Index, grid: list[float], amplitude: str) -> list[float]:
-    """The log evidence by definition: for every set of comparable rows the density of its recast labels."""
+def dense(index: Index, grid: list[float], amplitude: str, residual: bool = False) -> list[float]:
+    """The log evidence by definition: for every set of comparable rows the density of its targets."""
     labels = index.labels
     hot = torch.nn.functional.one_hot(labels).double()
     hot = hot - hot.mean(0)
@@ -35,6 +35,8 @@ def dense(index: Index, grid: list[float], amplitude: str) -> list[float]:
                 rows = torch.arange(len(labels)) if label is None else torch.nonzero(labels == label).squeeze(1)
                 column = torch.full_like(rows, int(name)) if name.isdigit() else labels[rows]
                 targets = hot[rows, column]
+                if residual:
+                    targets = index.column("one_minus_p")[rows] - index.column("one_minus_p")[rows].mean()
                 sketches = view.sketches(rows)
                 noise = relative * float(sketches.square().sum(1).mean())
                 covariance = sketches @ sketches.T + noise * torch.eye(len(rows), dtype=torch.float64)
@@ -48,11 +50,14 @@ def dense(index: Index, grid: list[float], amplitude: str) -> list[float]:
 
 @pytest.mark.parametrize("amplitude", ["profiled", "one"])
 @pytest.mark.parametrize("dim", [8, 48], ids=["more rows than d", "fewer"])
-@pytest.mark.parametrize("view", ["own", "margin", "class"])
-def test_the_curve_is_that_of_dense_densities(tmp_path, view, dim, amplitude):
+@pytest.mark.parametrize(
+    ("view", "targets"),
+    [("own", "one-hot"), ("own", "residual"), ("margin", "one-hot"), ("margin", "residual"), ("class", "one-hot")],
+)
+def test_the_curve_is_that_of_dense_densities(tmp_path, view, targets, dim, amplitude):
     index = make_index(tmp_path, view=view, dim=dim)
-    tuning = tune_noise(index, grid=GRID, amplitude=amplitude)
-    expected = dense(index, GRID, amplitude)
+    tuning = tune_noise(index, grid=GRID, amplitude=amplitude, targets=targets)
+    expected = dense(index, GRID, amplitude, targets == "residual")
     # Both are float64; the dense one solves with K + σ²I of condition up to 1e5 at relative noise 1e-3.
     assert tuning.log_evidence == pytest.approx(expected, rel=1e-9)
     assert tuning.relative_noise == GRID[int(np.argmax(expected))]
@@ -70,7 +75,8 @@ def test_removed_rows_have_no_part_in_it(tmp_path, purge):
     index = make_index(tmp_path, view="own", dim=8)
     remove_rows(index, ["train:4", "train:5", "train:33"], purge=purge)
     found = open_index(index.path)
-    assert tune_noise(found, grid=GRID).log_evidence == pytest.approx(dense(found, GRID, "profiled"), rel=1e-9)
+    expected = dense(found, GRID, "profiled", residual=True)  # the default where rows compare within a label
+    assert tune_noise(found, grid=GRID).log_evidence == pytest.approx(expected, rel=1e-9)
 
 
 def test_targets_that_the_kernel_made_give_their_noise_back(tmp_path):
@@ -80,8 +86,8 @@ def test_targets_that_the_kernel_made_give_their_noise_back(tmp_path):
     unit = float((sketches.astype(float) ** 2).sum(1).mean())
     values = 1000 * (sketches @ rng.standard_normal(24) + math.sqrt(0.1 * unit) * rng.standard_normal(400))
     index = index_with_metadata(tmp_path, sketches, [{"value": float(value)} for value in values])
-    tuning = tune_noise(index, target="value")
-    assert tuning.targets == "metadata value, centred"
+    tuning = tune_noise(index, targets="metadata.value")
+    assert tuning.targets == "metadata.value"
     assert 0.05 < tuning.relative_noise < 0.2
 
 
@@ -100,9 +106,10 @@ def index_with_metadata(tmp_path, sketches: np.ndarray, metadata: list[dict]) ->
 
 
 def test_an_optimum_at_the_end_of_the_grid_is_said(tmp_path):
-    index = make_index(tmp_path)
-    best = tune_noise(index).relative_noise
-    assert tune_noise(index).at_edge is None
+    index = make_index(tmp_path, view="margin")
+    whole = tune_noise(index, grid=log_grid(1e-6, 1e6, 2))
+    best = whole.relative_noise
+    assert whole.at_edge is None
     assert tune_noise(index, grid=log_grid(best * 2, best * 100)).at_edge == "low"
     assert tune_noise(index, grid=log_grid(best / 100, best / 2)).at_edge == "high"
 
@@ -115,15 +122,20 @@ def test_indexes_without_targets_are_refused(tmp_path):
         tune_noise(index)
     index = make_index(tmp_path, name="one", view="own", labels=np.zeros(60, np.int64))
     with pytest.raises(TargetError, match="one label only"):
-        tune_noise(index)
+        tune_noise(index, targets="one-hot")
+    index = make_index(tmp_path, name="class", view="class")
+    with pytest.raises(TargetError, match="no residuals for view '0'"):
+        tune_noise(index, targets="residual")
     index = make_index(tmp_path, name="custom", view="custom")
-    with pytest.raises(TargetError, match="--target NAME"):
+    with pytest.raises(TargetError, match=r"--targets metadata\.NAME"):
         tune_noise(index)
-    with pytest.raises(TargetError, match="'train:0' has 'book', must have a number"):
-        tune_noise(index, target="source")
+    with pytest.raises(TargetError, match=r"'hot' must be one-hot, residual or metadata\.NAME"):
+        tune_noise(index, targets="hot")
+    with pytest.raises(TargetError, match="'train:0' has 'book'; every row must have a number"):
+        tune_noise(index, targets="metadata.source")
     with pytest.raises(UnknownMetadataError, match="length, source, weight"):
-        tune_noise(index, target="wieght")
-    assert tune_noise(index, target="weight").partitions[0].rows == 60
+        tune_noise(index, targets="metadata.wieght")
+    assert tune_noise(index, targets="metadata.weight").partitions[0].rows == 60
 
 
 def test_the_grid_is_even_in_powers_of_ten():
