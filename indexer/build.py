@@ -20,7 +20,7 @@ from indexer.check import refuse_batch_mates
 from indexer.derive import DEFAULT_CODES, DEFAULT_FACTORY, CodesChoice, derive
 from indexer.distortion import DistortionError, measure_distortion, sample_rows
 from indexer.jacobians import JacobianError
-from indexer.preparation import BuildSettings, build_plan, check_labels, check_target, prepare
+from indexer.preparation import BuildSettings, Part, build_plan, check_labels, check_target, prepare
 from indexer.previews import preview_of
 from indexer.progress import Progress, Silent, Stopwatch
 from indexer.reading import CollatedRows, ExampleError, ExampleReader, ReadOnce, UnstableDataError
@@ -52,6 +52,7 @@ def build_index(
     spectra: bool = True,
     codes: CodesChoice = DEFAULT_CODES,
     progress: Progress | None = None,
+    part: Part | None = None,
 ) -> BuildReport:
     """Build an index directory, or continue an interrupted build.
 
@@ -64,13 +65,14 @@ def build_index(
         spectra: Whether to write the derived spectra.
         codes: "int8" writes codes and heads of the views with a partition of more rows than d; "none" writes none.
         progress: Told how far the build is.
+        part: Given where the rows are to join an index that is there.
 
     Returns:
         The report.
     """
     settings.check()
     with cpu_threads(settings.num_threads):
-        return _Build(settings, Path(out).absolute(), progress or Silent()).run(
+        return _Build(settings, Path(out).absolute(), progress or Silent(), part).run(
             resume, overwrite, faiss, spectra, codes
         )
 
@@ -78,8 +80,9 @@ def build_index(
 class _Build:
     """One run of the build; the state that its phases share."""
 
-    def __init__(self, settings: BuildSettings, out: Path, progress: Progress) -> None:
+    def __init__(self, settings: BuildSettings, out: Path, progress: Progress, part: Part | None = None) -> None:
         self.settings = settings
+        self.part = part
         self.out = out
         self.progress = progress
         self.watch = Stopwatch()
@@ -92,7 +95,7 @@ class _Build:
         check_target(self.out, resume=resume, overwrite=overwrite, note=self._note)  # a model may train for hours
         self.progress.phase("loading the recipe, its model and its data", 0)
         with self.watch.phase("prepare"):
-            self.prepared = prepare(self.settings)
+            self.prepared = prepare(self.settings, None if self.part is None else self.part.recipe)
             if faiss is not None:
                 check_factory(faiss, self.prepared.spec.dim)  # now, not after hours of sketching
         with self.watch.phase("read"):
@@ -102,6 +105,8 @@ class _Build:
             queries = self.prepared.queries
             self.query_rows = None if queries is None else self._read_once(queries)
         plan = build_plan(self.prepared, self.out.name, self.train_rows, self.query_rows)
+        if self.part is not None:
+            self.part.check_plan(plan)
         try:
             with IndexWriter.create(self.out, plan, resume=resume, overwrite=overwrite) as writer:
                 self._write(writer)
@@ -317,6 +322,8 @@ class _Build:
             raise ExampleError(reader.split, row, str(error.__cause__)) from error
 
     def _distortion(self) -> JsonValue:
+        if self.part is not None:
+            return None
         self._pause()
         prepared = self.prepared
         if prepared.spec.family == "identity":

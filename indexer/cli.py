@@ -26,6 +26,7 @@ from indexer.check import check_recipe
 from indexer.cli_coreset import coreset
 from indexer.cli_directory import codes_choice, derive_command, info, verify
 from indexer.cli_query import flag_of, numbers, query
+from indexer.cli_upkeep import append, merge, remove, tune
 from indexer.derive import DEFAULT_CODES, DEFAULT_FACTORY
 from indexer.featurise import COMPUTE_ROWS
 from indexer.jacobians import JacobianError
@@ -36,6 +37,7 @@ from indexer.preparation import BuildSettings, BuildSettingsError
 from indexer.reading import ExampleError, UnstableDataError
 from indexer.recipe import RecipeDataError, RecipeError
 from indexer.sketches.spec import SketchSpecError
+from indexer.targets import TargetError
 from indexer.terminal import aligned, counted, duration, progress_on, size
 from sketchstore.errors import CorruptIndexError, FaissFactoryError, IndexDirectoryError
 from sketchstore.manifest import FORMAT_VERSION, StorageDtype
@@ -289,6 +291,10 @@ app.command()(verify)
 app.command()(query)
 app.command()(coreset)
 app.command("derive")(derive_command)
+app.command()(append)
+app.command()(merge)
+app.command()(remove)
+app.command()(tune)
 
 
 def _print_build(report: BuildReport) -> None:
@@ -347,6 +353,7 @@ USAGE_ERRORS: tuple[type[Exception], ...] = (
     SketchSpecError,
     QuestionError,
     RecipeError,
+    TargetError,
 )
 WORK_ERRORS: tuple[type[Exception], ...] = (
     AttributionError,
@@ -371,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         resumed = [word for word in words if word != "--overwrite"]
         again = shlex.join(["indexer", *resumed, *([] if "--resume" in words else ["--resume"])])
         said = str(error) or "stopped at once; finished blocks are kept"
-        typer.echo(f"{said}:\n  {again}" if words[:1] == ["build"] else "stopped", err=True)
+        typer.echo(f"{said}:\n  {again}" if words[:1] in (["build"], ["append"]) else "stopped", err=True)
         sys.exit(130)
     except (*USAGE_ERRORS, *WORK_ERRORS) as error:
         flag = flag_of(error.pointer) if isinstance(error, QuestionError) else None

@@ -12,8 +12,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from indexer.cli_stability import print_stability
 from indexer.derive import DEFAULT_CODES, DEFAULT_FACTORY, CodesChoice, derive
 from indexer.preparation import BuildSettingsError
+from indexer.stability import PICKS, QUERIES, ROWS
 from indexer.terminal import aligned, counted, progress_on, size
 from sketchstore.reader import Index, open_index, verify_index
 
@@ -88,6 +90,7 @@ def info(directory: Directory, as_json: Json = False) -> None:
     )
     queries = 0 if manifest.queries is None else manifest.queries.count
     table.append(("rows", f"{index.num_rows} training, {counted(queries, 'query', 'queries')}"))
+    table += _upkeep_lines(index)
     table.append(("measurement", manifest.measurement.name))
     scaled = "NTK scaling" if manifest.build.options.get("ntk_gain") else "no NTK scaling"
     table.append(
@@ -109,13 +112,36 @@ def info(directory: Directory, as_json: Json = False) -> None:
     listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     table.append(("derived", f"{kinds.total()} files: {listed}" if kinds else "nothing"))
     noise = manifest.default_relative_noise
-    table.append(("noise", "not tuned" if noise is None else f"relative {noise:g} by default"))
+    table.append(("noise", "not tuned" if noise is None else f"relative {noise:g} by default{_tuned(index)}"))
     for line in _distortion_lines(manifest.distortion):
         table.append(("distortion", line))
     build = facts["last_build"]
     if build and build.get("query_sketch_seconds") is not None:
         table.append(("query", f"{build['query_sketch_seconds']:.3g} s to sketch one by example where it was built"))
     typer.echo(aligned(table))
+
+
+def _upkeep_lines(index: Index) -> list[tuple[str, str]]:
+    manifest, lines = index.manifest, []
+    if withdrawn := manifest.num_places - manifest.num_rows:
+        rows = counted(withdrawn, "row is", "rows are")
+        lines.append(("withdrawn", f"{rows} in no answer and still in the files; indexer remove --purge"))
+    for source in manifest.sources if len(manifest.sources) > 1 else ():
+        options = ", ".join(f"{key}={value}" for key, value in source.recipe.options.items())
+        rows = f"rows {source.first_row} to {source.first_row + source.rows - 1} of {source.recipe.name}"
+        behind = f", ids behind {source.id_prefix!r}" if source.id_prefix else ""
+        lines.append(("source", f"{rows}{f' ({options})' if options else ''}{behind}"))
+    return lines
+
+
+def _tuned(index: Index) -> str:
+    tuning = index.manifest.noise_tuning
+    if not isinstance(tuning, dict):
+        return ""
+    method, rows = tuning.get("method"), tuning.get("num_rows")
+    since = "" if rows == index.num_rows else f", tuned on {rows} rows where there are {index.num_rows} now"
+    edge = f", at the {tuning['at_edge']} end of its grid" if tuning.get("at_edge") else ""
+    return f" ({method}{edge}{since})"
 
 
 def _options(facts: dict[str, Any]) -> str:
@@ -141,11 +167,34 @@ def _distortion_lines(distortion: Any) -> list[str]:
     return lines
 
 
-def verify(directory: Directory, as_json: Json = False) -> None:
+def verify(
+    directory: Directory,
+    stability: Annotated[
+        bool,
+        typer.Option(
+            "--stability",
+            help="Instead, sketch a sample again under another seed, and say how stable nats and picks are.",
+        ),
+    ] = False,
+    recipe: Annotated[
+        Path | None, typer.Option(help="With --stability: the recipe's file, where it is a user's.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="With --stability: folder of the recipe's data files.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="With --stability: the other seed. Default: the index's plus 1.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=2, help="With --stability: rows of the sample.")] = ROWS,
+    queries: Annotated[int, typer.Option(min=1, help="With --stability: queries of the sample.")] = QUERIES,
+    picks: Annotated[int, typer.Option(min=1, help="With --stability: picks for each query.")] = PICKS,
+    as_json: Json = False,
+) -> None:
     """Read everything in an index and name all damage. Exits with 0 if it is sound, with 1 if it is damaged.
 
     Example: indexer verify indexes/digits
     """
+    if stability:
+        print_stability(directory, recipe, data_dir, seed, rows, queries, picks, as_json)
+        return
     damage = verify_index(directory)
     if as_json:
         found = {"path": str(directory), "sound": not damage, "damage": [asdict(entry) for entry in damage]}

@@ -13,9 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from attribution.candidates import DenseCandidates
-from attribution.infogain import select_infogain
-from attribution.information import info_gain
+from indexer.agreement import compare_nats
 from indexer.exact_kernel import exact_kernel, kernel_features
 from indexer.featurise import Featuriser
 from indexer.kernel_errors import kernel_errors, random_pairs
@@ -139,36 +137,12 @@ def measure_distortion(
             {
                 "relative_noise": noise,
                 "noise_variance": noise * scale,
-                **_nats(sketched_rows, exact_rows, size, noise * scale, min(picks, size)),
+                **compare_nats(
+                    {"sketched": (sketched_rows, noise * scale), "exact": (exact_rows, noise * scale)},
+                    size,
+                    min(picks, size),
+                ),
             }
             for noise in relative_noises
         ],
     }
-
-
-def _nats(sketched_rows: Tensor, exact_rows: Tensor, pool: int, noise_variance: float, picks: int) -> dict[str, Any]:
-    # Nats of every held-out row under both kernels
-    queries = []
-    for position in range(pool, len(sketched_rows)):
-        chosen = {}
-        for name, rows in (("sketched", sketched_rows), ("exact", exact_rows)):
-            steps = select_infogain(rows[position], DenseCandidates(rows[:pool]), noise_variance, budget=picks)
-            chosen[name] = [step.position for step in steps]
-        entry: dict[str, Any] = {"shared_picks": len(set(chosen["sketched"]) & set(chosen["exact"]))}
-        for name, rows in (("sketched", sketched_rows), ("exact", exact_rows)):
-            # The same set under both kernels: the one that a user of the index would be given.
-            entry[f"{name}_set_nats"] = info_gain(rows[position], rows[chosen["sketched"]], noise_variance)
-            entry[f"{name}_pool_nats"] = info_gain(rows[position], rows[:pool], noise_variance)
-        queries.append({name: float(value) for name, value in entry.items()})
-    total = {name: sum(query[name] for query in queries) for name in queries[0]}
-    return {
-        "pool_ratio": _ratio(total["sketched_pool_nats"], total["exact_pool_nats"]),
-        "set_ratio": _ratio(total["sketched_set_nats"], total["exact_set_nats"]),
-        "shared_picks_fraction": total["shared_picks"] / (picks * len(queries)),
-        "by_query": queries,
-    }
-
-
-def _ratio(sketched: float, exact: float) -> float | None:
-    # Queries that no row informs (all gradients zero) have no ratio, and JSON has no NaN.
-    return sketched / exact if exact > 0 else None

@@ -190,11 +190,25 @@ class Prepared:
         return min(self.block_rows, COMPUTE_ROWS)
 
 
-def prepare(settings: BuildSettings) -> Prepared:
+@dataclass(frozen=True)
+class Part:
+    """Rows built to join a published index; what is measured of a whole index is not measured of them.
+
+    Attributes:
+        recipe: Gives these rows and no other, and the index's own model.
+        check_plan: Refuses a plan whose rows would not compare with those of the index, before any is sketched.
+    """
+
+    recipe: Recipe
+    check_plan: Callable[[BuildPlan], object]
+
+
+def prepare(settings: BuildSettings, recipe: Recipe | None = None) -> Prepared:
     """Load a recipe and resolve a user's choices against it. Trains the model if nothing is cached.
 
     Args:
         settings: The choices.
+        recipe: The recipe where it is loaded already; None loads the one that the choices name.
 
     Returns:
         What build, plan and check work with.
@@ -204,7 +218,8 @@ def prepare(settings: BuildSettings) -> Prepared:
         RecipeError: If the training set is empty.
     """
     settings.check()
-    recipe = load_recipe(settings.recipe, data_dir=settings.data_dir, options=settings.options)
+    if recipe is None:
+        recipe = load_recipe(settings.recipe, data_dir=settings.data_dir, options=settings.options)
     train = ExampleReader(recipe, recipe.train_set(), "train", limit=settings.limit)
     if train.num_rows == 0:
         raise RecipeError(f"recipe {recipe.name!r}: the training set is empty")

@@ -9,11 +9,11 @@
     print(answer.hits[0].id, answer.information.infogain_nats)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from service import __version__
 from service.about import ABOUT
@@ -24,7 +24,9 @@ from service.schemas.cards import IndexCard, Info, Limits
 from service.schemas.questions import AttributionRequest, Method, ScoresRequest, SketchesRequest, Strategy
 from service.served_index import Check, FileCheck, ServedIndex, never_stop
 from service.settings import Settings
+from service.watched import Watched
 
+Result = TypeVar("Result")
 LIBRARIES = ("torch", "numpy", "fastapi", "pydantic")
 
 
@@ -46,7 +48,7 @@ class Engine:
         """
         if not indexes:
             raise ValueError("there is no index to serve")
-        self._indexes = dict(indexes)
+        self._indexes = {name: Watched(served) for name, served in indexes.items()}
         self.names: Sequence[str] = tuple(indexes)
 
     @classmethod
@@ -83,10 +85,38 @@ class Engine:
         )
 
     def served(self, index: str | None = None) -> ServedIndex:
-        """Return an open index.
+        """Return an open index, at the revision that its directory holds now.
 
         Args:
             index: Its name; None where there is only one.
+
+        Returns:
+            The index.
+        """
+        return self._watched(index).current()
+
+    def check_name(self, index: str) -> None:
+        """Refuse the name of an index that is not served; opens nothing.
+
+        Args:
+            index: The name.
+        """
+        self._watched(index)
+
+    def ask(self, index: str | None, work: Callable[[ServedIndex], Result]) -> Result:
+        """Do something with an open index; anew where its next revision is published meanwhile and files are gone.
+
+        Args:
+            index: Its name; None where there is only one.
+            work: What to do; from first to last it sees one revision.
+
+        Returns:
+            What ``work`` returned.
+        """
+        return self._watched(index).ask(work)
+
+    def _watched(self, index: str | None) -> Watched:
+        """Find an index by its name.
 
         Returns:
             The index.
@@ -113,7 +143,8 @@ class Engine:
         Returns:
             The ordered subset with its nats.
         """
-        return self.served(index).attribute(AttributionRequest.model_validate(asked), check)
+        request = AttributionRequest.model_validate(asked)
+        return self.ask(index, lambda served: served.attribute(request, check))
 
     def stream(
         self, asked: AttributionRequest | Mapping[str, Any], index: str | None = None, check: Check = never_stop
@@ -128,7 +159,8 @@ class Engine:
         Returns:
             The start, the hits, the answer without its hits; what can be refused has been when this returns.
         """
-        return self.served(index).stream(AttributionRequest.model_validate(asked), check)
+        request = AttributionRequest.model_validate(asked)
+        return self.ask(index, lambda served: served.stream(request, check))
 
     def score(self, asked: ScoresRequest | Mapping[str, Any], index: str | None = None) -> ScoresResponse:
         """Rescore a given set exactly.
@@ -140,7 +172,8 @@ class Engine:
         Returns:
             Nats of the set and of each member.
         """
-        return self.served(index).score(ScoresRequest.model_validate(asked))
+        request = ScoresRequest.model_validate(asked)
+        return self.ask(index, lambda served: served.score(request))
 
     def sketch(
         self, asked: SketchesRequest | Mapping[str, Any], index: str | None = None, check: Check = never_stop
@@ -155,7 +188,8 @@ class Engine:
         Returns:
             The sketches, in order.
         """
-        return self.served(index).sketch(SketchesRequest.model_validate(asked), check)
+        request = SketchesRequest.model_validate(asked)
+        return self.ask(index, lambda served: served.sketch(request, check))
 
     def card(self, index: str | None = None) -> IndexCard:
         """Return the card of an index."""

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from indexer.featurise import Featuriser
+from indexer.index_recipe import load_model
 from indexer.jacobians import JacobianError
 from indexer.recipe import UNLABELLED, Recipe, RecipeInputError
 from indexer.sketches import make_sketch, sketch_spec
 from service.errors import InvalidExampleError
 from service.threads import usable_cores
-from sketchstore.errors import IncompatibleSketchError
 from sketchstore.reader import Index
 
 
@@ -41,30 +40,6 @@ class SketchedExample:
     label: int | None
     predicted_label: int | None
     seconds: float
-
-
-def load_model(index: Index, recipe: Recipe) -> nn.Module:
-    """Put the weights that lie in the index into the recipe's architecture; nothing is trained.
-
-    Args:
-        index: The open index, built with its weights.
-        recipe: The recipe.
-
-    Returns:
-        The model in eval mode.
-
-    Raises:
-        IncompatibleSketchError: If the recipe's modules are not those of the weights.
-    """
-    model = recipe.architecture()
-    assert index.weights_path is not None
-    try:
-        model.load_state_dict(load_file(index.weights_path))
-    except RuntimeError as error:
-        raise IncompatibleSketchError(
-            f"the weights in index {index.name!r} do not fit the model of recipe {recipe.name!r}: {error}"
-        ) from error
-    return model.eval()
 
 
 class ExampleSketcher:

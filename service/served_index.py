@@ -5,6 +5,7 @@ Thin over the attributor: a request becomes a question here, an answer a schema.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -39,6 +40,8 @@ from service.schemas.questions import (
     Target,
 )
 from sketchstore.errors import IncompatibleSketchError
+from sketchstore.first_use import Stamp, stamp_of
+from sketchstore.manifest import MANIFEST
 from sketchstore.reader import Index, open_index
 
 Check = Callable[[], None]
@@ -63,6 +66,8 @@ class ServedIndex:
         methods: The methods it can serve.
         sketcher: Sketches examples; None where no recipe is loaded.
         no_recipe_reason: Why there is no sketcher, None where there is one.
+        reopen: Opens the same directory with the same choices again; None where it was not opened here.
+        stamp: What its manifest's file was when it was opened.
     """
 
     def __init__(
@@ -92,6 +97,8 @@ class ServedIndex:
         self.no_recipe_reason = no_recipe_reason
         # The name it is served by, which need not be the one in its manifest.
         self._reference = IndexReference(name=name, revision=index.revision)
+        self.reopen: Callable[[], ServedIndex] | None = None
+        self.stamp: Stamp | None = None
         self._attributor = Attributor(index, engine=engine)
         self._attributor.warm()
         if check == "start":
@@ -126,6 +133,7 @@ class ServedIndex:
         Returns:
             The index.
         """
+        stamp = stamp_of(directory / MANIFEST)  # before it is read: a later one shows
         index = open_index(directory, check="digests" if check == "start" else "use")
         facts = index.manifest.recipe
         source = recipe if recipe is not None else facts.name if facts.builtin else None
@@ -141,7 +149,10 @@ class ServedIndex:
                 sketcher.warm_up()
             else:
                 sketcher.compile_kernels()
-        return cls(name, index, engine=engine, sketcher=sketcher, no_recipe_reason=reason, check=check)
+        served = cls(name, index, engine=engine, sketcher=sketcher, no_recipe_reason=reason, check=check)
+        served.stamp = stamp
+        served.reopen = partial(cls.open, name, directory, recipe=recipe, data_dir=data_dir, engine=engine, check=check)
+        return served
 
     def attribute(self, asked: AttributionRequest, check: Check) -> Answer:
         """Answer one attribution request.

@@ -27,7 +27,7 @@ from sketchstore.derived_manifest import (
 )
 from sketchstore.digests import digest_file
 from sketchstore.errors import CorruptDerivedError, DerivedManifestError, MissingDerivedError, listed
-from sketchstore.first_use import FirstUse, stamp_of
+from sketchstore.first_use import FirstUse, PublishedFiles, stamp_of
 from sketchstore.heads import Heads, map_heads
 from sketchstore.layout import finish_file, write_file
 from sketchstore.manifest import DERIVED, Manifest
@@ -53,13 +53,14 @@ class Derived:
     """The derived entries of an index: read with a check before every first use, written atomically.
 
     Args:
-        path: The index directory.
+        files: The files of the index directory.
         manifest: Its manifest.
         views: Its views.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, views: Mapping[str, View]) -> None:
-        self._path = path
+    def __init__(self, files: PublishedFiles, manifest: Manifest, views: Mapping[str, View]) -> None:
+        self._files = files
+        self._path = files.directory
         self._manifest = manifest
         self._views = views
         self._first_use = FirstUse()

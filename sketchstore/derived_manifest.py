@@ -98,8 +98,10 @@ def built_from(manifest: Manifest, kind: str, view: str, partition: str, options
         The key, 64 hexadecimal digits.
     """
     entry = manifest.views[view]
+    removed = {"removed": [list(each) for each in manifest.removed]} if manifest.removed else {}
     return digest_json(
         {
+            **removed,
             "kind": kind,
             "view": view,
             "partition": partition,

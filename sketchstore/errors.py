@@ -32,6 +32,11 @@
     ├ SketchBlockError(ValueError)        a block, column or query that does not fit the plan
     │ ├ NotFiniteSketchError
     │ └ Float16RangeError                 overflow, or more than 1 % subnormal entries
+    ├ UpkeepError(ValueError)             a published index cannot be changed as asked
+    │ ├ MergeMismatchError                indexes of another model, measurement, views or storage type
+    │ ├ IdCollisionError                  two rows would have one id
+    │ ├ EveryRowRemovedError              no row would be left
+    │ └ NothingToPurgeError               no row is named, and none is withdrawn
     ├ ExampleValueError(ValueError)       an id, label, metadata value or preview that cannot be stored
     └ UnknownNameError(LookupError)
       ├ UnknownViewError  UnknownColumnError  UnknownIdError  UnknownRowError  UnknownLabelError
@@ -287,6 +292,26 @@ class NotFiniteSketchError(SketchBlockError):
 
 class Float16RangeError(SketchBlockError):
     """The sketches do not fit float16 at the chosen scale."""
+
+
+class UpkeepError(IndexDirectoryError, ValueError):
+    """A published index cannot be changed as asked."""
+
+
+class MergeMismatchError(UpkeepError):
+    """Indexes were built at other weights, of another measurement, with other views or another storage type."""
+
+
+class IdCollisionError(UpkeepError):
+    """Two rows of one index would have the same external id."""
+
+
+class EveryRowRemovedError(UpkeepError):
+    """A removal would leave an index without a row."""
+
+
+class NothingToPurgeError(UpkeepError):
+    """A removal names no row, and no row is withdrawn that could be purged."""
 
 
 class ExampleValueError(IndexDirectoryError, ValueError):

@@ -25,6 +25,7 @@ from sketchstore.errors import (
     near_names,
 )
 from sketchstore.first_use import PublishedFiles
+from sketchstore.kept import Kept
 
 METADATA = "metadata."
 FIXED_COLUMNS: dict[str, pa.DataType] = {
@@ -54,12 +55,14 @@ class ExampleTable:
     Args:
         files: The files of the index directory.
         file: The Parquet file inside it.
-        count: Rows it must have.
+        count: Rows it must have, those that were removed not counted.
         split: "train" or "query": what default ids start with.
+        kept: Which of the file's lines are rows; None for all.
     """
 
-    def __init__(self, files: PublishedFiles, file: str, count: int, split: str) -> None:
+    def __init__(self, files: PublishedFiles, file: str, count: int, split: str, kept: Kept | None = None) -> None:
         self.count = count
+        self._kept = kept or Kept(count)
         self.split = split
         self._files = files
         self._file = file
@@ -93,8 +96,9 @@ class ExampleTable:
                 continue
             if not field.name.startswith(METADATA) or field.type not in METADATA_TYPES:
                 raise ExampleTableError(self._file, f"column {field.name} ({field.type}) is not one the format knows")
-        if parquet.metadata.num_rows != self.count:
-            raise RowCountError(self._file, f"has {parquet.metadata.num_rows} rows, the manifest says {self.count}")
+        lines = self._kept.num_places
+        if parquet.metadata.num_rows != lines:
+            raise RowCountError(self._file, f"has {parquet.metadata.num_rows} rows, the manifest says {lines}")
         return parquet
 
     def column(self, name: str) -> Any:
@@ -108,7 +112,7 @@ class ExampleTable:
         """
         with self._lock:
             if name not in self._columns:
-                self._columns[name] = self.parquet.read(columns=[name]).column(0)
+                self._columns[name] = self._kept.take_arrow(self.parquet.read(columns=[name]).column(0))
             return self._columns[name]
 
     @property
@@ -255,7 +259,7 @@ class ExampleTable:
         """
         self._check_row(row)
         with self._lock:
-            group, offset = self._group_of(row)
+            group, offset = self._group_of(self._kept.place(row))
             if self._group is None or self._group[0] != group:
                 self._group = group, self.parquet.read_row_group(group, columns=list(PREVIEW_COLUMNS))
             table = self._group[1]
@@ -265,12 +269,12 @@ class ExampleTable:
                 return media_type, value if isinstance(value, bytes) else value.encode()
         return None
 
-    def _group_of(self, row: int) -> tuple[int, int]:
+    def _group_of(self, line: int) -> tuple[int, int]:
         for group in range(self.parquet.num_row_groups):
             size = self.parquet.metadata.row_group(group).num_rows
-            if row < size:
-                return group, row
-            row -= size
+            if line < size:
+                return group, line
+            line -= size
         raise ExampleTableError(self._file, "row groups hold fewer rows than the file says")
 
     def _check_row(self, row: int) -> None:

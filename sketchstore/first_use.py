@@ -13,6 +13,7 @@ from sketchstore.errors import (
     SwappedFilesError,
     TruncatedFileError,
 )
+from sketchstore.held import HeldDirectory
 from sketchstore.manifest import FileEntry
 
 Stamp = tuple[int, int, int]
@@ -75,12 +76,13 @@ class PublishedFiles:
     """The files of an index directory, each given out once its bytes have been found to be those published.
 
     Args:
-        directory: The index directory.
+        directory: The index directory, or one that is held.
         entries: The manifest's lengths and digests; None trusts every file.
     """
 
-    def __init__(self, directory: Path, entries: Mapping[str, FileEntry] | None = None) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path | HeldDirectory, entries: Mapping[str, FileEntry] | None = None) -> None:
+        self._held = directory  # as long as somebody may ask for a file
+        self.directory = directory.path if isinstance(directory, HeldDirectory) else directory
         self._entries = entries
         self._first_use = FirstUse()
 

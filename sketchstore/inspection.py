@@ -131,7 +131,7 @@ def _inspections(
     for name in manifest.columns:
         yield {column_file(name)}, lambda name=name: _column_damage(path, manifest, name, depth)  # type: ignore[misc]
     files = PublishedFiles(path)  # read above
-    train = ExampleTable(files, "examples.parquet", manifest.num_rows, "train")
+    train = ExampleTable(files, "examples.parquet", manifest.num_places, "train")  # the removed lines are checked too
     yield {"examples.parquet", labels_file}, lambda: _example_damage(train, "examples.parquet", path, manifest, depth)
     if manifest.queries is None:
         return
@@ -144,11 +144,12 @@ def _inspections(
 
 def _label_damage(path: Path, manifest: Manifest) -> Iterator[CorruptIndexError]:
     file = column_file("labels")
-    labels = map_npy(path / file, file, dtype="<i8", shape=(manifest.num_rows,))
+    labels = map_npy(path / file, file, dtype="<i8", shape=(manifest.num_places,))
     if int(labels.min()) < NO_LABEL:
         yield LabelMismatchError(file, f"holds label {int(labels.min())}; labels are 0 or more, and -1 for none")
         return
-    values, counts = np.unique(labels[labels != NO_LABEL], return_counts=True)
+    kept = manifest.kept.take(labels)
+    values, counts = np.unique(kept[kept != NO_LABEL], return_counts=True)
     found = {str(value): int(count) for value, count in zip(values, counts, strict=True)}
     for label in sorted(set(found) | set(manifest.labels.counts), key=int):
         if found.get(label) != manifest.labels.counts.get(label):
@@ -160,12 +161,13 @@ def _label_damage(path: Path, manifest: Manifest) -> Iterator[CorruptIndexError]
 
 def _norm_damage(path: Path, manifest: Manifest, name: str) -> Iterator[CorruptIndexError]:
     file, labels_file = column_file(f"squared_norms.{name}"), column_file("labels")
-    norms = map_npy(path / file, file, dtype="<f8", shape=(manifest.num_rows,))
+    norms = map_npy(path / file, file, dtype="<f8", shape=(manifest.num_places,))
     if (bad := _first_not_finite(norms)) is not None or norms.min() < 0:
         yield NotFiniteValueError(file, f"row {bad if bad is not None else int(norms.argmin())} is {norms[bad or 0]}")
         return
-    labels = map_npy(path / labels_file, labels_file, dtype="<i8", shape=(manifest.num_rows,))
-    mean, by_label = mean_squared_norms(norms, labels)
+    labels = map_npy(path / labels_file, labels_file, dtype="<i8", shape=(manifest.num_places,))
+    kept = manifest.kept
+    mean, by_label = mean_squared_norms(kept.take(norms), kept.take(labels))
     entry = manifest.views[name]
     stated = {"all rows": entry.mean_squared_norm} | {
         f"label {label}": value for label, value in entry.mean_squared_norm_by_label.items()
@@ -178,18 +180,20 @@ def _norm_damage(path: Path, manifest: Manifest, name: str) -> Iterator[CorruptI
 
 def _sketch_damage(path: Path, manifest: Manifest, name: str, depth: Depth) -> Iterator[CorruptIndexError]:
     view = View(PublishedFiles(path), manifest, name, torch.empty(0, dtype=torch.int64))
+    file = column_file(f"squared_norms.{name}")
+    stated = map_npy(path / file, file, dtype="<f8", shape=(manifest.num_places,))
     start = 0
     for number, shard in enumerate(manifest.views[name].shards):
         stored = view.shard(number)
         if depth == "values":
             norms = squared_norms(stored, view.scale)
-            difference = np.abs(norms - view.squared_norms[start : start + shard.rows].numpy())
+            difference = np.abs(norms - stated[start : start + shard.rows])
             wrong = np.flatnonzero(difference > NORM_TOLERANCE * norms)
             if (bad := _first_not_finite(norms)) is not None:
                 yield NotFiniteValueError(shard.file, f"row {start + bad} of view {name!r} is not finite")
             elif wrong.size:
                 yield NormMismatchError(
-                    column_file(f"squared_norms.{name}"),
+                    file,
                     f"row {start + int(wrong[0])}: the stored sketch has squared norm {norms[wrong[0]]}",
                 )
         start += shard.rows
@@ -226,7 +230,7 @@ def _example_damage(
         yield LabelMismatchError(file, "column label has empty values; -1 stands for no label")
     elif table.split == "train":
         labels_file = column_file("labels")
-        stored = map_npy(path / labels_file, labels_file, dtype="<i8", shape=(manifest.num_rows,))
+        stored = map_npy(path / labels_file, labels_file, dtype="<i8", shape=(manifest.num_places,))
         wrong = np.flatnonzero(labels.to_numpy() != stored)
         if wrong.size:
             yield LabelMismatchError(file, f"row {int(wrong[0])} has another label than {labels_file}")

@@ -16,9 +16,11 @@ from sketchstore.errors import (
     ManifestSyntaxError,
     MissingFileError,
 )
+from sketchstore.kept import Kept, check_ranges
 
 FORMAT = "nattribute-index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
 MANIFEST = "manifest.json"
 BUILD_LOG = "build-log.jsonl"
 DERIVED = "derived"
@@ -116,6 +118,17 @@ class Recipe(Section):
     file_digest: Digest | None = None
 
 
+class Source(Section):
+    """Where rows came from: ``rows`` rows of a recipe's training set from row ``first_row`` on, ids with a prefix."""
+
+    recipe: Recipe
+    first_row: Annotated[int, Field(ge=0)]
+    rows: Annotated[int, Field(ge=1)]
+    block_rows: Annotated[int, Field(ge=1)]
+    id_prefix: str
+    data_order: Digest | None
+
+
 class Build(Section):
     """What was fixed before the first row: rows per block, rows per shard, and all that decides bytes."""
 
@@ -181,10 +194,10 @@ class FileEntry(Section):
 
 
 class Manifest(Section):
-    """The whole manifest, format version 1."""
+    """The whole manifest. What version 2 added has defaults, which are what a manifest of version 1 says."""
 
     format: Literal["nattribute-index"]
-    format_version: Literal[1]
+    format_version: Literal[1, 2]
     name: str
     revision: Annotated[str, StringConstraints(pattern=rf"^[0-9a-f]{{{REVISION_DIGITS}}}$")]
     num_rows: Annotated[int, Field(ge=1)]
@@ -202,17 +215,36 @@ class Manifest(Section):
     distortion: JsonValue
     queries: Queries | None
     files: dict[FilePath, FileEntry]
+    removed: tuple[tuple[int, int], ...] = ()
+    sources: tuple[Source, ...] = ()
+    noise_tuning: JsonValue = None
+
+    @property
+    def kept(self) -> Kept:
+        """The map from rows to places in the files."""
+        return Kept(self.num_rows, self.removed)
+
+    @property
+    def num_places(self) -> int:
+        """Rows that the files hold, the removed ones included."""
+        return self.kept.num_places
 
     @model_validator(mode="after")
     def _facts_agree(self) -> "Manifest":
+        if self.format_version == 1 and (self.removed or self.sources or self.noise_tuning is not None):
+            raise ValueError("removed, sources and noise_tuning came with format_version 2")
+        num_places = self.num_rows + sum(stop - first for first, stop in self.removed)
+        check_ranges(self.removed, num_places)
         if self.sketch.dim != self.sketch_dim:
             raise ValueError(f"sketch_dim is {self.sketch_dim}, sketch.dim {self.sketch.dim}")
         if not self.views:
             raise ValueError("views is empty; an index has at least one view")
         for name, view in self.views.items():
             rows = sum(shard.rows for shard in view.shards)
-            if rows != self.num_rows:
-                raise ValueError(f"the shards of view {name!r} hold {rows} rows, num_rows is {self.num_rows}")
+            if rows != num_places:
+                raise ValueError(
+                    f"the shards of view {name!r} hold {rows} rows, num_rows and what is removed add up to {num_places}"
+                )
             missing = [shard.file for shard in view.shards if shard.file not in self.files]
             if missing:
                 raise ValueError(f"view {name!r} names {missing[0]}, which files does not list")
@@ -226,8 +258,8 @@ class Manifest(Section):
         if sum(self.labels.counts.values()) > self.num_rows:
             raise ValueError(f"labels.counts add up to more than num_rows {self.num_rows}")
         for name, column in self.columns.items():
-            if not column.shape or column.shape[0] != self.num_rows:
-                raise ValueError(f"column {name!r} has shape {list(column.shape)}, its first axis must be num_rows")
+            if not column.shape or column.shape[0] != num_places:
+                raise ValueError(f"column {name!r} has shape {list(column.shape)}, its first axis must be {num_places}")
         needed = {"examples.parquet"} | {column_file(name) for name in self.columns}
         if self.queries is not None:
             needed |= {"queries/examples.parquet"} | {query_file(view) for view in self.queries.sketches}
@@ -330,9 +362,10 @@ def parse_manifest(text: bytes) -> Manifest:
         raise ManifestSyntaxError(MANIFEST, f"must be a JSON object, is a {type(value).__name__}")
     if value.get("format") != FORMAT:
         raise FormatVersionError(f"format is {value.get('format')!r}, this reader knows {FORMAT!r} only")
-    if value.get("format_version") != FORMAT_VERSION or isinstance(value["format_version"], bool):
+    version = value.get("format_version")
+    if version not in READABLE_VERSIONS or isinstance(version, bool | float):
         raise FormatVersionError(
-            f"format_version is {value.get('format_version')!r}, this reader knows {FORMAT_VERSION}. "
+            f"format_version is {version!r}, this reader knows {' and '.join(map(str, READABLE_VERSIONS))}. "
             "Upgrade nattribute to read a newer index, or rebuild the index with `indexer build`."
         )
     expected = revision_of(value)

@@ -177,7 +177,7 @@ def plan_of(manifest: Manifest) -> BuildPlan:
 
 
 def published_from(path: Path, plan: BuildPlan) -> bool:
-    """Whether the index at a path was published from this plan.
+    """Whether the index at a path was published from this plan, and no row was added or removed since.
 
     Args:
         path: A directory, or nothing.
@@ -187,6 +187,8 @@ def published_from(path: Path, plan: BuildPlan) -> bool:
         True if its manifest can be read and says so.
     """
     try:
-        return plan_of(read_manifest(path)) == plan
+        manifest = read_manifest(path)
+        untouched = not manifest.removed and [source.rows for source in manifest.sources] in ([], [manifest.num_rows])
+        return untouched and plan_of(manifest) == plan
     except (IndexDirectoryError, NotADirectoryError, ValidationError):
         return False

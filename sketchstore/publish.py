@@ -22,6 +22,7 @@ from sketchstore.manifest import (
     Manifest,
     Queries,
     Shard,
+    Source,
     ViewEntry,
     column_file,
     query_file,
@@ -84,11 +85,18 @@ def publish(
     write_file(content / MANIFEST, (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode())
     sync_tree(content)
     write_file(partial / PUBLISHING, json.dumps({"revision": fields["revision"]}).encode())
-    _rename(content, target, partial)
+    take_name(content, target, partial)
     return target
 
 
-def _rename(content: Path, target: Path, partial: Path) -> None:
+def take_name(content: Path, target: Path, partial: Path) -> None:
+    """Give a finished directory its name in one step; what had the name is deleted.
+
+    Args:
+        content: The directory, synced, inside ``partial``.
+        target: Its name from now on.
+        partial: A folder on the same file system that may hold what had the name.
+    """
     if os.path.lexists(target):
         if not exchange(content, target):
             # No call that swaps: for a moment there is no index here, and a kill in it leaves the old one in .partial.
@@ -182,7 +190,7 @@ def _manifest(
     values, counts = np.unique(labels[labels >= 0], return_counts=True)
     return Manifest(
         format="nattribute-index",
-        format_version=1,
+        format_version=2,
         name=plan.name,
         revision="0" * 32,  # replaced once everything it digests is there
         num_rows=plan.num_rows,
@@ -203,4 +211,14 @@ def _manifest(
         distortion=distortion,
         queries=queries,
         files=files,
+        sources=(
+            Source(
+                recipe=plan.recipe,
+                first_row=0,
+                rows=plan.num_rows,
+                block_rows=plan.build.block_rows,
+                id_prefix="",
+                data_order=plan.digests.data_order,
+            ),
+        ),
     )

@@ -20,6 +20,7 @@ from sketchstore.errors import (
 )
 from sketchstore.examples import ExampleTable
 from sketchstore.first_use import PublishedFiles
+from sketchstore.held import HeldDirectory
 from sketchstore.inspection import Damage, find_damage
 from sketchstore.layout import PARTIAL_SUFFIX
 from sketchstore.manifest import MANIFEST, Manifest, column_file, read_manifest
@@ -31,7 +32,7 @@ WEIGHTS = "model.safetensors"
 
 
 class Index:
-    """An open index directory, read-only.
+    """An open index directory, read-only, at the revision it had when it was opened.
 
     Args:
         path: The directory.
@@ -42,16 +43,17 @@ class Index:
     def __init__(self, path: Path, manifest: Manifest, files: PublishedFiles | None = None) -> None:
         self.path = path
         self.manifest = manifest
-        self.files = files or PublishedFiles(path)
+        self.files = files or PublishedFiles(HeldDirectory(path))
         self.name = manifest.name
         self.revision = manifest.revision
         self.num_rows = manifest.num_rows
         self.sketch_dim = manifest.sketch_dim
+        self._kept = manifest.kept
         self.labels = self.column("labels")
         self.views = {name: View(self.files, manifest, name, self.labels) for name in manifest.views}
-        self.examples = ExampleTable(self.files, "examples.parquet", manifest.num_rows, "train")
+        self.examples = ExampleTable(self.files, "examples.parquet", manifest.num_rows, "train", self._kept)
         self.queries = QueryStore(self.files, manifest.queries, manifest.sketch_dim) if manifest.queries else None
-        self.derived = Derived(path, manifest, self.views)
+        self.derived = Derived(self.files, manifest, self.views)
 
     def __repr__(self) -> str:
         return f"Index({self.name!r}, revision {self.revision}, {self.num_rows} rows, views {listed(self.views)})"
@@ -73,7 +75,7 @@ class Index:
         return self.views[name]
 
     def column(self, name: str) -> Tensor:
-        """Per-row values, memory-mapped.
+        """Per-row values, memory-mapped; a copy where rows were removed.
 
         Args:
             name: The column, such as ``labels``, ``one_minus_p`` or ``squared_norms.own``.
@@ -89,7 +91,8 @@ class Index:
                 f"index {self.name!r} has no column {name!r}; its columns are {listed(self.manifest.columns)}"
             )
         column, file = self.manifest.columns[name], column_file(name)
-        return torch.from_numpy(map_npy(self.files.path(file), file, dtype=column.dtype, shape=column.shape))
+        values = map_npy(self.files.path(file), file, dtype=column.dtype, shape=column.shape)
+        return torch.from_numpy(self._kept.take(values))
 
     @cached_property
     def predicted_labels(self) -> Tensor | None:
@@ -138,10 +141,11 @@ def open_index(path: str | os.PathLike[str], *, check: Check = "digests", derive
         CorruptIndexError: If a file is not as published: one subclass per kind of damage, naming the file.
     """
     directory = _directory(path)
-    for error in find_damage(directory, depth=check, derived=derived):
+    held = HeldDirectory(directory)  # all that is read now and later is of one revision
+    for error in find_damage(held.path, depth=check, derived=derived):
         raise error
-    manifest = read_manifest(directory)
-    return Index(directory, manifest, PublishedFiles(directory, manifest.files) if check == "use" else None)
+    manifest = read_manifest(held.path)
+    return Index(directory, manifest, PublishedFiles(held, manifest.files if check == "use" else None))
 
 
 def verify_index(path: str | os.PathLike[str]) -> list[Damage]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -40,7 +41,8 @@ class View:
         labels: Label of every row, int64.
 
     Attributes:
-        shard_starts: First row of every shard, and the number of rows, int64 [shards + 1].
+        num_rows: Rows that are left; where some were removed, the shards hold more.
+        shard_starts: First place of every shard, and the number of places, int64 [shards + 1].
     """
 
     def __init__(self, files: PublishedFiles, manifest: Manifest, name: str, labels: Tensor) -> None:
@@ -54,6 +56,7 @@ class View:
         self._files = files
         self._entry = entry
         self._labels = labels
+        self._kept = manifest.kept
         self.shard_starts = np.cumsum([0, *(shard.rows for shard in entry.shards)])
         self._shards: dict[int, Array] = {}
         self._partitions: dict[int | None, Tensor] = {}
@@ -65,7 +68,8 @@ class View:
     def squared_norms(self) -> Tensor:
         """Squared norm of every stored sketch in true units, float64 [n]."""
         file = column_file(f"squared_norms.{self.name}")
-        return torch.from_numpy(map_npy(self._files.path(file), file, dtype="<f8", shape=(self.num_rows,)))
+        norms = map_npy(self._files.path(file), file, dtype="<f8", shape=(self._kept.num_places,))
+        return torch.from_numpy(self._kept.take(norms))
 
     def mean_squared_norm(self, label: int | None = None) -> float:
         """The unit of relative noise: mean squared norm of the comparable rows.
@@ -130,13 +134,13 @@ class View:
         return self._partitions[label]
 
     def shard(self, number: int) -> Array:
-        """Stored values of one shard, memory-mapped.
+        """Stored values of one shard, memory-mapped, those of removed rows included.
 
         Args:
             number: The shard, from 0.
 
         Returns:
-            Array [rows, d] of the storage dtype, without the scale.
+            Array [places, d] of the storage dtype, without the scale.
         """
         if number not in self._shards:
             shard = self._entry.shards[number]
@@ -153,6 +157,24 @@ class View:
     def num_shards(self) -> int:
         """Number of shards."""
         return len(self._entry.shards)
+
+    def places(self, rows: Tensor) -> npt.NDArray[np.int64]:
+        """Where rows lie in the shards, counted through all of them.
+
+        Args:
+            rows: Row numbers, int64 in any order.
+
+        Returns:
+            Their places, int64; the rows themselves where none was removed.
+
+        Raises:
+            UnknownRowError: If a row is negative or not below ``num_rows``.
+        """
+        wanted: npt.NDArray[np.int64] = rows.numpy()
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= self.num_rows):
+            bad = int(wanted[(wanted < 0) | (wanted >= self.num_rows)][0])
+            raise UnknownRowError(f"row {bad} does not exist; the rows are 0 to {self.num_rows - 1}")
+        return self._kept.places(wanted)
 
     def stored(self, rows: Tensor | slice) -> Array:
         """Stored values of some rows, without the scale and in the storage dtype.
@@ -172,11 +194,13 @@ class View:
             start, stop, step = rows.indices(self.num_rows)
             if step != 1:
                 raise UnknownRowError(f"slices of sketches have step 1, not {step}")
-            return self._stored_range(start, max(start, stop))
-        wanted = rows.numpy()
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= self.num_rows):
-            bad = int(wanted[(wanted < 0) | (wanted >= self.num_rows)][0])
-            raise UnknownRowError(f"row {bad} does not exist; the rows are 0 to {self.num_rows - 1}")
+            if start >= stop:
+                return np.empty((0, self.sketch_dim), self.storage_dtype)
+            first, last = self._kept.place(start), self._kept.place(stop - 1)
+            if last - first == stop - 1 - start:  # nothing removed in between
+                return self._stored_range(first, last + 1)
+            rows = torch.arange(start, stop)
+        wanted = self.places(rows)
         if self.num_shards == 1:
             return np.asarray(self.shard(0)[wanted])
         result = np.empty((wanted.size, self.sketch_dim), self.storage_dtype)
@@ -194,8 +218,6 @@ class View:
             if begin >= stop:
                 break
             pieces.append(self.shard(number)[max(start, begin) - begin : min(stop, end) - begin])
-        if not pieces:
-            return np.empty((0, self.sketch_dim), self.storage_dtype)
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def sketches(self, rows: Tensor | slice, dtype: torch.dtype = torch.float64) -> Tensor:

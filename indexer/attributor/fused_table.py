@@ -142,8 +142,8 @@ class FusedTable:
         self._stored = StoredRows(view)
         self._scale = view.scale
         self._table: Array = self.values.numpy()
-        wanted = rows.numpy()
-        # Places of the candidates in each shard: a plain array, its first row, its first place and the one after.
+        wanted = self._places = view.places(rows)
+        # Candidates in each shard: a plain array, its first place, its first candidate and the one after its last.
         self._shards: list[tuple[Array | None, int, int, int]] = []
         first = 0
         for number in range(view.num_shards):
@@ -202,7 +202,7 @@ class FusedTable:
             for shard, first, left, right in self._shards:
                 a, b = max(start, left), min(stop, right)
                 if shard is not None and a < b:
-                    part(shard, self._rows[a:b].numpy() - first, along * self._scale, a, b)
+                    part(shard, self._places[a:b] - first, along * self._scale, a, b)
                     continue
                 for low in range(a, b, _WIDENED_ROWS):
                     high = min(b, low + _WIDENED_ROWS)

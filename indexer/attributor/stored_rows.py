@@ -15,7 +15,6 @@ from torch import Tensor
 
 from indexer.attributor.compiled import compiled_in_lanes
 from indexer.attributor.scan_threads import in_pieces
-from sketchstore.errors import UnknownRowError
 from sketchstore.view import View
 
 Array = npt.NDArray[Any]
@@ -223,10 +222,8 @@ class StoredRows:
         kernel(stored, rows, scale, out, first, last)
 
     def _by_shard(self, rows: Tensor) -> list[tuple[Array, npt.NDArray[np.int64], Any]]:
-        # By shard: its bits or values, rows within it, and their places among ``rows``.
-        wanted = rows.numpy()
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= self._view.num_rows):
-            raise UnknownRowError(f"the rows are 0 to {self._view.num_rows - 1}")
+        # By shard: its bits or values, lines within it, and their positions among ``rows``.
+        wanted = self._view.places(rows)
         if self._view.num_shards == 1:
             return [(self._shard(0), wanted, slice(None))]
         shards = np.searchsorted(self._starts, wanted, side="right") - 1

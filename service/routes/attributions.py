@@ -45,7 +45,7 @@ async def attribute(
 )
 async def attribute_batch(index: IndexName, batch: BatchRequest, request: Request, service: Service) -> BatchResponse:
     """Each request gets its own status and body, an answer or a problem; a bad one does not spoil the others."""
-    service.engine.served(index)
+    service.engine.check_name(index)
     service.check_length("requests", len(batch.requests), "max_batch")
     deadline = service.deadline()
 

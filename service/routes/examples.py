@@ -15,7 +15,9 @@ async def list_examples(index: IndexName, asked: PageOf, service: Service) -> Ex
     """Consecutive rows of a split; a page beyond the end is empty."""
     service.check_length("limit", asked.limit, "max_page", parameter=True)
     return await service.workplace.run(
-        lambda: stored_examples.page(service.engine.served(index).index, asked.split, asked.offset, asked.limit),
+        lambda: service.engine.ask(
+            index, lambda served: stored_examples.page(served.index, asked.split, asked.offset, asked.limit)
+        ),
         service.deadline(),
     )
 
@@ -24,7 +26,8 @@ async def list_examples(index: IndexName, asked: PageOf, service: Service) -> Ex
 async def read_example(index: IndexName, row: RowNumber, asked: SplitOf, service: Service) -> Example:
     """Its id, label, metadata, and the media type of its stored content."""
     return await service.workplace.run(
-        lambda: stored_examples.single(service.engine.served(index).index, asked.split, row), service.deadline()
+        lambda: service.engine.ask(index, lambda served: stored_examples.single(served.index, asked.split, row)),
+        service.deadline(),
     )
 
 
@@ -46,6 +49,7 @@ async def read_example(index: IndexName, row: RowNumber, asked: SplitOf, service
 async def read_content(index: IndexName, row: RowNumber, asked: SplitOf, service: Service) -> Response:
     """A small image, text, or JSON; 404 where the index was built without previews."""
     media_type, content = await service.workplace.run(
-        lambda: stored_examples.content(service.engine.served(index).index, asked.split, row), service.deadline()
+        lambda: service.engine.ask(index, lambda served: stored_examples.content(served.index, asked.split, row)),
+        service.deadline(),
     )
     return Response(content, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})

@@ -92,7 +92,9 @@ class IndexCard(Response):
     query_types: list[str] = Field(description="The forms of query it can answer.")
     methods: list[str]
     engine: str
+    removed_rows: int = Field(description="Rows that were withdrawn and are still in the files; they are in no answer.")
     default_relative_noise: float | None = Field(description="The tuned noise; null: untuned, 1.0 with a warning.")
+    noise_tuning: Any = Field(description="How the default noise was tuned: method, grid and curve; null: untuned.")
     query_sketch_seconds: float | None = Field(
         description="What one query by example costs to sketch, measured here; null without a recipe."
     )

@@ -115,3 +115,28 @@ def test_recipe_passes_every_command_shown_beside_it(folder):
 def absolute(arguments: list[str], folder: Path) -> list[str]:
     """Name the recipe's file absolutely: the service of a test runs in the checkout."""
     return [argument.replace("=wine.py", f"={folder / 'wine.py'}") for argument in arguments]
+
+
+def test_every_command_that_keeps_an_index_does_what_is_said_beside_it(folder):
+    (commands,) = [block for block in CONSOLE_BLOCKS if "indexer append" in block]
+    place = folder / "kept"
+    place.mkdir()
+    (place / "cache").symlink_to(folder / "cache")  # the trained model
+    small = ["--dim", "256", "--sketch", "rademacher", "--no-previews"]
+    for name, limit in (("digits", 300), ("one", 200), ("two", 240)):
+        run(place, "-m", "indexer", "build", "digits", "--out", f"indexes/{name}", "--limit", str(limit), *small)
+    (place / "ids").write_text("".join(f"train:{row}\n" for row in range(200)), encoding="utf-8")
+    run(place, "-m", "indexer", "remove", "indexes/two", "--ids-file", "ids", "--purge")
+    printed = []
+    for line in commands.splitlines():
+        program, *arguments = shlex.split(line.removeprefix("$ ").partition("#")[0])
+        assert program == "indexer"
+        printed.append(run(place, "-m", "indexer", *arguments))
+    tuned, appended, removed, purged, merged, stable = printed
+    assert "stored as the default" in tuned
+    assert (place / "noise.svg").is_file()
+    assert "rows 300 to 1436 of the training set" in appended
+    assert "1436 are left" in removed
+    assert "1 row out of" in purged
+    assert "240: 200 + 40" in merged
+    assert "of the picks in common" in stable

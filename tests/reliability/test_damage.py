@@ -471,7 +471,7 @@ def test_verify_lists_all_damage_and_not_only_the_first(index):
     }
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, True])
+@pytest.mark.parametrize("version", [0, 3, 2.0, "1", None, True])
 def test_another_format_version_is_refused_and_named(index, version):
     resign(index, {"format_version": version})
     with pytest.raises(FormatVersionError, match=rf"format_version is {version!r}.*knows 1"):

@@ -1,0 +1,34 @@
+"""Changing the default noise of a published index: a new manifest over the same files, put in place in one step."""
+
+from collections.abc import Mapping
+
+from pydantic import JsonValue
+
+from sketchstore.layout import write_file
+from sketchstore.manifest import BUILD_LOG, MANIFEST
+from sketchstore.reader import Index
+from sketchstore.revising import check_unchanged, fields_of, locked, log_line, manifest_text
+
+
+def store_default_noise(index: Index, relative_noise: float | None, tuning: Mapping[str, JsonValue] | None) -> str:
+    """Publish the next revision of an index: the same, with another default noise.
+
+    Args:
+        index: The open index.
+        relative_noise: σ² in units of the mean squared norm that questions get by default; None for untuned.
+        tuning: How it was found.
+
+    Returns:
+        The revision.
+    """
+    path = index.path.resolve()
+    with locked(path):
+        check_unchanged(index)
+        fields = fields_of(index.manifest)
+        fields["default_relative_noise"] = relative_noise
+        fields["noise_tuning"] = None if tuning is None else dict(tuning)
+        revision, text = manifest_text(fields)
+        with (path / BUILD_LOG).open("a", encoding="utf-8") as stream:
+            stream.write(log_line({"event": "tune", "relative_noise": relative_noise}))
+        write_file(path / MANIFEST, text)
+    return revision

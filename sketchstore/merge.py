@@ -1,0 +1,264 @@
+"""Several indexes of one sketch, model and measurement become one; nothing is sketched, and shards are taken over."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import JsonValue
+
+from sketchstore.arrays import Array, map_npy, widened
+from sketchstore.errors import IdCollisionError, MergeMismatchError, listed
+from sketchstore.examples import ExampleTable
+from sketchstore.float16 import check_subnormals, to_float16
+from sketchstore.kept import Kept
+from sketchstore.manifest import Manifest, Source, column_file, shard_file
+from sketchstore.norms import squared_norms
+from sketchstore.reader import WEIGHTS, Index
+from sketchstore.revising import Draft, drafted, fields_of, sources_of
+from sketchstore.row_facts import state_rows, united_ranges
+from sketchstore.stored_arrays import write_column, write_shard
+from sketchstore.table_copy import copy_tables
+
+EXAMPLES = "examples.parquet"
+_NORMS = "squared_norms."
+_RESCALED_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge did.
+
+    Attributes:
+        revision: The revision that was published.
+        num_rows: Its rows.
+        rows: Rows that each index gave.
+        dropped_columns: Columns that not every index has.
+        notes: What else is worth knowing.
+    """
+
+    revision: str
+    num_rows: int
+    rows: list[int]
+    dropped_columns: list[str]
+    notes: list[str]
+
+
+def merge_indexes(
+    indexes: Sequence[Index],
+    out: Path,
+    *,
+    appended: Source | None = None,
+    log: Mapping[str, JsonValue] | None = None,
+) -> MergeReport:
+    """Publish an index of the rows of several, in the order of the indexes.
+
+    Recipe, build, distortion, default noise, weights and queries are those of the first index that has them. Rows that
+    were removed stay removed. float16 shards keep the first index's scale; those at another are written anew.
+
+    Args:
+        indexes: At least two open indexes.
+        out: Where it is published: a new place, or the first index's own with ``appended``.
+        appended: Where the rows of the last index came from; the result is then the first index's next revision.
+        log: Facts for the log line.
+
+    Returns:
+        What was done.
+    """
+    first, notes = indexes[0], []
+    for other in indexes[1:]:
+        check_mergeable(first, other)
+    check_ids(indexes)
+    columns, dropped = _common_columns([index.manifest for index in indexes])
+    removed = united_ranges([(index.manifest.num_places, index.manifest.removed) for index in indexes])
+    with drafted(out, follows=None if appended is None else first) as draft:
+        fields = fields_of(first.manifest)
+        fields["name"] = draft.target.name if appended is None else first.name
+        sources = [sources_of(index.manifest) for index in indexes]
+        if appended is not None:
+            sources[-1] = (appended,)
+        fields["sources"] = [each.model_dump(mode="json") for group in sources for each in group]
+        fields["labels"]["names"] = _label_names(indexes)
+        fields["columns"] = {}
+        labels, norms = _write_columns(draft, fields, indexes, columns)
+        for view in first.manifest.views:
+            fields["views"][view]["shards"], rescaled = _write_shards(draft, indexes, view)
+            if rescaled:
+                notes.append(f"view {view!r}: {rescaled} shards were written at the scale of {first.name!r}")
+        state_rows(fields, removed, labels, norms)
+        tables = [
+            (ExampleTable(index.files, EXAMPLES, index.manifest.num_places, "train"), Kept(index.manifest.num_places))
+            for index in indexes
+        ]
+        with draft.writing(EXAMPLES) as path:
+            copy_tables(path, tables)
+        notes += _take_over(draft, fields, indexes)
+        owner = None if appended is None else first
+        draft.log(owner, {"event": "merge", "rows": [i.num_rows for i in indexes], **(log or {})})
+        revision = draft.publish(fields)
+    return MergeReport(revision, int(fields["num_rows"]), [i.num_rows for i in indexes], dropped, notes)
+
+
+def check_mergeable(first: Index, other: Index) -> None:
+    """Refuse an index whose rows cannot meet those of another.
+
+    Args:
+        first: The index.
+        other: The one to be merged with it.
+
+    Raises:
+        MergeMismatchError: If the weights, measurement, views or storage type differ, or either does not say its
+            weights.
+    """
+    mine, theirs = first.manifest, other.manifest
+    mine.sketch.check_same(theirs.sketch, what=f"index {other.name!r}", index=first.name)
+    for what, ours, found in (
+        ("measurement", mine.measurement.name, theirs.measurement.name),
+        ("views", sorted(mine.views), sorted(theirs.views)),
+        ("dtype", mine.dtype, theirs.dtype),
+        ("digest of the weights", mine.digests.weights, theirs.digests.weights),
+    ):
+        if ours != found:
+            raise MergeMismatchError(
+                f"index {other.name!r} has {what} {found}, index {first.name!r} has {ours}; their rows do not compare. "
+                "Build both with the same settings and the same trained model."
+            )
+    if mine.digests.weights is None:
+        raise MergeMismatchError(
+            f"indexes {first.name!r} and {other.name!r} do not say what weights they were sketched at, so their rows "
+            "may not compare. Build both again."
+        )
+
+
+def check_ids(indexes: Sequence[Index]) -> None:
+    """Refuse indexes of which two have a row of the same id, be it removed or not.
+
+    Args:
+        indexes: The indexes.
+
+    Raises:
+        IdCollisionError: If an id is in two of them; it names some.
+    """
+    owners: dict[str, Index] = {}
+    for index in indexes:
+        table = ExampleTable(index.files, EXAMPLES, index.manifest.num_places, "train")
+        ids: list[str] = table.column("id").to_pylist()
+        both = [id for id in ids if id in owners]
+        if both:
+            raise IdCollisionError(
+                f"{listed(map(repr, both), 5)} in index {index.name!r} is already an id of {owners[both[0]].name!r}, "
+                "withdrawn or not; ids must be unique. Leave these rows out, give the rows of one data source a prefix "
+                "of their own (indexer append --id-prefix), or purge them where they were withdrawn."
+            )
+        owners.update(dict.fromkeys(ids, index))
+
+
+def _common_columns(manifests: Sequence[Manifest]) -> tuple[list[str], list[str]]:
+    # Names of the columns that all have in one type and shape, and of the others.
+    kinds = [{name: (each.dtype, each.shape[1:]) for name, each in manifest.columns.items()} for manifest in manifests]
+    common = [name for name, kind in kinds[0].items() if all(other.get(name) == kind for other in kinds[1:])]
+    return common, sorted({name for each in kinds for name in each} - set(common))
+
+
+def _places(index: Index, name: str) -> Array:
+    column, file = index.manifest.columns[name], column_file(name)
+    return map_npy(index.files.path(file), file, dtype=column.dtype, shape=column.shape)
+
+
+def _write_columns(
+    draft: Draft, fields: dict[str, Any], indexes: Sequence[Index], names: Sequence[str]
+) -> tuple[Array, dict[str, Array]]:
+    # Labels, and squared norms by view: what the manifest has to say something of.
+    kept: dict[str, Array] = {}
+    for name in names:
+        parts = [_places(index, name) for index in indexes]
+        if name.startswith(_NORMS):
+            # A float16 row that another scale rounds has another norm than before: computed from what is stored.
+            view = name.removeprefix(_NORMS)
+            parts = [_norms(indexes[0], index, view, part) for index, part in zip(indexes, parts, strict=True)]
+        with draft.writing(column_file(name)) as path:
+            write_column(path, parts)
+        if name == "labels" or name.startswith(_NORMS):
+            kept[name.removeprefix(_NORMS)] = np.concatenate(parts)
+        shape = [sum(len(part) for part in parts), *parts[0].shape[1:]]
+        fields["columns"][name] = {"dtype": parts[0].dtype.name, "shape": shape}
+    return kept.pop("labels"), kept
+
+
+def _norms(first: Index, index: Index, view: str, stored: Array) -> Array:
+    exponent = first.manifest.views[view].scale_exponent
+    if index.manifest.views[view].scale_exponent == exponent:
+        return stored
+    shards = index.manifest.views[view].shards
+    parts = [squared_norms(_rescaled(index, view, n, exponent), 2.0**exponent) for n in range(len(shards))]
+    return np.concatenate(parts)
+
+
+def _write_shards(draft: Draft, indexes: Sequence[Index], name: str) -> tuple[list[dict[str, Any]], int]:
+    # Shards in the order of the indexes, and how many had to be written at another scale.
+    shards: list[dict[str, Any]] = []
+    exponent, rescaled = indexes[0].manifest.views[name].scale_exponent, 0
+    for index in indexes:
+        for number, shard in enumerate(index.manifest.views[name].shards):
+            file = shard_file(name, len(shards))
+            if index.manifest.views[name].scale_exponent == exponent:
+                draft.keep(index, shard.file, file)
+            else:
+                rescaled += 1
+                with draft.writing(file) as path:
+                    write_shard(path, [_rescaled(index, name, number, exponent)])
+            shards.append({"file": file, "rows": shard.rows})
+    return shards, rescaled
+
+
+def _rescaled(index: Index, name: str, number: int, exponent: int) -> Array:
+    # float16 values of a shard at another power of two: exact but for what leaves float16's normal range.
+    view, what = index.view(name), f"index {index.name!r}, view {name!r}, shard {number}"
+    shard = view.shard(number)
+    stored, subnormal = np.empty_like(shard), 0
+    for start in range(0, len(shard), _RESCALED_ROWS):
+        lines = slice(start, start + _RESCALED_ROWS)
+        values = widened(shard[lines], torch.float32) * view.scale
+        stored[lines], here = to_float16(values.numpy(), exponent, what)
+        subnormal += here
+    check_subnormals(subnormal, stored.size, name, exponent)
+    return stored
+
+
+def _label_names(indexes: Sequence[Index]) -> dict[str, str] | None:
+    """Names of the labels, from whichever index names them.
+
+    Returns:
+        Names by label; None where no index has any.
+
+    Raises:
+        MergeMismatchError: If two indexes call a label by two names.
+    """
+    names: dict[str, str] = {}
+    for index in indexes:
+        for label, name in (index.manifest.labels.names or {}).items():
+            if names.setdefault(label, name) != name:
+                raise MergeMismatchError(
+                    f"label {label} is called {names[label]!r} in one index and {name!r} in {index.name!r}; labels "
+                    "must mean the same in all of them"
+                )
+    return names or None
+
+
+def _take_over(draft: Draft, fields: dict[str, Any], indexes: Sequence[Index]) -> list[str]:
+    # Weights and queries of the first index that has them.
+    notes = []
+    owner = next((index for index in indexes if index.has_weights), None)
+    if owner is not None:
+        draft.keep(owner, WEIGHTS)
+    asked = [index for index in indexes if index.manifest.queries is not None]
+    if asked:
+        fields["queries"] = asked[0].manifest.model_dump(mode="json")["queries"]
+        for file in asked[0].manifest.files:
+            if file.startswith("queries/"):
+                draft.keep(asked[0], file)
+        if len(asked) > 1:
+            notes.append(f"the queries are those of {asked[0].name!r}")
+    return notes

@@ -1,0 +1,182 @@
+"""Withdrawing rows from an index: out of every answer with the next revision, and with a purge out of its files."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sketchstore.arrays import Array, map_npy, tensor_file_bytes
+from sketchstore.errors import EveryRowRemovedError, NothingToPurgeError
+from sketchstore.examples import ExampleTable
+from sketchstore.kept import Kept, places_in, ranges_of
+from sketchstore.manifest import column_file, query_file, shard_file
+from sketchstore.reader import Index
+from sketchstore.revising import Draft, drafted, fields_of
+from sketchstore.row_facts import state_rows
+from sketchstore.stored_arrays import write_column, write_shard
+from sketchstore.table_copy import copy_tables
+
+EXAMPLES, QUERIES = "examples.parquet", "queries/examples.parquet"
+
+
+@dataclass(frozen=True)
+class RemoveReport:
+    """What a removal did.
+
+    Attributes:
+        revision: The new revision.
+        removed_rows: Rows withdrawn now.
+        removed_queries: Rows of the query set that had one of the ids and went too.
+        purged_rows: Rows whose bytes left the files now, those withdrawn earlier included.
+        num_rows: Rows that are left.
+        rewritten: Files that were written anew.
+    """
+
+    revision: str
+    removed_rows: int
+    removed_queries: int
+    purged_rows: int
+    num_rows: int
+    rewritten: list[str]
+
+
+def remove_rows(index: Index, ids: Collection[str], *, purge: bool = False) -> RemoveReport:
+    """Publish the next revision of an index, without some rows.
+
+    Without ``purge`` the rows stay in the files, listed as removed: nothing is rewritten but the manifest and, where
+    they have one of the ids, the queries. With it, every file that holds bytes of a removed row is written anew
+    without them, for rows withdrawn earlier too. Either way the rows that are left are numbered 0, 1, 2, … and derived
+    entries are left behind.
+
+    Args:
+        index: The open index.
+        ids: External ids of the rows; each must be there. May be empty with ``purge``.
+        purge: Whether the bytes leave the files.
+
+    Returns:
+        What was done.
+
+    Raises:
+        EveryRowRemovedError: If no row would be left.
+        NothingToPurgeError: If no id is given and no row is withdrawn.
+    """
+    manifest = index.manifest
+    rows = index.examples.rows(sorted(set(ids)))
+    if not rows.numel() and not (purge and manifest.removed):
+        raise NothingToPurgeError(
+            f"index {index.name!r}: no id is given"
+            + (" and no row is withdrawn, so nothing can be purged" if purge else "")
+        )
+    if rows.numel() == index.num_rows:
+        raise EveryRowRemovedError(
+            f"all {index.num_rows} rows of index {index.name!r} would go, and an index has at least one; "
+            "delete the directory instead"
+        )
+    places = manifest.kept.places(rows.numpy())
+    gone = ranges_of([*places_in(manifest.removed).tolist(), *places.tolist()])
+    kept = Kept(manifest.num_places - sum(stop - first for first, stop in gone), gone)
+    with drafted(index.path, follows=index) as draft:
+        fields = fields_of(manifest)
+        labels = _column(index, "labels")
+        norms = {view: _column(index, f"squared_norms.{view}") for view in manifest.views}
+        state_rows(fields, gone, labels, norms)
+        stays = set(manifest.files)
+        queries = _without_queries(index, draft, fields, set(ids))
+        if queries:
+            stays = {file for file in stays if not file.startswith("queries/")}
+        if purge:
+            stays -= _purge(index, draft, fields, kept)
+        for file in stays:
+            draft.keep(index, file)
+        draft.log(index, {"event": "remove", "rows": int(rows.numel()), "purge": purge})
+        revision = draft.publish(fields)
+        return RemoveReport(
+            revision=revision,
+            removed_rows=int(rows.numel()),
+            removed_queries=queries,
+            purged_rows=kept.num_places - kept.num_rows if purge else 0,
+            num_rows=kept.num_rows,
+            rewritten=sorted(set(draft.files) - stays),
+        )
+
+
+def _column(index: Index, name: str) -> Array:
+    # All places of a column, checked as the index was opened to check.
+    column, file = index.manifest.columns[name], column_file(name)
+    return map_npy(index.files.path(file), file, dtype=column.dtype, shape=column.shape)
+
+
+def _purge(index: Index, draft: Draft, fields: dict[str, Any], kept: Kept) -> set[str]:
+    # Writes what holds bytes of removed rows, and returns the files that do not stay as they were.
+    manifest = index.manifest
+    replaced = {EXAMPLES}
+    for view in manifest.views:
+        replaced |= _purge_shards(index, draft, fields, view, kept)
+    for name, column in fields["columns"].items():
+        file = column_file(name)
+        with draft.writing(file) as path:
+            write_column(path, [kept.take(_column(index, name))])
+        column["shape"] = [kept.num_rows, *column["shape"][1:]]
+        replaced.add(file)
+    with draft.writing(EXAMPLES) as path:
+        copy_tables(path, [(ExampleTable(index.files, EXAMPLES, manifest.num_places, "train"), kept)])
+    fields["removed"] = []
+    return replaced
+
+
+def _purge_shards(index: Index, draft: Draft, fields: dict[str, Any], name: str, kept: Kept) -> set[str]:
+    # Shards without a removed row are taken over under their new number; the others are written without them.
+    view, shards, replaced, start = index.view(name), list[dict[str, Any]](), set[str](), 0
+    for number, shard in enumerate(index.manifest.views[name].shards):
+        mask = kept.mask(start, start + shard.rows)
+        start += shard.rows
+        replaced.add(shard.file)
+        left = int(mask.sum())
+        if not left:
+            continue
+        file = shard_file(name, len(shards))
+        if left == shard.rows:
+            draft.keep(index, shard.file, file)
+        else:
+            part = Kept(left, ranges_of(np.flatnonzero(~mask).tolist()))
+            with draft.writing(file) as path:
+                write_shard(path, [part.take(view.shard(number))])
+        shards.append({"file": file, "rows": left})
+    fields["views"][name]["shards"] = shards
+    return replaced
+
+
+def _without_queries(index: Index, draft: Draft, fields: dict[str, Any], ids: set[str]) -> int:
+    """Write the queries anew without those that have one of the ids; nothing where none has.
+
+    Returns:
+        How many queries went.
+    """
+    if index.queries is None:
+        return 0
+    found: list[str] = index.queries.examples.column("id").to_pylist()
+    concerned = [row for row, id in enumerate(found) if id in ids]
+    if not concerned:
+        return 0
+    kept = Kept(len(found) - len(concerned), ranges_of(concerned))
+    counts = {}
+    for view in index.queries.views:
+        sketches, rows, targets = index.queries.arrays(view)
+        chosen = ~np.isin(rows, concerned)
+        numbers = np.cumsum(kept.mask(0, len(found))) - 1
+        draft.write(
+            query_file(view),
+            tensor_file_bytes(
+                {
+                    "sketches": sketches[chosen],
+                    "query_rows": numbers[rows[chosen]].astype(np.int64),
+                    "target_labels": targets[chosen],
+                }
+            ),
+        )
+        counts[view] = int(chosen.sum())
+    with draft.writing(QUERIES) as path:
+        copy_tables(path, [(ExampleTable(index.files, QUERIES, len(found), "query"), kept)])
+    fields["queries"] = {"count": kept.num_rows, "sketches": counts}
+    return len(concerned)

@@ -1,0 +1,262 @@
+"""The next revision of an index directory: made beside it from files kept and files written, published in one step.
+
+Until it is published the old revision is whole, and a kill leaves nothing but a folder that the next attempt clears.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from sketchstore.digests import digest_file
+from sketchstore.errors import IndexExistsError, UnfinishedBuildError, UpkeepError
+from sketchstore.layout import finish_file, sync_tree, write_file
+from sketchstore.manifest import (
+    BUILD_LOG,
+    FORMAT_VERSION,
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    Source,
+    read_manifest,
+    revision_of,
+)
+from sketchstore.publish import take_name
+from sketchstore.reader import Index
+from sketchstore.unfinished import PLAN, partial_path, take_lock
+
+DRAFT = "revision"
+
+
+class Draft:
+    """A revision that is not published yet.
+
+    Args:
+        target: Where it will be published.
+        partial: ``name.partial`` beside it, locked.
+
+    Attributes:
+        target: Where it will be published.
+        files: Lengths and digests of the files it has so far.
+    """
+
+    def __init__(self, target: Path, partial: Path) -> None:
+        self.target = target
+        self.files: dict[str, FileEntry] = {}
+        self._partial = partial
+        self._content = partial / DRAFT
+
+    def keep(self, index: Index, file: str, name: str | None = None) -> None:
+        """Take over a file of a published index as it is: linked, so that nothing is copied; copied where links fail.
+
+        Its bytes are not read: the digest goes with it, and whoever uses it first compares.
+
+        Args:
+            index: The index.
+            file: The file in it.
+            name: Its name in the new revision; None for the same.
+        """
+        name = file if name is None else name
+        source, target = index.files.directory / file, self._content / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, target)
+        self.files[name] = index.manifest.files[file]
+
+    def write(self, file: str, data: bytes) -> None:
+        """Write a file.
+
+        Args:
+            file: Its name.
+            data: Its content.
+        """
+        write_file(self._content / file, data)
+        self._finished(file)
+
+    @contextmanager
+    def writing(self, file: str) -> Iterator[Path]:
+        """Write a file piece by piece.
+
+        Args:
+            file: Its name.
+
+        Yields:
+            A path to write to; the file has its name when the block ends.
+        """
+        target = self._content / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.tmp")
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        finish_file(temporary, target)
+        self._finished(file)
+
+    def _finished(self, file: str) -> None:
+        path = self._content / file
+        self.files[file] = FileEntry(bytes=path.stat().st_size, blake3=digest_file(path))
+
+    def log(self, index: Index | None, facts: Mapping[str, JsonValue]) -> None:
+        """Carry on the log of an index, or begin one, with a line about this revision.
+
+        Args:
+            index: The index whose log goes on.
+            facts: What to say; the time is added.
+        """
+        log = self._content / BUILD_LOG
+        if index is not None and (index.files.directory / BUILD_LOG).is_file():
+            shutil.copyfile(index.files.directory / BUILD_LOG, log)  # a link would let two directories share one log
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(log_line(facts))
+
+    def publish(self, fields: Mapping[str, Any]) -> str:
+        """Write the manifest, sync everything, and take the index's name in one step.
+
+        Args:
+            fields: The manifest's fields; ``files``, ``format_version`` and ``revision`` are filled in.
+
+        Returns:
+            The revision.
+        """
+        revision, text = manifest_text(
+            {**fields, "files": {name: each.model_dump() for name, each in self.files.items()}}
+        )
+        write_file(self._content / MANIFEST, text)
+        sync_tree(self._content)
+        take_name(self._content, self.target, self._partial)
+        return revision
+
+
+def fields_of(manifest: Manifest) -> dict[str, Any]:
+    """A manifest's fields as JSON values, with the source that a manifest of version 1 does not spell out.
+
+    Args:
+        manifest: The manifest.
+
+    Returns:
+        The fields, to be changed.
+    """
+    fields = manifest.model_dump(mode="json")
+    fields["sources"] = [source.model_dump(mode="json") for source in sources_of(manifest)]
+    return fields
+
+
+def sources_of(manifest: Manifest) -> tuple[Source, ...]:
+    """Where the rows of an index came from.
+
+    Args:
+        manifest: Its manifest, of any version.
+
+    Returns:
+        The sources, in the order in which they came.
+    """
+    whole = Source(
+        recipe=manifest.recipe,
+        first_row=0,
+        rows=manifest.num_places,
+        block_rows=manifest.build.block_rows,
+        id_prefix="",
+        data_order=manifest.digests.data_order,
+    )
+    return manifest.sources or (whole,)
+
+
+def log_line(facts: Mapping[str, JsonValue]) -> str:
+    """Write a line of build-log.jsonl.
+
+    Args:
+        facts: What to say; the time is added.
+
+    Returns:
+        The line.
+    """
+    return json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **facts}) + "\n"
+
+
+def manifest_text(fields: Mapping[str, Any]) -> tuple[str, bytes]:
+    """Write a manifest of the newest format version.
+
+    Args:
+        fields: Its fields as JSON values; ``format_version`` and ``revision`` are filled in.
+
+    Returns:
+        The revision and the file's content.
+    """
+    complete = {**fields, "format_version": FORMAT_VERSION, "revision": "0" * 32}
+    complete = Manifest.model_validate(complete).model_dump(mode="json")
+    complete["revision"] = revision_of(complete)
+    return complete["revision"], (json.dumps(complete, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def check_unchanged(index: Index) -> None:
+    """Refuse to follow a revision that is not the index's any more.
+
+    Args:
+        index: The index as it was read.
+
+    Raises:
+        UpkeepError: If its directory holds another revision by now.
+    """
+    if read_manifest(index.path).revision != index.revision:
+        raise UpkeepError(f"index {index.name!r} was changed by somebody else meanwhile; do it again.")
+
+
+@contextmanager
+def locked(target: Path) -> Iterator[Path]:
+    """Keep everybody else from building or changing an index meanwhile.
+
+    Args:
+        target: The index directory.
+
+    Yields:
+        ``name.partial`` beside it, for work in progress; deleted at the end.
+
+    Raises:
+        UnfinishedBuildError: If an unfinished build lies there.
+    """
+    partial = partial_path(target)
+    if (partial / PLAN).exists():
+        raise UnfinishedBuildError(
+            f"{partial} holds an unfinished build of this index. Finish it with `indexer build --resume`, or delete it."
+        )
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = take_lock(partial)
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial / DRAFT, ignore_errors=True)
+        lock.release()
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def drafted(target: str | os.PathLike[str], *, follows: Index | None) -> Iterator[Draft]:
+    """Begin the next revision of an index, or a new index.
+
+    Args:
+        target: The index directory.
+        follows: The index as it was read, whose next revision this is; None for a new index.
+
+    Yields:
+        The draft. Leaving the block without ``publish`` discards it.
+
+    Raises:
+        IndexExistsError: If a new index is to be where something is.
+    """
+    path = Path(target).resolve()  # the directory itself, not a link that leads to it
+    if follows is None and os.path.lexists(path):
+        raise IndexExistsError(f"{path} exists. Choose another --out.")
+    with locked(path) as partial:
+        if follows is not None:
+            check_unchanged(follows)
+        shutil.rmtree(partial / DRAFT, ignore_errors=True)
+        (partial / DRAFT).mkdir()
+        yield Draft(path, partial)

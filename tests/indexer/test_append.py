@@ -1,0 +1,231 @@
+"""Appended rows are those that one build of everything would have written; until then the old index is whole."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from indexer.append import AppendError, append_rows
+from indexer.attributor import Attributor, Question
+from indexer.build import BuildInterruptedError, build_index
+from indexer.preparation import BuildSettings
+from indexer.progress import Silent
+from indexer.recipe import RecipeError
+from sketchstore.errors import IdCollisionError, IncompatibleSketchError
+from sketchstore.reader import Index, open_index, verify_index
+from sketchstore.remove import remove_rows
+from tests.indexer.small_recipes import CLASSIFIER, write_recipe
+
+#: Whole builds: left out of `make check`.
+pytestmark = pytest.mark.slow
+
+SOURCE = CLASSIFIER.replace(
+    "def train_set(count=60):\n    return _points(count, 0)",
+    "def train_set(data_dir, seed_of_data=0):\n"
+    "    count = int((data_dir / 'count').read_text())\n"
+    "    return _points(100, seed_of_data)[:count]",
+)
+SMALL = {"sketch": "rademacher", "dim": 32, "block_rows": 16}
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    (tmp_path / "count").write_text("60")
+    return write_recipe(tmp_path, SOURCE)
+
+
+def build(recipe: Path, out: str = "points", **choices) -> Index:
+    settings = BuildSettings(str(recipe), data_dir=recipe.parent, **{**SMALL, **choices})
+    build_index(settings, recipe.parent / out)
+    return open_index(recipe.parent / out)
+
+
+def append(index: Index, recipe: Path, **choices):
+    return append_rows(index.path, recipe=str(recipe), data_dir=recipe.parent, **choices)
+
+
+def assert_same_rows(ours: Index, theirs: Index) -> None:
+    assert ours.num_rows == theirs.num_rows
+    for name, view in theirs.views.items():
+        assert torch.equal(ours.view(name).sketches(slice(None)), view.sketches(slice(None)))
+        assert ours.view(name).mean_squared_norm() == view.mean_squared_norm()
+    assert set(ours.manifest.columns) == set(theirs.manifest.columns)
+    for name in theirs.manifest.columns:
+        assert torch.equal(ours.column(name), theirs.column(name)), name
+    assert ours.manifest.labels == theirs.manifest.labels
+    for row in range(theirs.num_rows):
+        for what in ("id", "label", "predicted_label", "metadata", "preview"):
+            assert getattr(ours.examples, what)(row) == getattr(theirs.examples, what)(row)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"measurement": "margin", "ntk": False},
+        {"measurement": "class_logit", "views": (2, 0)},
+        {"sketch": "sjlt", "buckets": 2, "layers": "linear", "exclude": ("0",)},
+        {"sketch": "identity", "dim": None},
+    ],
+    ids=["own", "margin", "class", "sjlt of one layer", "identity"],
+)
+def test_appending_gives_the_rows_of_one_build_bit_for_bit(recipe, choices):
+    whole, index = build(recipe, "whole", **choices), build(recipe, limit=32, **choices)
+    report = append(index, recipe)
+    assert (report.first_row, report.appended_rows, report.num_rows) == (32, 28, 60)
+    found = open_index(index.path)
+    assert found.revision == report.revision != index.revision
+    assert verify_index(found.path) == []
+    assert_same_rows(found, whole)
+    assert found.queries.count == whole.queries.count
+    assert [(source.first_row, source.rows) for source in found.manifest.sources] == [(0, 32), (32, 28)]
+    assert sorted(path.name for path in recipe.parent.iterdir() if path.is_dir() and "points" in path.name) == [
+        "points"
+    ]
+
+
+def test_a_training_set_that_grew_is_taken_from_where_the_index_left_it(recipe):
+    index = build(recipe)
+    for count in (70, 75):
+        (recipe.parent / "count").write_text(str(count))
+        assert append(index, recipe).num_rows == count
+    with pytest.raises(AppendError, match="has read all 75 rows"):
+        append(index, recipe)
+    assert_same_rows(open_index(index.path), build(recipe, "whole"))
+
+
+def test_rows_of_float16_join_at_the_scale_of_the_index(recipe):
+    whole, index = build(recipe, "whole", dtype="float16"), build(recipe, limit=16, dtype="float16")
+    append(index, recipe)
+    found = open_index(index.path)
+    exponent = found.manifest.views["own"].scale_exponent
+    assert exponent == whole.manifest.views["own"].scale_exponent  # of block 0 in both
+    difference = (found.view("own").sketches(slice(None)) - whole.view("own").sketches(slice(None))).abs().max()
+    assert difference <= 2.0 ** (exponent - 25)  # half a step of what lies below float16's normal range
+
+
+def test_what_was_derived_is_derived_again_and_a_query_finds_the_new_rows(recipe):
+    index = build(recipe, limit=32)
+    before = set(index.derived.entries())
+    report = append(index, recipe)
+    found = open_index(index.path)
+    assert set(found.derived.entries()) == before == set(report.derived)
+    attributor = Attributor(found, engine="faiss")
+    query = attributor.resolve_train_id("train:50")
+    answer = attributor.answer(Question(query=query, budget=10))
+    whole = Attributor(build(recipe, "whole"), engine="faiss")
+    expected = whole.answer(Question(query=whole.resolve_train_id("train:50"), budget=10))
+    assert [hit.id for hit in answer.hits] == [hit.id for hit in expected.hits]
+    assert answer.information == expected.information
+    assert any(hit.row >= 32 for hit in answer.hits)
+    bare = build(recipe, "bare", limit=32)
+    assert append(bare, recipe, derived=False).derived == []
+    assert open_index(bare.path).derived.entries() == {}
+
+
+def test_another_data_source_of_the_recipe_needs_ids_of_its_own(recipe):
+    index = build(recipe)
+    with pytest.raises(IdCollisionError, match=r"'train:0', 'train:1', .*--id-prefix"):
+        append(index, recipe, options={"seed_of_data": 5})
+    append(index, recipe, options={"seed_of_data": 5}, id_prefix="five/", rows=(10, 30))
+    found = open_index(index.path)
+    assert (found.num_rows, found.examples.id(60), found.examples.id(79)) == (80, "five/train:10", "five/train:29")
+    assert append(index, recipe, options={"seed_of_data": 5}, id_prefix="five/").first_row == 30
+    other = build(recipe, "other", options={"seed_of_data": 5})
+    sketches = open_index(index.path).view("own").sketches(slice(60, 110))
+    # other blocks, so float32 sums in another order: a few units in the last place of the largest entry
+    assert torch.allclose(
+        sketches, other.view("own").sketches(slice(10, 60)), rtol=0, atol=1e-5 * float(sketches.max())
+    )
+
+
+def test_withdrawn_rows_do_not_come_back(recipe):
+    index = build(recipe, limit=32)
+    remove_rows(index, ["train:3", "train:31"])
+    assert append(index, recipe).num_rows == 58
+    with pytest.raises(IdCollisionError, match=r"'train:3'.*withdrawn or not"):
+        append(index, recipe, rows=(3, 4))
+    remove_rows(open_index(index.path), [], purge=True)
+    with pytest.raises(AppendError, match="nothing to append"):
+        append(index, recipe)
+    found = open_index(index.path)
+    assert found.num_rows == 58
+    assert "train:3" not in found.examples.column("id").to_pylist()
+
+
+def test_rows_that_would_not_compare_are_refused_before_any_is_sketched(recipe, tmp_path):
+    index = build(recipe, limit=32)
+    with pytest.raises(IncompatibleSketchError, match="weights in index 'points' do not fit"):
+        append(index, recipe, options={"width": 7})
+    with pytest.raises(RecipeError, match="--recipe FILE"):
+        append_rows(index.path, data_dir=tmp_path)
+    recipe.write_text(SOURCE + "\n# edited\n")
+    with pytest.raises(RecipeError, match="is another file than the recipe 'points'"):
+        append(index, recipe)
+    recipe.write_text(SOURCE)
+    with pytest.raises(AppendError, match=r"--rows 50:61 must lie within the 60 rows"):
+        append(index, recipe, rows=(50, 61))
+    (tmp_path / "count").write_text("20")
+    with pytest.raises(
+        AppendError, match="rows 0 to 31 of this training set are not those that index 'points' has read"
+    ):
+        append(index, recipe)
+    assert open_index(index.path).revision == index.revision
+    assert verify_index(index.path) == []
+
+
+def test_an_index_without_its_weights_cannot_be_appended_to(recipe):
+    index = build(recipe, limit=32, weights=False)
+    with pytest.raises(IncompatibleSketchError, match="--no-weights"):
+        append(index, recipe)
+
+
+class Stop(Silent):
+    """Asks to stop when the second block of new rows is about to be sketched."""
+
+    def __init__(self):
+        self.phases, self.asked = [], 0
+
+    def phase(self, name, total, **options):
+        self.phases.append(name)
+
+    def stop_requested(self):
+        self.asked += self.phases[-1] == "sketching examples"
+        return self.asked > 1
+
+
+def test_interrupted_the_old_index_is_whole_and_resuming_gives_the_same_bytes(recipe):
+    index, twin = build(recipe, limit=16), build(recipe, "twin", limit=16)
+    with pytest.raises(BuildInterruptedError):
+        append(index, recipe, progress=Stop())
+    assert open_index(index.path).revision == index.revision
+    assert verify_index(index.path) == []
+    append(index, recipe, resume=True)
+    append(twin, recipe)
+    for file in open_index(index.path).manifest.files:
+        assert (index.path / file).read_bytes() == (twin.path / file).read_bytes(), file
+    assert not list(recipe.parent.glob("*.partial"))
+
+
+def test_killed_before_publication_the_old_index_is_whole_and_the_sketches_are_kept(recipe):
+    index = build(recipe, limit=32)
+    program = f"""
+import os
+from pathlib import Path
+from indexer.append import append_rows
+from sketchstore import revising
+revising.take_name = lambda *arguments: os._exit(9)
+append_rows(Path({str(index.path)!r}), recipe={str(recipe)!r}, data_dir=Path({str(recipe.parent)!r}))
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
+    assert open_index(index.path).revision == index.revision
+    assert verify_index(index.path) == []
+    progress = Stop()
+    append(index, recipe, resume=True, progress=progress)
+    assert "sketching examples" not in progress.phases  # it was all there
+    found = open_index(index.path)
+    assert found.num_rows == 60
+    assert np.all(np.isfinite(found.view("own").squared_norms.numpy()))
