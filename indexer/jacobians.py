@@ -1,8 +1,8 @@
 """Per-example gradients of the measurement, slab by slab: the tangent features that a sketch consumes.
 
 Three routes give the same numbers. Layers that hooks can watch come from one forward and one backward pass for the
-batch (`layers/`); every other parameter by vmap(grad) of torch.func; and where vmap refuses the model, by one backward pass
-per example (`general_route.py`). Which parameters take which route is found out on the first batch.
+batch (`layers/`); every other parameter by vmap(grad) of torch.func; and where vmap refuses the model, by one backward
+pass per example (`general_route.py`). Which parameters take which route is found out on the first batch.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class TangentFeatures:
         *,
         memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
         slab_bytes: int = SLAB_BYTES,
+        many_rows: bool = True,
     ) -> None:
         """Tie a model to its parameters.
 
@@ -75,7 +76,8 @@ class TangentFeatures:
             call: The recipe's ``call(model, inputs)``.
             outputs: The recipe's ``outputs(model_output)``: logits [b, C], or a scalar per example [b].
             memory_budget_bytes: What gradients and kept activations may take.
-            slab_bytes: Size of a slab of outer products.
+            slab_bytes: Size of a slab of gradients that come from hooks.
+            many_rows: Whether a slab should hold many rows, because they share the sketch's random numbers.
         """
         parameters.check_model(model)
         self.parameters = parameters
@@ -83,7 +85,7 @@ class TangentFeatures:
         self.notes: list[str] = []
         self._called = Called(model, call, outputs)
         self._general = GeneralRoute(self._called, measurement, memory_budget_bytes)
-        self._hooks = HookRoute(model, parameters, self.values, memory_budget_bytes, slab_bytes)
+        self._hooks = HookRoute(model, parameters, self.values, memory_budget_bytes, slab_bytes, many_rows=many_rows)
         self._measured_together = True
         self._num_outputs: int | None = None
         self._probed = False
@@ -160,7 +162,7 @@ class TangentFeatures:
         yield from self._general_slabs(inputs, targets, all_rows)
 
     def pass_layers(
-        self, inputs: Batch, labels: Tensor, view: str, receiver: Callable[[int], Receiver]
+        self, inputs: Batch, labels: Tensor, view: str, receiver: Callable[[int, int], Receiver]
     ) -> Iterator[Slab]:
         """Show a sketch the inputs and output gradients of the layers, so that no gradient of theirs need be formed.
 
@@ -168,7 +170,7 @@ class TangentFeatures:
             inputs: A batch of b examples, on the model's device.
             labels: Their labels, shape [b].
             view: One of the measurement's views.
-            receiver: Gives what takes the rows from a given first one on; parts of the batch come one after the other.
+            receiver: Gives what takes a part of the rows, from its first row and the row after its last.
 
         Yields:
             Slabs of the parameters that hooks do not serve.

@@ -15,11 +15,44 @@ from indexer.layers.norms import ScaleAndShift
 from indexer.layers.taps import CaptureError
 from indexer.parameters import Parameter
 
-ROWS_OF_A_WEIGHT = 32
-"""Rows of a weight formed together at least: fewer leave a product over positions too thin for its speed."""
+CACHED_BYTES = 16 * 1024**2
+"""Size of unfolded inputs that stay in a processor's cache, and that the allocator keeps between uses."""
+CACHED_ROWS = 16
+"""Rows whose gradients are formed together where the sketch does not care how many they are."""
 
 Piece = tuple[int, int, Tensor]
 """First row, first coordinate, and NTK-scaled gradients, float32 [rows, p]."""
+
+
+@dataclass(frozen=True)
+class SlabSizes:
+    """How large slabs may be.
+
+    Attributes:
+        slab_bytes: Size that a slab [b, p] keeps to; at least one coordinate, or one row of a weight over positions.
+        unfold_bytes: Most that unfolded inputs may take.
+        rows: Most rows of a slab whose gradients are sums over positions.
+    """
+
+    slab_bytes: int
+    unfold_bytes: int
+    rows: int
+
+    @staticmethod
+    def chosen(slab_bytes: int, memory_budget_bytes: int, many_rows: bool) -> SlabSizes:
+        """Sizes for a sketch.
+
+        Args:
+            slab_bytes: Size that a slab keeps to.
+            memory_budget_bytes: What gradients may take.
+            many_rows: Whether the sketch wants many rows in a slab, because they share its random numbers.
+
+        Returns:
+            Large pieces for such a sketch; else what fits a processor's cache.
+        """
+        if many_rows:
+            return SlabSizes(slab_bytes, memory_budget_bytes // 2, 2**31)
+        return SlabSizes(slab_bytes, min(CACHED_BYTES, memory_budget_bytes // 2), CACHED_ROWS)
 
 
 @dataclass
@@ -66,6 +99,9 @@ class Captured:
         if entry.weight is not None and not isinstance(entry.kind, ScaleAndShift):
             assert given is not None
             self.calls.setdefault(entry.weight.name, []).append(Call(entry.kind, given, at_least_float(delta)))
+
+    def done(self) -> None:  # noqa: D102
+        pass
 
     def _add(self, place: Parameter, gradient: Tensor) -> None:
         before = self.vectors.get(place.name)
@@ -119,14 +155,7 @@ def joined(parts: list[Captured]) -> Captured:
 
 
 def matrix_slabs(
-    place: Parameter,
-    calls: list[Call],
-    rows: int,
-    slab_bytes: int,
-    unfold_bytes: int,
-    *,
-    all_rows: bool,
-    device: torch.device,
+    place: Parameter, calls: list[Call], rows: int, sizes: SlabSizes, device: torch.device, *, all_rows: bool
 ) -> Iterator[Piece]:
     """The gradient of a weight matrix, some of its rows at a time, all calls added.
 
@@ -134,24 +163,26 @@ def matrix_slabs(
         place: Its place.
         calls: The calls of the modules that hold it; none where the measurement does not depend on it.
         rows: b.
-        slab_bytes: Size that a slab keeps to where positions are few.
-        unfold_bytes: Most that unfolded inputs may take.
-        all_rows: Whether every slab must hold all rows.
+        sizes: How large slabs may be.
         device: Where to compute.
+        all_rows: Whether every slab must hold all rows.
 
     Yields:
         First row, coordinate and NTK-scaled gradients, float32 [rows of the slab, p].
     """
     height, width = place.shape[0], place.size // place.shape[0]
     numbers = sum(call.kind.unfolded_numbers(call.given) for call in calls)
-    least = (
-        ROWS_OF_A_WEIGHT
-        if any(call.kind.unfolded_numbers(call.given) or call.given.shape[1] > 1 for call in calls)
-        else 1
-    )
-    at_once = max(1, min(rows, unfold_bytes // (4 * numbers))) if numbers else rows
+    summed = bool(numbers) or any(call.given.shape[1] > 1 for call in calls)
+    at_once = min(rows, sizes.unfold_bytes // (4 * numbers)) if numbers else rows
+    if summed and not all_rows:
+        at_once = min(at_once, sizes.rows)
+    at_once = max(1, at_once)
+
+    def weight_rows(count: int) -> int:
+        return max(1, sizes.slab_bytes // (4 * count * width))
+
     if all_rows and at_once < rows:
-        for start, stop in even_parts(height, max(least, slab_bytes // (4 * rows * width))):
+        for start, stop in even_parts(height, weight_rows(rows)):
             parts = [
                 _gradient(_taken(calls, row, row + at_once), place, start, stop, min(at_once, rows - row), device)
                 for row in range(0, rows, at_once)
@@ -162,12 +193,12 @@ def matrix_slabs(
         some = _taken(calls, row, row + at_once) if at_once < rows else calls
         unfolded = [(call, call.kind.unfolded(call.given)) for call in some]
         here = min(at_once, rows - row)
-        for start, stop in even_parts(height, max(least, slab_bytes // (4 * here * width))):
+        for start, stop in even_parts(height, weight_rows(here)):
             gradient = _sum(unfolded, place, start, stop, here, device)
-            if 4 * here * width <= slab_bytes or least > 1:
+            if 4 * here * width <= sizes.slab_bytes or summed:
                 yield row, place.offset + start * width, gradient
                 continue
-            for left, right in even_parts(width, max(1, slab_bytes // (4 * here))):  # one row is wider than a slab
+            for left, right in even_parts(width, max(1, sizes.slab_bytes // (4 * here))):  # wider than a slab
                 yield row, place.offset + start * width + left, gradient[:, left:right]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from indexer.batches import Batch, num_rows, take_rows
-from indexer.layers.gradients import Call, Captured, Piece, even_parts, joined, matrix_slabs, merged
+from indexer.layers.gradients import Call, Captured, Piece, SlabSizes, even_parts, joined, matrix_slabs, merged
 from indexer.layers.modules import HookedModule, hooked_modules, without
 from indexer.layers.norms import ScaleAndShift
 from indexer.layers.taps import CaptureError, Receiver, run_passes
@@ -35,6 +35,8 @@ class HookRoute:
         values: Values,
         memory_budget_bytes: int,
         slab_bytes: int,
+        *,
+        many_rows: bool = True,
     ) -> None:
         self.modules, self.refused = hooked_modules(model, parameters)
         self.row_bytes = self.kept_bytes = 0
@@ -42,7 +44,7 @@ class HookRoute:
         self._parameters = parameters
         self._values = values
         self._memory_budget_bytes = memory_budget_bytes
-        self._slab_bytes = slab_bytes
+        self._sizes = SlabSizes.chosen(slab_bytes, memory_budget_bytes, many_rows)
         self._drop({})
 
     @property
@@ -109,13 +111,13 @@ class HookRoute:
             places = [place for place in self.served if place.name in names]
             yield from self._formed(places, captured, rows, targets.device, all_rows=True)
 
-    def run(self, inputs: Batch, targets: Tensor, receiver: Callable[[int], Receiver]) -> None:
+    def run(self, inputs: Batch, targets: Tensor, receiver: Callable[[int, int], Receiver]) -> None:
         """One forward and one backward pass for the batch, or for parts of it that keep to the memory budget.
 
         Args:
             inputs: A batch of b examples.
             targets: Their targets, shape [b].
-            receiver: Gives the receiver of the part that begins at a row.
+            receiver: Gives the receiver of a part, from its first row and the row after its last.
 
         Raises:
             CaptureError: If a module was fed otherwise than in the first batch.
@@ -129,7 +131,7 @@ class HookRoute:
                 self.modules,
                 lambda part=part, targets=part_targets: self._values(part, targets),  # type: ignore[misc]
                 stop - start,
-                receiver(start),
+                receiver(start, stop),
             )
 
     def _capture(self, inputs: Batch, targets: Tensor, modules: Sequence[HookedModule] | None = None) -> Captured:
@@ -155,10 +157,7 @@ class HookRoute:
         for place in places:
             if place.name in matrices:
                 calls = captured.calls.pop(place.name, [])
-                unfold_bytes = self._memory_budget_bytes // 2
-                yield from matrix_slabs(
-                    place, calls, rows, self._slab_bytes, unfold_bytes, all_rows=all_rows, device=device
-                )
+                yield from matrix_slabs(place, calls, rows, self._sizes, device, all_rows=all_rows)
         vectors = [place for place in places if place.name not in matrices]
         blocks = []
         for place in vectors:
@@ -167,7 +166,7 @@ class HookRoute:
                 gradient = torch.zeros(rows, place.size, device=device)
             blocks.append(gradient.float() * place.ntk_scale)
         for offset, block in merged(vectors, blocks):
-            widest = max(1, self._slab_bytes // (4 * rows))
+            widest = max(1, self._sizes.slab_bytes // (4 * rows))
             for start, stop in even_parts(block.shape[1], widest):
                 yield 0, offset + start, block[:, start:stop]
 

@@ -46,6 +46,10 @@ class Receiver(Protocol):
         """The gradient at the output of that call, with what was kept of its input."""
         ...
 
+    def done(self) -> None:
+        """Both passes are over."""
+        ...
+
 
 def run_passes(
     model: nn.Module, modules: Sequence[HookedModule], forward: Callable[[], Tensor], rows: int, receiver: Receiver
@@ -98,6 +102,7 @@ def run_passes(
                 handle.remove()
         if total.requires_grad:
             torch.autograd.grad(total, sources, allow_unused=True)
+    receiver.done()
 
 
 @contextmanager
