@@ -71,10 +71,10 @@ class ScaleAndShift:
         normalised = self.normalised(given)
         if self.tail is not None:
             return (delta * normalised).sum(1).flatten(1), delta.sum(1).flatten(1)
-        products = delta * normalised
         if given.ndim == 2:
-            return products, delta
-        return products.flatten(2).sum(2), delta.flatten(2).sum(2)
+            return delta * normalised, delta
+        delta = delta.flatten(2)
+        return torch.linalg.vecdot(delta, normalised.flatten(2)), delta.sum(2)
 
 
 def norm_kind(module: nn.Module) -> ScaleAndShift | None:
