@@ -17,6 +17,7 @@ from indexer.previews import preview_of
 from indexer.progress import Progress, Silent
 from indexer.reading import CollatedRows, ExampleReader
 from indexer.recipe import RecipeError
+from indexer.sketches import make_sketch
 from indexer.terminal import counted
 from indexer.training import cpu_threads
 
@@ -213,8 +214,17 @@ class _Check:
         sketches = featuriser.sketch(rows.examples, rows.labels, view)
         if not torch.equal(sketches, featuriser.sketch(rows.examples, rows.labels, view)):
             raise _UnsoundError("the same batch gave different sketches the second time")
+        if self.prepared.spec.family == "kronecker":
+            sketch = make_sketch(
+                self.prepared.spec, len(features), self.prepared.settings.num_threads, self.prepared.parameters
+            )
+            formed = torch.zeros(1, self.prepared.spec.dim)
+            sketch.add(features[None], 0, formed)
+            change = _relative(formed[0], sketches[0])
+            if change > GRADIENT_TOLERANCE:
+                raise _UnsoundError(f"the kronecker sketch of row 0 is {change:.1%} off the sketch of its gradient")
         notes = featuriser.features.notes
-        return "; ".join(notes) if notes else "per-example gradients are vectorised"
+        return "; ".join(notes) if notes else "per-example gradients come from one backward pass a batch"
 
     def _autograd(self, inputs: object, labels: Tensor, view: str, *, scaled: bool = False) -> Tensor:
         # Gradient of row 0's measurement by plain autograd through the whole batch, float32 [P]

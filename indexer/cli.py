@@ -82,8 +82,8 @@ Views = Annotated[
 Sketch = Annotated[
     str | None,
     typer.Option(
-        help="identity, rademacher, gaussian or sjlt. Default: identity where the model has at most 4096 parameters "
-        "and --dim is not given, else rademacher."
+        help="identity, rademacher, gaussian, sjlt or kronecker. Default: identity where the model has at most 4096 "
+        "parameters and --dim is not given, else rademacher."
     ),
 ]
 Dim = Annotated[int | None, typer.Option(help="Numbers in a sketch. Default: 4096; for identity, all parameters.")]
@@ -255,6 +255,8 @@ def check(
     data_dir: DataDir = None,
     measurement: Measurement = None,
     views: Views = None,
+    sketch: Annotated[str | None, typer.Option(help="Family of the sketch that is tried. Default: sjlt.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Numbers in that sketch. Default: 1024.")] = None,
     ntk: Ntk = None,
     include: Include = None,
     exclude: Exclude = None,
@@ -271,8 +273,9 @@ def check(
     Example: indexer check digits
     """
     settings = _settings(
-        recipe, option, views, "float32", layers, data_dir=data_dir, measurement=measurement, ntk=ntk, sketch="sjlt",
-        dim=1024, include=include, exclude=exclude, device=device, threads=threads,
+        recipe, option, views, "float32", layers, data_dir=data_dir, measurement=measurement, ntk=ntk,
+        sketch=sketch or "sjlt", dim=dim if dim or sketch == "identity" else 1024, include=include, exclude=exclude,
+        device=device, threads=threads,
     )  # fmt: skip
     with progress_on(Console(stderr=True)) as progress:
         findings = check_recipe(settings, progress=progress)
@@ -338,6 +341,8 @@ def _print_plan(report: PlanReport) -> None:
     table.append(("model", _MODEL_SOURCES[report.model_source].format(duration(report.model_seconds))))
     table.append(("build", f"about {duration(report.build_seconds)}, {duration(report.block_seconds)} a block"))
     table.append(("query", f"{report.query_sketch_seconds:.3g} s to sketch one by example; by row it costs nothing"))
+    for line in report.parts:
+        table.append(("part", line))
     for line in report.notes:
         table.append(("note", line))
     for line in report.advice or ["nothing better than what you asked for"]:

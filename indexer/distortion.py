@@ -118,7 +118,7 @@ def measure_distortion(
     examples = [train_set[row] for row in (*sample.pool, *sample.queries)]
     size = len(sample.pool)
     chosen = random_pairs(size, pairs)
-    exact = exact_kernel(featuriser.slabs(examples, view=view), len(examples), chosen)
+    exact = exact_kernel(featuriser.slabs(examples, view=view), len(examples), chosen, featuriser.sketch_ranges)
     sketches = (featuriser.sketch(examples, view=view) if sketches is None else sketches).double()
     if sketches.shape != (len(examples), featuriser.spec.dim):
         raise DistortionError(
@@ -132,7 +132,7 @@ def measure_distortion(
         "label": sample.label,
         "pool_rows": size,
         "queries": len(sample.queries),
-        "kernel": kernel_errors(featuriser.spec, exact, sketches, chosen),
+        "kernel": kernel_errors(featuriser.spec, exact, sketches, chosen, featuriser.parameters),
         "nats": [
             {
                 "relative_noise": noise,

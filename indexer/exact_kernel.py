@@ -5,7 +5,7 @@ The gradients pass by in slabs of parameters, each with all rows, and leave only
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,25 +38,31 @@ class ExactKernel:
         kernel: g·g′ of all rows, [n, n].
         squared_products: Σ_i g_i² g′_i² of each pair, [k].
         squared_mean_products: Σ_i (mean over pairs of g_i g′_i)², [].
+        part_kernels: g·g′ over the coordinates of each part that was asked for, [k, n, n].
     """
 
     kernel: Tensor
     squared_products: Tensor
     squared_mean_products: Tensor
+    part_kernels: Tensor
 
 
-def exact_kernel(slabs: Iterable[Slab], rows: int, pairs: Pairs) -> ExactKernel:
+def exact_kernel(
+    slabs: Iterable[Slab], rows: int, pairs: Pairs, parts: Sequence[Sequence[tuple[int, int]]] = ()
+) -> ExactKernel:
     """Accumulate kernel values over slabs.
 
     Args:
         slabs: Slabs that hold all rows (`Featuriser.slabs`).
         rows: n.
         pairs: Pairs whose coordinate-wise products are wanted too.
+        parts: Ranges of coordinates, first and after the last, whose products are wanted apart.
 
     Returns:
         The products.
     """
     kernel, squares = torch.zeros(2, rows, rows, dtype=torch.float64)
+    part_kernels = torch.zeros(len(parts), rows, rows, dtype=torch.float64)
     squared_mean = torch.zeros((), dtype=torch.float64)
     # Row i of `partners` sums the rows that i is paired with: Σ_pairs g g′ at a coordinate = Σ_i g_i (partners g)_i.
     partners = torch.zeros(rows, rows)
@@ -67,12 +73,18 @@ def exact_kernel(slabs: Iterable[Slab], rows: int, pairs: Pairs) -> ExactKernel:
             gradients = slab.gradients[:, start : start + COLUMNS_AT_ONCE].cpu()
             precise = gradients.double()
             kernel += precise @ precise.T
+            first = slab.offset + start
+            for number, ranges in enumerate(parts):
+                for begin, end in ranges:
+                    some = precise[:, max(0, begin - first) : max(0, end - first)]
+                    if some.shape[1]:
+                        part_kernels[number] += some @ some.T
             # What theory is made of needs no more than float32.
             squared = gradients.square()
             squares += squared @ squared.T
             products = (gradients * (partners @ gradients)).sum(0)
             squared_mean += (products / count).double().square().sum()
-    return ExactKernel(kernel, squares[pairs.first, pairs.second], squared_mean)
+    return ExactKernel(kernel, squares[pairs.first, pairs.second], squared_mean, part_kernels)
 
 
 def kernel_features(kernel: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from indexer.batches import Batch, move, num_rows, pad_rows, take_rows
 from indexer.jacobians import MEMORY_BUDGET_BYTES, JacobianError, Slab, TangentFeatures
 from indexer.measurement import Measurement, MeasurementError, make_measurement
 from indexer.parameters import ParameterList, ParameterSelectionError
-from indexer.sketches import SketchSpec, SketchSpecError, make_sketch, sketch_spec
+from indexer.sketches import KroneckerSketch, SketchSpec, SketchSpecError, make_sketch, sketch_spec
+from indexer.sketches.kronecker_pass import KroneckerPass
 from indexer.training import state_digest
 from sketchstore.errors import IncompatibleSketchError
 from sketchstore.manifest import Manifest
@@ -121,8 +122,10 @@ class Featuriser:
             recipe.call,
             recipe.outputs,
             memory_budget_bytes=memory_budget_bytes,
+            # Where random numbers are cheap, what counts on a CPU is that gradients do not leave its cache.
+            many_rows=spec.family in ("rademacher", "gaussian") or self._device.type != "cpu",
         )
-        self._sketch = make_sketch(spec, parameters.num_parameters, num_threads)
+        self._sketch = make_sketch(spec, parameters.num_parameters, num_threads, parameters)
 
     @classmethod
     def from_manifest(
@@ -159,7 +162,7 @@ class Featuriser:
             parameters = ParameterList.of_entries(entries)
             parameters.check_model(model)
             measurement = make_measurement(manifest.measurement.name, classes=classes, function=own)
-            options = cast(Mapping[str, int], sketch.options)
+            options = cast(Mapping[str, Any], sketch.options)
             spec = sketch_spec(sketch.family, sketch.dim, parameters.num_parameters, sketch.seed, options)
         except (ParameterSelectionError, MeasurementError, SketchSpecError) as error:
             raise IncompatibleSketchError(f"index {manifest.name!r} does not fit this recipe: {error}") from error
@@ -191,6 +194,11 @@ class Featuriser:
     def measurement(self) -> Measurement:
         """The scalar that is differentiated."""
         return self.features.measurement
+
+    @property
+    def sketch_ranges(self) -> list[list[tuple[int, int]]]:
+        """Coordinates of the parts that the sketch treats apart; empty where it treats all alike."""
+        return self._sketch.ranges() if isinstance(self._sketch, KroneckerSketch) else []
 
     def sketch(
         self, examples: Sequence[Any], targets: Tensor | None = None, view: str = "own", *, pad: bool = False
@@ -287,8 +295,14 @@ class Featuriser:
     def _sketch_together(self, inputs: Batch, labels: Tensor, view: str) -> Tensor:
         inputs, labels = move(inputs, self._device), labels.to(self._device)
         out = torch.zeros(num_rows(inputs), self.spec.dim, device=self._device)
-        slabs = self.features.slabs(inputs, labels, view)
         begun = self._now()
+        if isinstance(self._sketch, KroneckerSketch):
+            sketch = self._sketch
+            slabs = self.features.pass_layers(
+                inputs, labels, view, lambda start, stop: KroneckerPass(sketch, out[start:stop])
+            )
+        else:
+            slabs = self.features.slabs(inputs, labels, view)
         for slab in slabs:
             formed = self._now()
             rows = slice(slab.first_row, slab.first_row + slab.gradients.shape[0])
@@ -297,6 +311,8 @@ class Featuriser:
             self.seconds.gradient_seconds += formed - begun
             self.seconds.sketch_seconds += done - formed
             begun = done
+        # A kronecker sketch grows within the passes; they count as gradients altogether.
+        self.seconds.gradient_seconds += self._now() - begun
         return out.cpu()
 
     def _now(self) -> float:

@@ -1,31 +1,30 @@
 """Per-example gradients of the measurement, slab by slab: the tangent features that a sketch consumes.
 
-Three routes give the same numbers. Linear layers fed with one row per example come as outer products from one backward
-pass for the batch (`outer_products.py`); every other parameter by vmap(grad) of torch.func; and where vmap refuses the
-model, by one backward pass per example. Which parameters take which route is found out on the first batch.
+Three routes give the same numbers. Layers that hooks can watch come from one forward and one backward pass for the
+batch (`layers/`); every other parameter by vmap(grad) of torch.func; and where vmap refuses the model, by one backward
+pass per example (`general_route.py`). Which parameters take which route is found out on the first batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from indexer.batches import Batch, map_tensors, num_rows, take_rows
+from indexer.batches import Batch, num_rows, take_rows
+from indexer.general_route import Called, GeneralRoute
+from indexer.layers.route import HookRoute
+from indexer.layers.taps import CaptureError, Receiver
 from indexer.measurement import Measurement, MeasurementError, check_targets
-from indexer.outer_products import CaptureError, Factors, LinearLayer, capture, linear_layers, outer_slabs
 from indexer.parameters import Parameter, ParameterList
 
 SLAB_BYTES = 32 * 1024**2
-"""Size of a slab [b, p] of outer products."""
+"""Size of a slab [b, p] of gradients that come from hooks, where nothing speaks for a larger one."""
 MEMORY_BUDGET_BYTES = 512 * 1024**2
 """What gradients of the general route, and activations kept for a backward pass, may take."""
-ROWS_WORTH_A_TILE = 128
-"""A sketch of fewer rows spends noticeable time on its random numbers, so parameters are grouped to allow so many."""
 
 
 class JacobianError(RuntimeError):
@@ -66,6 +65,7 @@ class TangentFeatures:
         *,
         memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
         slab_bytes: int = SLAB_BYTES,
+        many_rows: bool = True,
     ) -> None:
         """Tie a model to its parameters.
 
@@ -76,18 +76,17 @@ class TangentFeatures:
             call: The recipe's ``call(model, inputs)``.
             outputs: The recipe's ``outputs(model_output)``: logits [b, C], or a scalar per example [b].
             memory_budget_bytes: What gradients and kept activations may take.
-            slab_bytes: Size of a slab of outer products.
+            slab_bytes: Size of a slab of gradients that come from hooks.
+            many_rows: Whether a slab should hold many rows, because they share the sketch's random numbers.
         """
         parameters.check_model(model)
         self.parameters = parameters
         self.measurement = measurement
         self.notes: list[str] = []
-        self._called = _Called(model, call, outputs)
-        self._memory_budget_bytes = memory_budget_bytes
-        self._slab_bytes = slab_bytes
-        self._layers = linear_layers(model, parameters)
-        self._vectorised = True
-        self._row_bytes = 0
+        self._called = Called(model, call, outputs)
+        self._general = GeneralRoute(self._called, measurement, memory_budget_bytes)
+        self._hooks = HookRoute(model, parameters, self.values, memory_budget_bytes, slab_bytes, many_rows=many_rows)
+        self._measured_together = True
         self._num_outputs: int | None = None
         self._probed = False
 
@@ -97,14 +96,14 @@ class TangentFeatures:
         return self.parameters.num_parameters
 
     @property
-    def outer_product_layers(self) -> list[str]:
-        """Names of the layers whose gradients come as outer products; final after the first batch."""
-        return [layer.name for layer in self._layers]
+    def hooked_parameters(self) -> list[str]:
+        """Names of the parameters whose gradients come from hooks; final after the first batch."""
+        return [place.name for place in self._hooks.served]
 
     @property
     def vectorised(self) -> bool:
-        """Whether vmap accepted the model; if not, the general route takes one backward pass per example."""
-        return self._vectorised
+        """Whether vmap accepted what was asked of it; if not, that part is done one example at a time."""
+        return self._general.vectorised
 
     def outputs(self, inputs: Batch) -> Tensor:
         """The model's outputs, without gradients.
@@ -130,7 +129,7 @@ class TangentFeatures:
             Shape [b].
         """
         logits: Tensor = self._called(inputs)
-        if self._vectorised:
+        if self._measured_together:
             measured: Tensor = torch.vmap(self.measurement.value)(logits, targets)
             return measured
         return torch.stack([self.measurement.value(row, target) for row, target in zip(logits, targets, strict=True)])
@@ -152,24 +151,60 @@ class TangentFeatures:
             JacobianError: If the numbers of rows disagree.
             MeasurementError: If the model's outputs are not logits, or a label is not one of them.
         """
+        targets = self._checked(inputs, labels, view)
+        if len(targets) == 0:
+            return
+        try:
+            for row, offset, gradients in self._hooks.slabs(inputs, targets, all_rows=all_rows):
+                yield Slab(row, offset, gradients)
+        except CaptureError as error:
+            raise JacobianError(_irregular(error)) from error
+        yield from self._general_slabs(inputs, targets, all_rows)
+
+    def pass_layers(
+        self, inputs: Batch, labels: Tensor, view: str, receiver: Callable[[int, int], Receiver]
+    ) -> Iterator[Slab]:
+        """Show a sketch the inputs and output gradients of the layers, so that no gradient of theirs need be formed.
+
+        Args:
+            inputs: A batch of b examples, on the model's device.
+            labels: Their labels, shape [b].
+            view: One of the measurement's views.
+            receiver: Gives what takes a part of the rows, from its first row and the row after its last.
+
+        Yields:
+            Slabs of the parameters that hooks do not serve.
+
+        Raises:
+            JacobianError: If the numbers of rows disagree.
+            MeasurementError: If the model's outputs are not logits, or a label is not one of them.
+        """
+        targets = self._checked(inputs, labels, view)
+        if len(targets) == 0:
+            return
+        try:
+            self._hooks.run(inputs, targets, receiver)
+        except CaptureError as error:
+            raise JacobianError(_irregular(error)) from error
+        yield from self._general_slabs(inputs, targets, all_rows=False)
+
+    def _checked(self, inputs: Batch, labels: Tensor, view: str) -> Tensor:
         rows = num_rows(inputs)
         if labels.shape != (rows,):
             raise JacobianError(f"a batch of {rows} examples came with labels of shape {list(labels.shape)}.")
-        if rows == 0:
-            return
         targets = self.measurement.targets(view, labels)
-        if self._num_outputs is None:
-            self._num_outputs = self._count_outputs(inputs)
-        check_targets(self.measurement, targets, self._num_outputs)
-        self._probe(inputs, targets)
-        if self._layers:
-            factors = self._factors(inputs, targets)
-            for layer in self._layers:
-                for offset, gradients in outer_slabs(layer, factors[layer.name], self._slab_bytes):
-                    yield Slab(0, offset, gradients)
-            del factors
-        for group in self._general_groups():
-            yield from self._all_rows(group, inputs, targets) if all_rows else self._in_chunks(group, inputs, targets)
+        if rows:
+            if self._num_outputs is None:
+                self._num_outputs = self._count_outputs(inputs)
+            check_targets(self.measurement, targets, self._num_outputs)
+            self._probe(inputs, targets)
+        return targets
+
+    def _general_slabs(self, inputs: Batch, targets: Tensor, all_rows: bool) -> Iterator[Slab]:
+        for row, offset, gradients in self._general.slabs(
+            self._general_parameters(), inputs, targets, all_rows=all_rows
+        ):
+            yield Slab(row, offset, gradients)
 
     def _count_outputs(self, inputs: Batch) -> int:
         logits = self.outputs(take_rows(inputs, 0, 1))
@@ -181,27 +216,38 @@ class TangentFeatures:
         )
 
     def _probe(self, inputs: Batch, targets: Tensor) -> None:
-        """Find out, on two rows, what vmap and the layers allow; each doubt moves a layer to a more general route."""
+        """Find out, on two rows, what hooks and vmap allow; each doubt moves a parameter to a more general route."""
         if self._probed:
             return
-        few = take_rows(inputs, 0, 2)
-        self._try_vmap(few, targets[:2])
-        self._measure_activations(take_rows(few, 0, 1), targets[:1])
-        self._check_layers(few, targets[:2])
+        few, targets = take_rows(inputs, 0, 2), targets[:2]
+        self._try_measurement(few, targets)
+        row_bytes = self._activation_bytes(take_rows(few, 0, 1), targets[:1])
+        self._hooks.row_bytes = self._general.row_bytes = row_bytes
+        # On a GPU, convolutions round to ten bits by default: too coarse to tell a right gradient from a wrong one.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            self._hooks.probe(
+                few,
+                targets,
+                lambda places, row: self._general.single_gradients(places, take_rows(few, row, row + 1), targets[row]),
+            )
+        self._say_refused()
+        rest = self._general_parameters()
+        if rest and (reason := self._general.try_vmap(rest, few, targets)) is not None:
+            self.notes.append(f"torch.func.vmap refuses this model, so each example takes its own backward: {reason}")
         self._probed = True
 
-    def _try_vmap(self, few: Batch, targets: Tensor) -> None:
-        smallest = min(self.parameters, key=lambda parameter: parameter.size)
+    def _try_measurement(self, few: Batch, targets: Tensor) -> None:
+        logits = self.outputs(few)
         try:
-            self._vmap_gradients([smallest], few, targets)
-        except torch.OutOfMemoryError:
-            raise
+            torch.vmap(self.measurement.value)(logits, targets)
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-            self._vectorised = False
+            if isinstance(error, torch.OutOfMemoryError | MeasurementError):
+                raise
+            self._measured_together = self._general.vectorised = False
             reason = str(error).strip().partition("\n")[0]
-            self.notes.append(f"torch.func.vmap refuses this model, so each example takes its own backward: {reason}")
+            self.notes.append(f"torch.func.vmap refuses the measurement, so each example is measured alone: {reason}")
 
-    def _measure_activations(self, one: Batch, targets: Tensor) -> None:
+    def _activation_bytes(self, one: Batch, targets: Tensor) -> int:
         storages: dict[int, int] = {}
         held = {parameter.data_ptr() for parameter in self._called.parameters()}
 
@@ -213,180 +259,22 @@ class TangentFeatures:
 
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             self.values(one, targets)
-        self._row_bytes = sum(storages.values())
+        return sum(storages.values())
 
-    def _check_layers(self, few: Batch, targets: Tensor) -> None:
-        """Compare every outer product with a plain gradient of one example alone."""
-        rows = num_rows(few)
-        while self._layers:
-            try:
-                factors = capture(self._layers, partial(self.values, few, targets), rows)
-                break
-            except CaptureError as error:
-                self._leave(error.layer, error.reason)
-        if not self._layers:
-            return
-        chosen = [place for layer in self._layers for place in (layer.weight, layer.bias) if place is not None]
-        for row in range(rows):
-            alone = self._single_gradients(chosen, take_rows(few, row, row + 1), targets[row])
-            for layer in list(self._layers):
-                one_row = Factors(factors[layer.name].inputs[row : row + 1], factors[layer.name].deltas[row : row + 1])
-                if not _agrees(layer, one_row, alone):
-                    self._leave(layer.name, "has gradients that are not outer products of its input and output")
+    def _say_refused(self) -> None:
+        # One sentence per reason, not one per parameter
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self._hooks.refused.items():
+            by_reason.setdefault(reason, []).append(name)
+        for reason, names in by_reason.items():
+            shown = ", ".join(repr(name) for name in names[:3])
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            self.notes.append(f"parameter {shown}{more} {reason}: gradients take the general route")
 
-    def _leave(self, name: str, reason: str) -> None:
-        self._layers = [layer for layer in self._layers if layer.name != name]
-        self.notes.append(f"layer {name!r} {reason}: its gradients take the general route")
-
-    def _factors(self, inputs: Batch, targets: Tensor) -> dict[str, Factors]:
-        rows = num_rows(inputs)
-        chunk = max(1, min(rows, self._memory_budget_bytes // max(1, self._row_bytes)))
-        parts = []
-        for start in range(0, rows, chunk):
-            stop = min(start + chunk, rows)
-            part, part_targets = take_rows(inputs, start, stop), targets[start:stop]
-            try:
-                parts.append(capture(self._layers, partial(self.values, part, part_targets), stop - start))
-            except CaptureError as error:
-                raise JacobianError(f"{error}, unlike in the first batch; exclude it or make the model regular.") from (
-                    error
-                )
-        return {
-            layer.name: Factors(
-                torch.cat([part[layer.name].inputs for part in parts]),
-                torch.cat([part[layer.name].deltas for part in parts]),
-            )
-            for layer in self._layers
-        }
-
-    def _general_groups(self) -> list[list[Parameter]]:
-        outer = {place.name for layer in self._layers for place in (layer.weight, layer.bias) if place is not None}
-        largest = self._memory_budget_bytes // (4 * ROWS_WORTH_A_TILE)
-        groups: list[list[Parameter]] = []
-        size = 0
-        for parameter in self.parameters:
-            if parameter.name in outer:
-                continue
-            if not groups or size + parameter.size > largest:
-                groups.append([])
-                size = 0
-            groups[-1].append(parameter)
-            size += parameter.size
-        return groups
-
-    def _in_chunks(self, group: list[Parameter], inputs: Batch, targets: Tensor) -> Iterator[Slab]:
-        rows = num_rows(inputs)
-        chunk = self._rows_at_once(group, rows)
-        for start in range(0, rows, chunk):
-            stop = min(start + chunk, rows)
-            gradients = self._gradients(group, take_rows(inputs, start, stop), targets[start:stop])
-            for offset, block in _joined(group, gradients):
-                yield Slab(start, offset, block)
-
-    def _all_rows(self, group: list[Parameter], inputs: Batch, targets: Tensor) -> Iterator[Slab]:
-        rows = num_rows(inputs)
-        chunk = self._rows_at_once(group, rows)
-        for parameter in group:
-            width = max(1, min(parameter.size, self._memory_budget_bytes // (4 * rows)))
-            for first in range(0, parameter.size, width):
-                last = min(first + width, parameter.size)
-                parts = [
-                    self._gradients(
-                        [parameter], take_rows(inputs, start, start + chunk), targets[start : start + chunk]
-                    )[0][:, first:last].clone()
-                    for start in range(0, rows, chunk)
-                ]
-                yield Slab(0, parameter.offset + first, torch.cat(parts))
-
-    def _rows_at_once(self, group: list[Parameter], rows: int) -> int:
-        row_bytes = 4 * sum(parameter.size for parameter in group) + self._row_bytes
-        return max(1, min(rows, self._memory_budget_bytes // max(1, row_bytes)))
-
-    def _gradients(self, group: Sequence[Parameter], inputs: Batch, targets: Tensor) -> list[Tensor]:
-        # NTK-scaled gradients, one tensor [b, size] per parameter of the group
-        if self._vectorised:
-            gradients = self._vmap_gradients(group, inputs, targets)
-        else:
-            gradients = [torch.empty(len(targets), place.size, device=targets.device) for place in group]
-            for row in range(len(targets)):
-                alone = self._single_gradients(group, take_rows(inputs, row, row + 1), targets[row])
-                for place, block in zip(group, gradients, strict=True):
-                    block[row] = alone[place.name].reshape(-1)
-        return [block.mul_(place.ntk_scale) for place, block in zip(group, gradients, strict=True)]
-
-    def _vmap_gradients(self, group: Sequence[Parameter], inputs: Batch, targets: Tensor) -> list[Tensor]:
-        held = dict(self._called.model.named_parameters())
-        weights = {place.name: held[place.name].detach() for place in group}
-
-        def measure(weights: dict[str, Tensor], example: Batch, target: Tensor) -> Tensor:
-            one = map_tensors(lambda tensor: tensor.unsqueeze(0), example)
-            logits = torch.func.functional_call(self._called, _inside(weights), (one,))
-            return self.measurement.value(logits[0], target)
-
-        # no_grad keeps the parameters that are not differentiated from building a graph of their own
-        with torch.no_grad():
-            gradients = torch.func.vmap(torch.func.grad(measure), in_dims=(None, 0, 0))(weights, inputs, targets)
-        return [gradients[place.name].reshape(len(targets), -1).float() for place in group]
-
-    def _single_gradients(self, group: Sequence[Parameter], example: Batch, target: Tensor) -> dict[str, Tensor]:
-        # Unscaled gradients of one example by plain autograd
-        held = dict(self._called.model.named_parameters())
-        weights = {place.name: held[place.name].detach().clone().requires_grad_() for place in group}
-        with torch.enable_grad():
-            logits = torch.func.functional_call(self._called, _inside(weights), (example,))
-            value = self.measurement.value(logits[0], target)
-        gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
-        return {name: gradient.float() for name, gradient in zip(weights, gradients, strict=True)}
+    def _general_parameters(self) -> list[Parameter]:
+        served = {place.name for place in self._hooks.served}
+        return [place for place in self.parameters if place.name not in served]
 
 
-class _Called(nn.Module):
-    """The recipe's way of calling the model as a module, so that functional_call can swap parameters inside."""
-
-    def __init__(
-        self, model: nn.Module, call: Callable[[nn.Module, Any], Any], outputs: Callable[[Any], Tensor]
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.call = call
-        self.outputs = outputs
-        self.train(model.training)
-
-    def forward(self, inputs: Any) -> Tensor:
-        return self.outputs(self.call(self.model, inputs))
-
-
-def _inside(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"model.{name}": weight for name, weight in weights.items()}
-
-
-def _agrees(layer: LinearLayer, factors: Factors, alone: dict[str, Tensor]) -> bool:
-    for place in (layer.weight, layer.bias):
-        if place is None:
-            continue
-        expected = alone[place.name]
-        outer = factors.deltas.T @ factors.inputs if place is layer.weight else factors.deltas[0]
-        # Rounding of two ways to the same sum; a layer that is used otherwise misses by the gradient's own size.
-        unit = torch.finfo(layer.module.weight.dtype).eps
-        if not (outer - expected).abs().max() <= min(1e3 * unit, 0.05) * expected.abs().max() + 1e-30:
-            return False
-    return True
-
-
-def _joined(group: Sequence[Parameter], gradients: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
-    # Small neighbours (biases, normalisation) are merged: a sketch is not called for a few numbers at a time.
-    waiting: list[Tensor] = []
-    first = end = 0
-    for place, block in zip(group, gradients, strict=True):
-        small = block.shape[1] <= 4096
-        if waiting and (place.offset != end or not small):
-            yield first, torch.cat(waiting, dim=1)
-            waiting = []
-        if not small:
-            yield place.offset, block
-            continue
-        if not waiting:
-            first = place.offset
-        waiting.append(block)
-        end = place.offset + block.shape[1]
-    if waiting:
-        yield first, torch.cat(waiting, dim=1)
+def _irregular(error: CaptureError) -> str:
+    return f"{error}, unlike in the first batch; exclude it or make the model regular."

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from indexer.exact_kernel import ExactKernel, Pairs
+from indexer.parameters import ParameterList
 from indexer.sketches import SketchSpec
-from indexer.sketches.theory import inner_product_variance, kurtosis
+from indexer.sketches.theory import inner_product_variance, kronecker_variance_bound, kurtosis
 
 
 def random_pairs(rows: int, count: int) -> Pairs:
@@ -25,7 +26,9 @@ def random_pairs(rows: int, count: int) -> Pairs:
     return Pairs(first[order], second[order])
 
 
-def kernel_errors(spec: SketchSpec, exact: ExactKernel, sketches: Tensor, pairs: Pairs) -> dict[str, float | None]:
+def kernel_errors(
+    spec: SketchSpec, exact: ExactKernel, sketches: Tensor, pairs: Pairs, parameters: ParameterList | None = None
+) -> dict[str, float | None]:
     r"""Errors of sketched inner products of pairs, against zero bias and the theory's spread.
 
     One matrix R serves all pairs, so their errors go together and their mean is no average of independent ones. But
@@ -33,27 +36,40 @@ def kernel_errors(spec: SketchSpec, exact: ExactKernel, sketches: Tensor, pairs:
 
     .. math:: \tfrac1d \bigl(2\|M\|_F^2 + (\kappa - 3)\textstyle\sum_i M_{ii}^2\bigr).
 
+    For kronecker sketches both deviations are upper bounds (`theory.kronecker_variance_bound`), the mean's being the
+    mean of the pairs'.
+
     Args:
         spec: The sketch.
         exact: Exact products of the rows and pairs.
         sketches: Sketches of the rows, float64 [n, d].
         pairs: The pairs.
+        parameters: The coordinates; kronecker alone needs them.
 
     Returns:
         ``mean_exact`` and ``mean_sketched`` kernel value, ``bias_in_standard_errors`` (a right sketch: within ±3),
         ``relative_spread`` (root mean square of error over ‖g‖‖g′‖) and ``spread_over_theory`` (a right sketch: near
-        1); null where the family has no error.
+        1, for kronecker at most about 1); null where the family has no error.
     """
     first, second = pairs.first, pairs.second
     kernel, norms = exact.kernel, exact.kernel.diagonal()
     products = kernel[first, second]
     sketched = (sketches @ sketches.T)[first, second]
     errors = sketched - products
-    variance = inner_product_variance(spec, norms[first], norms[second], products, exact.squared_products)
-    squared = (
-        kernel[first][:, first] * kernel[second][:, second] + kernel[first][:, second] * kernel[second][:, first]
-    ).mean() / 2
-    mean_variance = (2 * squared + (kurtosis(spec) - 3) * exact.squared_mean_products) / spec.dim
+    if spec.family == "kronecker":
+        assert parameters is not None
+        parts = exact.part_kernels
+        norms_of_parts = parts.diagonal(dim1=1, dim2=2)  # [k, n]
+        variance = kronecker_variance_bound(
+            spec, parameters, norms_of_parts[:, first], norms_of_parts[:, second], parts[:, first, second]
+        )
+        mean_variance = variance.sqrt().mean().square()
+    else:
+        variance = inner_product_variance(spec, norms[first], norms[second], products, exact.squared_products)
+        squared = (
+            kernel[first][:, first] * kernel[second][:, second] + kernel[first][:, second] * kernel[second][:, first]
+        ).mean() / 2
+        mean_variance = (2 * squared + (kurtosis(spec) - 3) * exact.squared_mean_products) / spec.dim
     random = spec.family != "identity"
     lengths = (norms[first] * norms[second]).clamp_min(torch.finfo(torch.float64).tiny)
     return {

@@ -60,6 +60,11 @@ class ParameterList:
         """P, the length of the tangent features."""
         return sum(parameter.size for parameter in self.parameters)
 
+    @property
+    def names(self) -> list[str]:
+        """Their names, in order."""
+        return [parameter.name for parameter in self.parameters]
+
     def as_manifest(self) -> list[dict[str, object]]:
         """The list as a manifest stores it.
 

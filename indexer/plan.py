@@ -14,6 +14,7 @@ from indexer.featurise import COMPUTE_ROWS, Featuriser
 from indexer.preparation import DEFAULT_DIM, BuildSettings, Prepared, prepare
 from indexer.progress import Progress, Silent
 from indexer.sketches import SketchSpec
+from indexer.sketches.kronecker_plan import part_lines
 from indexer.sketches.spec import DEFAULT_BUCKETS
 from indexer.training import cpu_threads
 from sketchstore.heads import heads_bytes
@@ -51,6 +52,7 @@ class PlanReport:
         build_seconds: Estimated time of all blocks and queries, and of the model where a build has to make it again.
         query_sketch_seconds: What sketching one query by example costs.
         sjlt_query_sketch_seconds: The same with an sjlt sketch of this dimension; None where it was not asked.
+        parts: What the d numbers of a kronecker sketch are made of, a line each; empty for other families.
         notes: Routes of the gradients.
         advice: What to choose instead, and why; empty where nothing is better.
     """
@@ -79,6 +81,7 @@ class PlanReport:
     build_seconds: float
     query_sketch_seconds: float
     sjlt_query_sketch_seconds: float | None
+    parts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
 
@@ -204,6 +207,7 @@ def _report(prepared: Prepared, alone: float, per_row: float, sjlt_seconds: floa
         + (0.0 if prepared.recipe.model_source == "training" else prepared.model_seconds),
         query_sketch_seconds=alone,
         sjlt_query_sketch_seconds=sjlt_seconds,
+        parts=part_lines(spec, prepared.parameters) if spec.family == "kronecker" else [],
         notes=list(prepared.featuriser.features.notes),
         advice=_advice(prepared, alone, sjlt_seconds),
     )

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from indexer.featurise import COMPUTE_ROWS, Featuriser
+from indexer.kronecker_dims import fitted_kronecker_spec
 from indexer.measurement import Measurement, make_measurement
 from indexer.ntk import ntk_scales
 from indexer.parameters import Layers, ParameterList, select_parameters
@@ -241,7 +242,23 @@ def prepare(settings: BuildSettings, recipe: Recipe | None = None) -> Prepared:
         layers=settings.layers,
         scales=None if gain is None else ntk_scales(model, gain),
     )
-    spec = _spec(settings, parameters.num_parameters)
+    if settings.sketch == "kronecker":
+        if settings.buckets is not None:
+            raise BuildSettingsError("--buckets belongs to --sketch sjlt; a kronecker sketch has none")
+        spec = fitted_kronecker_spec(
+            recipe,
+            model,
+            measurement,
+            parameters,
+            train,
+            num_outputs,
+            dim=DEFAULT_DIM if settings.dim is None else settings.dim,
+            seed=settings.seed,
+            device=settings.device,
+            num_threads=settings.num_threads,
+        )
+    else:
+        spec = _spec(settings, parameters.num_parameters)
     featuriser = Featuriser(
         recipe,
         model,

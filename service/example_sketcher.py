@@ -16,6 +16,7 @@ from torch import Tensor
 from indexer.featurise import Featuriser
 from indexer.index_recipe import load_model
 from indexer.jacobians import JacobianError
+from indexer.parameters import ParameterList
 from indexer.recipe import UNLABELLED, Recipe, RecipeInputError
 from indexer.sketches import make_sketch, sketch_spec
 from service.errors import InvalidExampleError
@@ -79,9 +80,12 @@ class ExampleSketcher:
     def compile_kernels(self) -> None:
         """Compile the kernels of the sketch on the gradient of one parameter; reads no file of the index."""
         facts = self._index.manifest.sketch
-        options = cast(Mapping[str, int], facts.options)
+        options = cast(Mapping[str, Any], facts.options)
         if facts.family != "identity":
-            sketch = make_sketch(sketch_spec(facts.family, facts.dim, facts.num_parameters, facts.seed, options), 1)
+            spec = sketch_spec(facts.family, facts.dim, facts.num_parameters, facts.seed, options)
+            entries = [(entry.name, entry.shape, entry.ntk_scale) for entry in facts.parameters]
+            parameters = ParameterList.of_entries(entries) if facts.family == "kronecker" else None
+            sketch = make_sketch(spec, 1, parameters=parameters)
             sketch.add(torch.zeros(1, 1), 0, torch.zeros(1, facts.dim))
 
     def sketch(

@@ -43,7 +43,7 @@ class SjltSketch:
     @property
     def buckets(self) -> int:
         """s, the positions per parameter."""
-        return self.spec.options["buckets"]
+        return int(self.spec.options["buckets"])
 
     @property
     def scale(self) -> float:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
-Family = Literal["identity", "rademacher", "gaussian", "sjlt"]
+Family = Literal["identity", "rademacher", "gaussian", "sjlt", "kronecker"]
 
 FAMILIES: tuple[Family, ...] = get_args(Family)
 DEFAULT_BUCKETS = 4
@@ -26,28 +26,31 @@ class SketchSpec:
     """Distribution, dimension and seed of the sketching matrix R [d, P].
 
     Attributes:
-        family: ``rademacher``, ``gaussian``, ``sjlt`` (random, E[RᵀR] = I) or ``identity`` (R = I, d = P).
+        family: ``rademacher``, ``gaussian``, ``sjlt``, ``kronecker`` (random, E[RᵀR] = I) or ``identity`` (R = I,
+            d = P).
         dim: d, the length of a sketch.
         seed: Key of the counter-based generator, 0 ≤ seed < 2⁶⁴. Ignored by ``identity``.
-        options: Settings of the family; ``{"buckets": s}`` for sjlt, nothing for the others.
+        options: Settings of the family: ``{"buckets": s}`` for sjlt, ``{"parts": […]}`` for kronecker
+            (`kronecker_plan`), nothing for the others.
     """
 
     family: Family
     dim: int
     seed: int = 0
-    options: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise SketchSpecError(f"there is no sketch family {self.family!r}; the families are {', '.join(FAMILIES)}.")
-        for name, value in (("dim", self.dim), ("seed", self.seed), *self.options.items()):
+        numbers = self.options.items() if self.family != "kronecker" else ()
+        for name, value in (("dim", self.dim), ("seed", self.seed), *numbers):
             if not isinstance(value, int) or isinstance(value, bool):
                 raise SketchSpecError(f"{name} of a sketch must be an integer, got {value!r}.")
         if self.dim < 1:
             raise SketchSpecError(f"dim of a sketch must be at least 1, got {self.dim}.")
         if not 0 <= self.seed < 2**64:
             raise SketchSpecError(f"seed of a sketch must be from 0 to 2**64 - 1, got {self.seed}.")
-        known = {"buckets"} if self.family == "sjlt" else set()
+        known = {"sjlt": {"buckets"}, "kronecker": {"parts"}}.get(self.family, set())
         unknown = sorted(set(self.options) - known)
         if unknown:
             allowed = ", ".join(sorted(known)) or "none"
@@ -59,6 +62,10 @@ class SketchSpec:
                     f"an sjlt sketch needs a number of buckets that divides dim {self.dim}, got {buckets}."
                 )
             object.__setattr__(self, "options", {"buckets": buckets})
+        elif self.family == "kronecker":
+            if "parts" not in self.options:
+                raise SketchSpecError("a kronecker sketch needs its parts; `plan_parts` divides a dimension into them.")
+            object.__setattr__(self, "options", {"parts": list(self.options["parts"])})
         else:
             object.__setattr__(self, "options", {})
 
@@ -89,7 +96,7 @@ class SketchSpec:
 
 
 def sketch_spec(
-    family: str, dim: int | None, num_parameters: int, seed: int = 0, options: Mapping[str, int] | None = None
+    family: str, dim: int | None, num_parameters: int, seed: int = 0, options: Mapping[str, Any] | None = None
 ) -> SketchSpec:
     """Spec from what a user types, where the dimension of an identity sketch follows from the model.
 

@@ -38,11 +38,11 @@ class PairsRecipe:
 
 @dataclass(frozen=True)
 class Case:
-    """A model, inputs that it takes, and the route each linear layer must take."""
+    """A model, inputs that it takes, and the parameters that hooks cannot serve."""
 
     model: Callable[[], nn.Module]
     inputs: Callable[[], Any]
-    outer: tuple[str, ...] = ()
+    general: tuple[str, ...] = ()
     vectorised: bool = True
     measurement: Measurement = field(default_factory=lambda: make_measurement("label_logit"))
 
@@ -176,21 +176,18 @@ def _tokens() -> dict[str, Tensor]:
 
 
 CASES: dict[str, Case] = {
-    "mlp": Case(lambda: _mlp(False), _vectors, ("0", "2", "4")),
-    "mlp_with_biases_and_margin": Case(
-        lambda: _mlp(True), _vectors, ("0", "2", "4"), measurement=make_measurement("margin")
-    ),
-    "frozen_first_layer": Case(_frozen, _vectors, ("2", "4")),
-    "tied_weights": Case(_Tied, _vectors, ("head",)),
-    "module_used_twice": Case(_Twice, _vectors, ("head",)),
-    "weight_used_without_its_module": Case(_BehindItsBack, _vectors, ("head",)),
-    "tokens": Case(_Tokens, _tokens, ("head",)),
-    "convolution": Case(_Conv, lambda: torch.randn(ROWS, 2, 6, 6), ("head",)),
-    "refused_by_vmap": Case(_Branching, _vectors, ("inner", "head"), vectorised=False),
+    "mlp": Case(lambda: _mlp(False), _vectors),
+    "mlp_with_biases_and_margin": Case(lambda: _mlp(True), _vectors, measurement=make_measurement("margin")),
+    "frozen_first_layer": Case(_frozen, _vectors),
+    "tied_weights": Case(_Tied, _vectors),
+    "module_used_twice": Case(_Twice, _vectors),
+    "weight_used_without_its_module": Case(_BehindItsBack, _vectors, ("inner.weight",)),
+    "tokens": Case(_Tokens, _tokens),
+    "convolution": Case(_Conv, lambda: torch.randn(ROWS, 2, 6, 6)),
+    "refused_by_vmap": Case(_Branching, _vectors, ("scale",), vectorised=False),
     "regression": Case(
         lambda: nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 1), nn.Flatten(0)),
         _vectors,
-        ("0", "2"),
         measurement=make_measurement("custom", function=lambda outputs, label: outputs * 2.0),
     ),
 }

@@ -11,6 +11,7 @@ from indexer.measurement import MeasurementError, make_measurement
 from indexer.ntk import ntk_scales
 from indexer.parameters import select_parameters
 from indexer.sketches import SketchSpec, make_sketch, sketch_spec
+from indexer.sketches.kronecker_plan import plan_parts
 from indexer.training import state_digest
 from sketchstore import manifest
 from sketchstore.errors import IncompatibleSketchError
@@ -173,12 +174,13 @@ def manifest_of(featuriser: Featuriser, model: nn.Module, views=("own",)) -> Man
     )
 
 
-@pytest.mark.parametrize("family", ["rademacher", "gaussian", "sjlt", "identity"])
+@pytest.mark.parametrize("family", ["rademacher", "gaussian", "sjlt", "kronecker", "identity"])
 def test_a_featuriser_from_the_manifest_gives_the_rows_of_the_index(family: str) -> None:
     case = CASES["convolution"]
     model, inputs, labels = case.build()
     parameters = select_parameters(model, scales=ntk_scales(model, 2.0))
-    spec = sketch_spec(family, None if family == "identity" else 48, parameters.num_parameters, seed=3)
+    options = {"parts": [part.as_json() for part in plan_parts(parameters, 48)]} if family == "kronecker" else {}
+    spec = sketch_spec(family, None if family == "identity" else 48, parameters.num_parameters, 3, options)
     built = Featuriser(PairsRecipe(), model, spec, case.measurement, parameters, compute_rows=3)
     again = Featuriser.from_manifest(manifest_of(built, model), PairsRecipe(), case.build()[0])
     assert again.parameters == built.parameters

@@ -56,22 +56,23 @@ def test_tangent_features_equal_plain_gradients_of_one_example_at_a_time(case: C
     assert relative_error(actual, naive_tangent_features(case, model, inputs, labels, parameters)) < ROUNDING
 
 
-def test_each_layer_takes_the_route_it_allows(case: Case) -> None:
+def test_each_parameter_takes_the_route_it_allows(case: Case) -> None:
     model, inputs, labels = case.build()
     features = features_of(case, model, all_parameters(model))
     assemble(features, inputs, labels)
-    assert tuple(features.outer_product_layers) == case.outer
+    general = set(features.parameters.names) - set(features.hooked_parameters)
+    assert general == set(case.general)
     assert features.vectorised == case.vectorised
     assert case.vectorised or any("vmap" in note for note in features.notes)
 
 
-def test_outer_products_and_the_general_route_agree(case: Case) -> None:
+def test_hooks_and_the_general_route_agree(case: Case) -> None:
     model, inputs, labels = case.build()
     parameters = all_parameters(model)
-    outer = assemble(features_of(case, model, parameters), inputs, labels)
+    hooked = assemble(features_of(case, model, parameters), inputs, labels)
     general = features_of(case, model, parameters)
-    general._layers = []
-    assert relative_error(assemble(general, inputs, labels), outer.double()) < ROUNDING
+    general._hooks.modules = []
+    assert relative_error(assemble(general, inputs, labels), hooked.double()) < ROUNDING
 
 
 @pytest.mark.parametrize("settings", [{"memory_budget_bytes": 1}, {"slab_bytes": 4}, {"slab_bytes": 300}])
@@ -124,19 +125,17 @@ def test_a_layer_that_behaves_otherwise_in_a_later_batch_is_refused() -> None:
     class Fickle(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner, self.times = nn.Linear(5, 5), 1
+            self.inner, self.more = nn.Linear(5, 5), 0
 
         def forward(self, x: Tensor) -> Tensor:
-            for _ in range(self.times):
-                x = torch.tanh(self.inner(x))
-            return x
+            return torch.tanh(self.inner(torch.cat((x, x[: self.more]))))[: len(x)]
 
     model = Fickle().eval()
     features = features_of(CASES["mlp"], model, select_parameters(model))
     inputs, labels = torch.randn(4, 5), torch.zeros(4, dtype=torch.int64)
     assemble(features, inputs, labels)
-    model.times = 2
-    with pytest.raises(JacobianError, match="used 2 times"):
+    model.more = 1
+    with pytest.raises(JacobianError, match=r"'inner' has inputs of shape \[5, 5\] for 4 examples, unlike"):
         assemble(features, inputs, labels)
 
 

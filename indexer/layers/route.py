@@ -1,0 +1,222 @@
+"""The route of hooks: which parameters it serves, found out on two rows, and their gradients for a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from indexer.batches import Batch, num_rows, take_rows
+from indexer.layers.gradients import Call, Captured, Piece, SlabSizes, even_parts, joined, matrix_slabs, merged
+from indexer.layers.modules import HookedModule, hooked_modules, without
+from indexer.layers.norms import ScaleAndShift
+from indexer.layers.taps import CaptureError, Receiver, run_passes
+from indexer.parameters import Parameter, ParameterList
+
+Values = Callable[[Batch, Tensor], Tensor]
+"""The measurement of each example of a batch, with its graph."""
+
+
+class HookRoute:
+    """Gradients of the parameters whose modules hooks can watch.
+
+    Attributes:
+        modules: The modules watched.
+        refused: Name of each chosen parameter that hooks do not serve to the reason.
+        row_bytes: What the activations of one row take in a forward pass.
+        kept_bytes: What gradients are formed from, for one row.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        parameters: ParameterList,
+        values: Values,
+        memory_budget_bytes: int,
+        slab_bytes: int,
+        *,
+        many_rows: bool = True,
+    ) -> None:
+        self.modules, self.refused = hooked_modules(model, parameters)
+        self.row_bytes = self.kept_bytes = 0
+        self._model = model
+        self._parameters = parameters
+        self._values = values
+        self._memory_budget_bytes = memory_budget_bytes
+        self._sizes = SlabSizes.chosen(slab_bytes, memory_budget_bytes, many_rows)
+        self._drop({})
+
+    @property
+    def served(self) -> list[Parameter]:
+        """The parameters served, in the order of their coordinates."""
+        names = {place.name for entry in self.modules for place in entry.places}
+        return [place for place in self._parameters if place.name in names]
+
+    def probe(self, few: Batch, targets: Tensor, alone: Callable[[list[Parameter], int], dict[str, Tensor]]) -> None:
+        """Compare every gradient with a plain one of one example alone; whatever differs is refused.
+
+        Args:
+            few: One or two rows.
+            targets: Their targets.
+            alone: Plain gradients of some parameters for a row of ``few``, by name.
+        """
+        rows = num_rows(few)
+        captured = None
+        while self.modules and captured is None:
+            try:
+                captured = self._capture(few, targets)
+            except CaptureError as error:
+                entry = next(entry for entry in self.modules if entry.name == error.module)
+                self._drop({place.name: f"{error.reason} in {error.module!r}" for place in entry.places})
+        if captured is None:
+            return
+        self.kept_bytes = _bytes(captured) // rows
+        for row in range(rows):
+            plain = alone(self.served, row)
+            # A gradient that is zero but for rounding (a bias before a softmax) is as right as any other.
+            noise = 30 * max(_rounding(gradient) for gradient in plain.values())
+            wrong = [place.name for place in self.served if not _agrees(place, captured, row, plain[place.name], noise)]
+            self._drop(
+                dict.fromkeys(wrong, "has gradients that do not follow from the inputs and outputs of its modules")
+            )
+
+    def slabs(self, inputs: Batch, targets: Tensor, *, all_rows: bool) -> Iterator[Piece]:
+        """Gradients of the served parameters for a batch.
+
+        Args:
+            inputs: A batch of b examples.
+            targets: Their targets, shape [b].
+            all_rows: Whether every slab must hold all rows; costs extra passes where what the layers keep for all
+                rows exceeds the memory budget.
+
+        Yields:
+            First row, coordinate and NTK-scaled gradients, float32 [rows of the slab, p].
+
+        Raises:
+            CaptureError: If a module was fed otherwise than in the first batch.
+        """
+        rows = num_rows(inputs)
+        if not self.modules:
+            return
+        at_once = max(1, min(rows, self._memory_budget_bytes // max(1, self.kept_bytes)))
+        if not all_rows:
+            for start in range(0, rows, at_once):
+                stop = min(start + at_once, rows)
+                captured = self._captured(self.modules, take_rows(inputs, start, stop), targets[start:stop])
+                for row, offset, gradients in self._formed(self.served, captured, stop - start, targets.device):
+                    yield start + row, offset, gradients
+            return
+        for modules in self._groups(-(-rows // at_once)):
+            captured = self._captured(modules, inputs, targets)
+            names = {place.name for entry in modules for place in entry.places}
+            places = [place for place in self.served if place.name in names]
+            yield from self._formed(places, captured, rows, targets.device, all_rows=True)
+
+    def run(self, inputs: Batch, targets: Tensor, receiver: Callable[[int, int], Receiver]) -> None:
+        """One forward and one backward pass for the batch, or for parts of it that keep to the memory budget.
+
+        Args:
+            inputs: A batch of b examples.
+            targets: Their targets, shape [b].
+            receiver: Gives the receiver of a part, from its first row and the row after its last.
+
+        Raises:
+            CaptureError: If a module was fed otherwise than in the first batch.
+        """
+        rows = num_rows(inputs)
+        at_once = max(1, min(rows, self._memory_budget_bytes // max(1, self.row_bytes)))
+        for start, stop in even_parts(rows, at_once):
+            part, part_targets = take_rows(inputs, start, stop), targets[start:stop]
+            run_passes(
+                self._model,
+                self.modules,
+                lambda part=part, targets=part_targets: self._values(part, targets),  # type: ignore[misc]
+                stop - start,
+                receiver(start, stop),
+            )
+
+    def _capture(self, inputs: Batch, targets: Tensor, modules: Sequence[HookedModule] | None = None) -> Captured:
+        captured = Captured()
+        chosen = self.modules if modules is None else modules
+        run_passes(self._model, chosen, lambda: self._values(inputs, targets), num_rows(inputs), captured)
+        return captured
+
+    def _captured(self, modules: Sequence[HookedModule], inputs: Batch, targets: Tensor) -> Captured:
+        rows = num_rows(inputs)
+        chunk = max(1, min(rows, self._memory_budget_bytes // max(1, self.row_bytes)))
+        return joined(
+            [
+                self._capture(take_rows(inputs, start, start + chunk), targets[start : start + chunk], modules)
+                for start in range(0, rows, chunk)
+            ]
+        )
+
+    def _formed(
+        self, places: list[Parameter], captured: Captured, rows: int, device: torch.device, *, all_rows: bool = False
+    ) -> Iterator[Piece]:
+        matrices = {entry.weight.name for entry in self.modules if entry.weight and not _is_norm(entry)}
+        for place in places:
+            if place.name in matrices:
+                calls = captured.calls.pop(place.name, [])
+                yield from matrix_slabs(place, calls, rows, self._sizes, device, all_rows=all_rows)
+        vectors = [place for place in places if place.name not in matrices]
+        blocks = []
+        for place in vectors:
+            gradient = captured.vectors.get(place.name)
+            if gradient is None:
+                gradient = torch.zeros(rows, place.size, device=device)
+            blocks.append(gradient.float() * place.ntk_scale)
+        for offset, block in merged(vectors, blocks):
+            widest = max(1, self._sizes.slab_bytes // (4 * rows))
+            for start, stop in even_parts(block.shape[1], widest):
+                yield 0, offset + start, block[:, start:stop]
+
+    def _groups(self, count: int) -> list[list[HookedModule]]:
+        # Modules in about `count` runs of neighbours; those that share a parameter must stay together.
+        holders: dict[str, int] = {}
+        for entry in self.modules:
+            for place in entry.places:
+                holders[place.name] = holders.get(place.name, 0) + 1
+        shared = [entry for entry in self.modules if any(holders[place.name] > 1 for place in entry.places)]
+        single = [entry for entry in self.modules if entry not in shared]
+        groups = [single[start:stop] for start, stop in even_parts(len(single), -(-len(single) // count) or 1)]
+        return [group for group in (shared, *groups) if group]
+
+    def _drop(self, refused: dict[str, str]) -> None:
+        self.refused.update(refused)
+        self.modules = without(self.modules, set(self.refused))
+
+
+def _is_norm(entry: HookedModule) -> bool:
+    return isinstance(entry.kind, ScaleAndShift)
+
+
+def _bytes(captured: Captured) -> int:
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for calls in captured.calls.values()
+        for call in calls
+        for tensor in (call.given, call.delta)
+    )
+
+
+def _agrees(place: Parameter, captured: Captured, row: int, expected: Tensor, noise: float) -> bool:
+    found = captured.vectors.get(place.name)
+    if found is not None:
+        found = found[row]
+    elif place.name in captured.calls:
+        calls = [Call(c.kind, c.given[row : row + 1], c.delta[row : row + 1]) for c in captured.calls[place.name]]
+        found = torch.stack(
+            [call.kind.gradient(call.kind.unfolded(call.given), call.delta, 0, place.shape[0]) for call in calls]
+        ).sum(0)
+    else:
+        found = torch.zeros_like(expected)
+    # Rounding of two ways to the same sum; a parameter that is used otherwise misses by the gradient's own size.
+    unit = torch.finfo(expected.dtype).eps
+    difference = (found.reshape(-1) - expected.reshape(-1)).abs().max()
+    return bool(difference <= min(1e3 * unit, 0.05) * expected.abs().max() + noise)
+
+
+def _rounding(gradient: Tensor) -> float:
+    return float(torch.finfo(gradient.dtype).eps * gradient.abs().max())
