@@ -11,7 +11,9 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from indexer.sketches.philox import KEY_STEP_0, KEY_STEP_1, MULTIPLIER_0, MULTIPLIER_1, ROUNDS
 
@@ -148,31 +150,92 @@ def fill_from_table(out: Array, first_parameter: Any, family: int, k0: Any, k1: 
 
 
 @compiled
-def fill_buckets(
-    positions: Array, signs: Array, first_parameter: Any, family: int, k0: Any, k1: Any, width: int
-) -> None:
-    """Position and sign of each copy of parameters first_parameter, …: int32 and float32 [p, s]; width is d / s."""
-    p, s = positions.shape
-    n = (s + 1) // 2
-    calls = np.empty((4, n), np.uint32)
-    words = np.empty(4 * n, np.uint32)
-    for i in range(p):
-        _fill_words(words, calls, np.uint64(first_parameter) + np.uint64(i), 0, family, k0, k1)
-        for k in range(s):
-            bucket = (np.uint64(words[2 * k]) * np.uint64(width)) >> _32
-            positions[i, k] = np.int32(k * width + np.int64(bucket))
-            signs[i, k] = np.float32(1.0) - np.float32(2.0) * np.float32(words[2 * k + 1] & np.uint32(1))
+def fill_buckets(codes: Array, first_parameter: Any, family: int, k0: Any, k1: Any, width: int) -> None:
+    """Codes 2·position + sign of each copy of parameters first_parameter, …: uint16 or uint32 [s, p]; width is d / s.
+
+    A call serves two copies; the loop over parameters is the inner one, so that it vectorises.
+    """
+    s, p = codes.shape
+    group = 512
+    words = np.empty((4, group), np.uint32)
+    for begin in range(0, p, group):
+        n = min(group, p - begin)
+        first = np.uint64(first_parameter) + np.uint64(begin)
+        for call in range((s + 1) // 2):
+            for i in range(n):
+                q = first + np.uint64(i)
+                words[0, i], words[1, i], words[2, i], words[3, i] = _philox(
+                    np.uint32(q), np.uint32(q >> _32), np.uint32(call), np.uint32(family), k0, k1
+                )
+            for half in range(min(2, s - 2 * call)):
+                k = 2 * call + half
+                for i in range(n):
+                    place = np.uint64(k * width) + ((np.uint64(words[2 * half, i]) * np.uint64(width)) >> _32)
+                    codes[k, begin + i] = np.uint64(2) * place + np.uint64(words[2 * half + 1, i] & np.uint32(1))
+
+
+LANES = 16
+"""Rows that one scatter adds side by side: a cache line of float32."""
+
+
+@intrinsic
+def _add_lanes(typing: Any, total: Any, place: Any, values: Any, at: Any, flip: Any) -> tuple[Any, Any]:
+    # total[place : place + LANES] += values[at : at + LANES] with the sign bits that `flip` sets turned over, as one
+    # vector operation: numba's loop vectoriser leaves so short a loop alone.
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(32)
+        words, floats = ir.VectorType(word, LANES), ir.VectorType(ir.FloatType(), LANES)
+
+        def pointer(position: int) -> Any:
+            array = context.make_array(signature.args[position])(context, builder, args[position])
+            return builder.bitcast(builder.gep(array.data, [args[position + 1]]), floats.as_pointer())
+
+        def load(address: Any) -> Any:
+            loaded = builder.load(address)
+            loaded.align = 4
+            return loaded
+
+        target = pointer(0)
+        mask = builder.insert_element(ir.Constant(words, ir.Undefined), args[4], ir.Constant(word, 0))
+        mask = builder.shuffle_vector(mask, ir.Constant(words, ir.Undefined), ir.Constant(words, [0] * LANES))
+        signed = builder.bitcast(builder.xor(builder.bitcast(load(pointer(2)), words), mask), floats)
+        builder.store(builder.fadd(load(target), signed), target).align = 4
+        return context.get_dummy_value()
+
+    return types.void(total, types.intp, values, types.intp, types.uint32), generate
 
 
 @compiled
-def scatter(gradients: Array, positions: Array, signs: Array, out: Array) -> None:
-    """Add: out [b, d] += each gradient [b, p] at its signed positions; one row at a time, so that it stays in cache."""
-    b, p = gradients.shape
-    s = positions.shape[1]
-    for r in range(b):
-        total = out[r]
-        row = gradients[r]
+def scatter_lanes(gradients: Array, codes: Array, scale: Any, lanes: Array, totals: Array) -> None:
+    """Add: totals [d · LANES] += LANES rows of gradients [LANES, p] at their signed positions, codes uint32 [s, p].
+
+    `lanes` [p · LANES] is scratch for the transposed rows, so that a position's sixteen sums lie side by side: one
+    vector addition takes the place of sixteen. A copy's positions are a d/s part of the totals, which the cache holds.
+    """
+    p = gradients.shape[1]
+    for i in range(p):
+        for r in range(LANES):
+            lanes[LANES * i + r] = gradients[r, i] * scale
+    for k in range(codes.shape[0]):
         for i in range(p):
-            g = row[i]
-            for k in range(s):
-                total[positions[i, k]] += g * signs[i, k]
+            code = np.uint32(codes[k, i])
+            _add_lanes(totals, np.int64(code >> np.uint32(1)) * LANES, lanes, i * LANES, code << np.uint32(31))
+
+
+@compiled
+def add_lanes(totals: Array, out: Array) -> None:
+    """Add the first rows of totals [d, LANES] to out [b, d]."""
+    b, d = out.shape
+    for j in range(d):
+        for r in range(b):
+            out[r, j] += totals[j, r]
+
+
+@compiled
+def scatter_row(gradients: Array, codes: Array, scale: Any, total: Array) -> None:
+    """Add: total [d] += one row of gradients [p] at its signed positions, in the order of `scatter_lanes`."""
+    for i in range(gradients.shape[0]):
+        g = gradients[i] * scale
+        for k in range(codes.shape[0]):
+            code = np.uint32(codes[k, i])
+            total[code >> np.uint32(1)] += -g if code & np.uint32(1) else g
