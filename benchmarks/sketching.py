@@ -144,7 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="+", default=["rademacher"], choices=["rademacher", "gaussian", "sjlt"])
-    parser.add_argument("--rows", type=int, nargs="+", default=[1024, 256, 64], help="rows a block; the featuriser: first")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[1024, 256, 64]
+    )
     parser.add_argument("--dim", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--slices", type=int, default=20, help="slices of the parameters; fewer need more memory")

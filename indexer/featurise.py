@@ -19,13 +19,14 @@ from indexer.batches import Batch, move, num_rows, pad_rows, take_rows
 from indexer.jacobians import MEMORY_BUDGET_BYTES, JacobianError, Slab, TangentFeatures
 from indexer.measurement import Measurement, MeasurementError, make_measurement
 from indexer.parameters import ParameterList, ParameterSelectionError
+from indexer.precision import ComputeDtype, Precision
 from indexer.sketches import SketchSpec, SketchSpecError, make_sketch, sketch_spec
 from indexer.training import state_digest
 from sketchstore.errors import IncompatibleSketchError
 from sketchstore.manifest import Manifest
 
 COMPUTE_ROWS = 1024
-"""Rows that go through the model and the sketch together."""
+"""Rows that go through the model and the sketch together where nobody says otherwise."""
 
 
 class RecipeCalls(Protocol):
@@ -72,6 +73,9 @@ class Featuriser:
         features: The tangent features.
         spec: The sketch's spec.
         seconds: Where the time went so far.
+        compute_rows: Most rows that are computed together.
+        model: The model.
+        device: Where it computes.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Featuriser:
         compute_rows: int = COMPUTE_ROWS,
         num_threads: int | None = None,
         memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+        compute_dtype: ComputeDtype = "float32",
     ) -> None:
         """Tie a recipe's model to a sketch.
 
@@ -99,6 +104,7 @@ class Featuriser:
             compute_rows: Most rows that are computed together.
             num_threads: Threads of the sketch's kernels; None takes torch's number.
             memory_budget_bytes: What gradients and kept activations may take.
+            compute_dtype: Type of the model's passes and of what the sketch multiplies; sums are always float32.
 
         Raises:
             JacobianError: If the model is in train mode.
@@ -111,18 +117,20 @@ class Featuriser:
         self.spec = spec
         self.seconds = SketchSeconds()
         self._recipe = recipe
-        self._device = torch.device(device)
-        self._compute_rows = compute_rows
+        self.device = torch.device(device)
+        self.compute_rows = compute_rows
+        self.model = model
         self._lock = threading.Lock()
+        self._precision = Precision(compute_dtype, self.device.type)
         self.features = TangentFeatures(
-            model.to(self._device),
+            model.to(self.device),
             parameters,
             measurement,
-            recipe.call,
+            self._precision.call(recipe.call),
             recipe.outputs,
             memory_budget_bytes=memory_budget_bytes,
         )
-        self._sketch = make_sketch(spec, parameters.num_parameters, num_threads)
+        self._sketch = make_sketch(spec, parameters.num_parameters, num_threads, compute_dtype)
 
     @classmethod
     def from_manifest(
@@ -180,7 +188,27 @@ class Featuriser:
             compute_rows=manifest.build.compute_rows,
             num_threads=num_threads,
             memory_budget_bytes=memory_budget_bytes,
+            compute_dtype=cast(ComputeDtype, manifest.build.options.get("compute_dtype", "float32")),
         )
+
+    @property
+    def compute_dtype(self) -> ComputeDtype:
+        """Type of the model's passes and of what the sketch multiplies."""
+        return self._precision.dtype
+
+    def probe(self, inputs: Batch, targets: Tensor, view: str) -> None:
+        """Find out, in float32, which routes the gradients of this model take.
+
+        Which rows are asked decides how many go through a backward pass together, so every process of a build asks
+        the same ones before its first row.
+
+        Args:
+            inputs: A batch of one or two examples.
+            targets: Labels that the measurement can be taken at, shape [b].
+            view: One of the measurement's views.
+        """
+        with self._lock, self._precision.full():
+            next(self.features.slabs(move(inputs, self.device), targets.to(self.device), view), None)
 
     @property
     def parameters(self) -> ParameterList:
@@ -227,12 +255,12 @@ class Featuriser:
         """
         rows = num_rows(inputs)
         parts = []
-        for start in range(0, rows, self._compute_rows):
-            stop = min(start + self._compute_rows, rows)
+        for start in range(0, rows, self.compute_rows):
+            stop = min(start + self.compute_rows, rows)
             part, part_labels = take_rows(inputs, start, stop), labels[start:stop]
             if pad:
-                part = pad_rows(part, self._compute_rows)
-                part_labels = cast(Tensor, pad_rows(part_labels, self._compute_rows))
+                part = pad_rows(part, self.compute_rows)
+                part_labels = cast(Tensor, pad_rows(part_labels, self.compute_rows))
             with self._lock:
                 parts.append(self._sketch_together(part, part_labels, view)[: stop - start])
             self.seconds.rows += stop - start
@@ -266,10 +294,10 @@ class Featuriser:
             Logits [b, C], or a scalar per example [b]; float32 on the CPU.
         """
         with self._lock:
-            return self.features.outputs(move(inputs, self._device)).float().cpu()
+            return self.features.outputs(move(inputs, self.device)).float().cpu()
 
     def slabs(self, examples: Sequence[Any], targets: Tensor | None = None, view: str = "own") -> Iterator[Slab]:
-        """Unsketched tangent features, every slab with all rows: for exact kernels of a few hundred rows.
+        """Unsketched tangent features in float32, every slab with all rows: for exact kernels of a few hundred rows.
 
         Args:
             examples: Items of the recipe's data sets.
@@ -281,18 +309,18 @@ class Featuriser:
         """
         inputs, labels = self._recipe.collate(examples)
         labels = labels if targets is None else targets
-        with self._lock:
-            yield from self.features.slabs(move(inputs, self._device), labels.to(self._device), view, all_rows=True)
+        with self._lock, self._precision.full():
+            yield from self.features.slabs(move(inputs, self.device), labels.to(self.device), view, all_rows=True)
 
     def _sketch_together(self, inputs: Batch, labels: Tensor, view: str) -> Tensor:
-        inputs, labels = move(inputs, self._device), labels.to(self._device)
-        out = torch.zeros(num_rows(inputs), self.spec.dim, device=self._device)
+        inputs, labels = move(inputs, self.device), labels.to(self.device)
+        out = torch.zeros(num_rows(inputs), self.spec.dim, device=self.device)
         slabs = self.features.slabs(inputs, labels, view)
         begun = self._now()
         for slab in slabs:
             formed = self._now()
             rows = slice(slab.first_row, slab.first_row + slab.gradients.shape[0])
-            self._sketch.add(slab.gradients, slab.offset, out[rows])
+            self._sketch.add(self._precision.rounded(slab.gradients), slab.offset, out[rows])
             done = self._now()
             self.seconds.gradient_seconds += formed - begun
             self.seconds.sketch_seconds += done - formed
@@ -300,6 +328,6 @@ class Featuriser:
         return out.cpu()
 
     def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         return time.perf_counter()

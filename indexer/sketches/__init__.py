@@ -12,13 +12,17 @@ from indexer.sketches.spec import FAMILIES, Family, SketchSpec, SketchSpecError,
 __all__ = ["FAMILIES", "Family", "Sketch", "SketchSpec", "SketchSpecError", "make_sketch", "sketch_spec"]
 
 
-def make_sketch(spec: SketchSpec, num_parameters: int, num_threads: int | None = None) -> Sketch:
+def make_sketch(
+    spec: SketchSpec, num_parameters: int, num_threads: int | None = None, compute_dtype: str = "float32"
+) -> Sketch:
     """Sketch of a spec for a model with this many parameters.
 
     Args:
         spec: Family, dimension, seed and options.
         num_parameters: P, the length of the tangent features.
         num_threads: Threads of the compiled kernels; None takes torch's number. The bits of R do not depend on it.
+        compute_dtype: ``float32``, ``bfloat16`` or ``float16``: the type that a GPU's kernel may multiply in, for slabs
+            that are rounded to it already.
 
     Returns:
         The sketch; it holds no part of R.
@@ -29,4 +33,4 @@ def make_sketch(spec: SketchSpec, num_parameters: int, num_threads: int | None =
         return GaussianSketch(spec, num_parameters, num_threads)
     if spec.family == "sjlt":
         return SjltSketch(spec, num_parameters, num_threads)
-    return RademacherSketch(spec, num_parameters, num_threads)
+    return RademacherSketch(spec, num_parameters, num_threads, compute_dtype)

@@ -44,6 +44,10 @@ def compiled(kernel: Kernel) -> Kernel:
         return cast(Kernel, njit(nogil=True)(kernel))
 
 
+def _intrinsic(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    return cast(Callable[..., Any], intrinsic(kernel))
+
+
 def _inlined(kernel: Kernel) -> Kernel:
     return cast(Kernel, njit(inline="always")(kernel))
 
@@ -178,7 +182,7 @@ LANES = 16
 """Rows that one scatter adds side by side: a cache line of float32."""
 
 
-@intrinsic
+@_intrinsic
 def _add_lanes(typing: Any, total: Any, place: Any, values: Any, at: Any, flip: Any) -> tuple[Any, Any]:
     # total[place : place + LANES] += values[at : at + LANES] with the sign bits that `flip` sets turned over, as one
     # vector operation: numba's loop vectoriser leaves so short a loop alone.

@@ -2,8 +2,8 @@
 
 Copy k of parameter q lies in the k-th of s equal parts of the sketch, at a place and with a sign from the Philox call
 with counter (q low, q high, k div 2, 2). The variance of inner products is that of dense signs (docs/sketches.md), at
-s additions per parameter instead of d: the family for queries by example on a large model. The CPU kernel packs position
-and sign into one table of the slab and adds sixteen rows with one vector operation, near the speed of reading memory.
+s additions per parameter instead of d: the family for queries by example on a large model. The CPU kernel packs
+position and sign into one table and adds sixteen rows with one vector operation, near the speed of reading memory.
 """
 
 from __future__ import annotations
