@@ -18,7 +18,8 @@ from indexer.block_sketcher import BlockSketcher
 from indexer.build_report import BuildReport, host_facts, peak_memory_bytes
 from indexer.check import refuse_batch_mates
 from indexer.derive import DEFAULT_CODES, DEFAULT_FACTORY, CodesChoice, derive
-from indexer.distortion import DistortionError, measure_distortion, sample_rows
+from indexer.distortion import POOL_ROWS, QUERIES, DistortionError, measure_distortion, sample_rows
+from indexer.out_of_memory import is_out_of_memory
 from indexer.preparation import BuildSettings, build_plan, check_labels, check_target, prepare
 from indexer.previews import preview_of
 from indexer.progress import Progress, Silent, Stopwatch
@@ -296,6 +297,13 @@ class _Build:
             return measure_distortion(prepared.featuriser, prepared.train.dataset, sample, view, sketches=sketches)
         except DistortionError as error:
             self._note(str(error))
+            return None
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._note(
+                f"the distortion was not measured: its {POOL_ROWS + QUERIES} exact gradients do not fit into memory"
+            )
             return None
 
     def _pause(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -195,6 +196,16 @@ class Featuriser:
     def compute_dtype(self) -> ComputeDtype:
         """Type of the model's passes and of what the sketch multiplies."""
         return self._precision.dtype
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Compute in float32 within the block, to see what a shorter type does.
+
+        Yields:
+            Nothing.
+        """
+        with self._precision.full():
+            yield
 
     def probe(self, inputs: Batch, targets: Tensor, view: str) -> None:
         """Find out, in float32, which routes the gradients of this model take.

@@ -134,7 +134,8 @@ def select_parameters(
         model: The trained model.
         include: Globs to keep; none keeps everything.
         exclude: Globs to drop, after ``include``.
-        layers: ``linear`` keeps only the weights and biases of nn.Linear.
+        layers: ``linear`` keeps only the weights and biases of linear layers: nn.Linear, and the Conv1D of GPT-2 in
+            transformers, which is one with its weight transposed. Convolutions and embeddings are not.
         scales: NTK scale of each parameter (`ntk.ntk_scales`); None means 1 for all.
 
     Returns:
@@ -154,7 +155,7 @@ def select_parameters(
         module = model.get_submodule(name.rpartition(".")[0])
         if (
             (parameter.requires_grad or not any_trained)
-            and (layers == "all" or isinstance(module, nn.Linear))
+            and (layers == "all" or _is_linear(module))
             and (not include or any(_matches(name, glob) for glob in include))
             and not any(_matches(name, glob) for glob in exclude)
         ):
@@ -166,6 +167,12 @@ def select_parameters(
             f"the model has {_some(list(named))}."
         )
     return ParameterList.of_entries(entries)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    # By name, so that transformers need not be installed, nor imported where it is.
+    classes = {(base.__module__, base.__qualname__) for base in type(module).__mro__}
+    return isinstance(module, nn.Linear) or ("transformers.pytorch_utils", "Conv1D") in classes
 
 
 def _matches(name: str, glob: str) -> bool:

@@ -75,7 +75,7 @@ class Precision:
         Returns:
             float32 [b, p] of numbers that the type can hold, up to a power of two for each row of float16.
         """
-        if self.dtype == "float32":
+        if self.dtype == "float32" or self._full:
             return gradients
         if self.dtype == "bfloat16":
             return gradients.to(self._torch).float()

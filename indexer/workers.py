@@ -231,8 +231,7 @@ class Workers:
         how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
         return WorkerDiedError(
             f"worker {process.name} {how} at rows {block.start} to {block.stop - 1}; finished blocks are kept. "
-            "Continue with the same command and --resume; where memory ran out (signal 9), with fewer --processes or a smaller "
-            "--memory-budget"
+            "Continue with the same command and --resume; where memory ran out (signal 9), with fewer --processes"
         )
 
     def _check_columns(self, done: Done) -> None:
@@ -241,7 +240,7 @@ class Workers:
         elif self._columns != done.columns:
             raise RecipeError(
                 f"rows {done.block.start} to {done.block.stop - 1} have columns {done.columns}, others have "
-                f"{self._columns}; representation() must give the same shape and the model the same outputs for every batch"
+                f"{self._columns}; representation() must give the same shape for every batch"
             )
 
 

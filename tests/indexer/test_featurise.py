@@ -190,7 +190,9 @@ def test_class_views_come_from_the_manifest() -> None:
     case = CASES["mlp"]
     model, inputs, labels = case.build()
     measurement = make_measurement("class_logit", classes=[1, 3])
-    built = Featuriser(PairsRecipe(), model, SketchSpec("rademacher", 8), measurement, select_parameters(model))
+    built = Featuriser(
+        PairsRecipe(), model, SketchSpec("rademacher", 8), measurement, select_parameters(model), compute_rows=3
+    )
     again = Featuriser.from_manifest(manifest_of(built, model, ("1", "3")), PairsRecipe(), model)
     examples = examples_of(inputs, labels)
     assert torch.equal(again.sketch(examples, view="3"), built.sketch(examples, view="3"))
