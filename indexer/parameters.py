@@ -148,7 +148,9 @@ def select_parameters(
     for glob in (*include, *exclude):
         if not any(_matches(name, glob) for name in named):
             modules = sorted({name.rpartition(".")[0] for name in named} - {""})
-            raise ParameterSelectionError(f"{glob!r} matches no module with parameters; there are {_some(modules)}.")
+            raise ParameterSelectionError(
+                f"{glob!r} matches no module with parameters{_tied(model, glob)}; there are {_some(modules)}."
+            )
     any_trained = any(parameter.requires_grad for parameter in named.values())
     entries = []
     for name, parameter in named.items():
@@ -178,6 +180,15 @@ def _is_linear(module: nn.Module) -> bool:
 def _matches(name: str, glob: str) -> bool:
     parts = name.split(".")
     return any(fnmatchcase(".".join(parts[:length]), glob) for length in range(1, len(parts) + 1))
+
+
+def _tied(model: nn.Module, glob: str) -> str:
+    # A parameter that two modules share has the name that comes first; the other finds nothing.
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if _matches(name, glob):
+            return f" of its own: {name} is {first[id(parameter)]} under another name"
+    return ""
 
 
 def _some(names: list[str]) -> str:

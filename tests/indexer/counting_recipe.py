@@ -38,7 +38,8 @@ def collate(examples):
         if (HERE / "kill").exists() and torch.equal(inputs[0], _points(60, 0)[24][0]):
             (HERE / "kill").unlink()
             os.kill(os.getpid(), signal.SIGKILL)
-        if (HERE / "refuse").exists() and any(torch.equal(x, _points(60, 0)[41][0]) for x in inputs):
+    if (HERE / "refuse").exists() and multiprocessing.parent_process() is not None:
+        if any(torch.equal(x, _points(60, 0)[41][0]) for x in inputs):
             raise _StrangeError(41, "no room")
     return inputs, labels
 
