@@ -17,7 +17,8 @@ import math
 import resource
 import statistics
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -58,7 +59,9 @@ def _sketch_in_slabs(sketch: Sketch, gradients: Tensor, offset: int, out: Tensor
         sketch.add(slab, offset + start, out)
 
 
-def products(family: str, rows: int, dim: int, rounds: int, slices: int) -> dict[str, float]:
+def products(
+    family: str, rows: int, dim: int, rounds: int, slices: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Alternate plain products and sketches over slices of the parameters.
 
     Args:
@@ -67,6 +70,7 @@ def products(family: str, rows: int, dim: int, rounds: int, slices: int) -> dict
         dim: d.
         rounds: How many slices to time; a first one warms up.
         slices: How many slices P is cut into.
+        clock: What seconds are read from.
 
     Returns:
         Medians, extrapolated to all of P.
@@ -80,10 +84,10 @@ def products(family: str, rows: int, dim: int, rounds: int, slices: int) -> dict
         offset = turn % slices * size
         matrix = sketch.columns(offset, size)
         out.zero_()
-        plain.append(timed(partial(torch.mm, gradients, matrix, out=product))[0])
-        read.append(timed(gradients.sum)[0])
-        sketched.append(timed(partial(_sketch_in_slabs, sketch, gradients, offset, out))[0])
-        alone.append(timed(partial(sketch.add, gradients[:1], offset, one_out))[0])
+        plain.append(timed(partial(torch.mm, gradients, matrix, out=product), clock)[0])
+        read.append(timed(gradients.sum, clock)[0])
+        sketched.append(timed(partial(_sketch_in_slabs, sketch, gradients, offset, out), clock)[0])
+        alone.append(timed(partial(sketch.add, gradients[:1], offset, one_out), clock)[0])
         error = float((out - product).norm() / product.norm())
         if error > 1e-5:
             raise SystemExit(f"the sketch differs from the plain product by {error:.1e}")
@@ -144,25 +148,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="+", default=["rademacher"], choices=["rademacher", "gaussian", "sjlt"])
-    parser.add_argument(
-        "--rows", type=int, nargs="+", default=[1024, 256, 64]
-    )
+    parser.add_argument("--rows", type=int, nargs="+", default=[1024, 256, 64])
     parser.add_argument("--dim", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--slices", type=int, default=20, help="slices of the parameters; fewer need more memory")
     parser.add_argument("--threads", type=int, default=None, help="default: OMP_NUM_THREADS, else every core")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="one thread's own CPU time: for a machine that others use; no featuriser",
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
+    if options.cpu_time:
+        options.threads = 1
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    clock = time.thread_time if options.cpu_time else time.perf_counter
     envelope = Report("benchmarks.sketching", vars(options))
     figures: dict[str, Any] = {
         "shape": {"rows": options.rows, "parameters": NUM_PARAMETERS, "dim": options.dim},
-        "featuriser": {family: featurise(family, options.rows[0], options.dim) for family in options.families},
+        "featuriser": {
+            family: {} if options.cpu_time else featurise(family, options.rows[0], options.dim)
+            for family in options.families
+        },
         "featuriser_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "sketch": {
             family: {
-                str(rows): products(family, rows, options.dim, options.rounds, options.slices) for rows in options.rows
+                str(rows): products(family, rows, options.dim, options.rounds, options.slices, clock)
+                for rows in options.rows
             }
             for family in options.families
         },

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from indexer.block_sketcher import BlockSketcher
-from indexer.preparation import BuildSettings, prepare
+from indexer.preparation import MIB, BuildSettings, prepare
 from indexer.recipe import Recipe, RecipeError
 from indexer.training import cpu_threads, state_digest
 from sketchstore.block_writer import BlockWriter
@@ -296,7 +296,7 @@ class _Worker:
     def __init__(self, job: WorkerJob, number: int, note: Callable[[str], None]) -> None:
         self._job = job
         self._number = number
-        prepared = prepare(job.settings, lambda recipe: _loaded(recipe, job))
+        prepared = prepare(_as_planned(job), lambda recipe: _loaded(recipe, job))
         self._featuriser = prepared.featuriser
         self._blocks = BlockSketcher(prepared, note)
         self._writer = BlockWriter(job.content, job.plan)
@@ -318,6 +318,20 @@ class _Worker:
             columns={name: (str(values.dtype), values.shape[1:]) for name, values in computed.columns.items()},
             worker=self._number,
         )
+
+
+def _as_planned(job: WorkerJob) -> BuildSettings:
+    # What the build's own process found out from its threads, its GPU's memory and its first rows.
+    build = job.plan.build
+    budget_bytes = build.options["memory_budget_bytes"]
+    assert isinstance(budget_bytes, int)
+    return replace(
+        job.settings,
+        processes=1,
+        threads=build.num_threads,
+        batch_rows=build.compute_rows,
+        memory_budget_mib=budget_bytes // MIB,
+    )
 
 
 def _loaded(recipe: Recipe, job: WorkerJob) -> nn.Module:
