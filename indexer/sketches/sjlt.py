@@ -112,9 +112,12 @@ class SjltSketch:
         Returns:
             float32 [p, d].
         """
-        columns = torch.zeros(num_parameters, self.spec.dim)
-        self.add(torch.eye(num_parameters), offset, columns)
-        return columns
+        columns = np.zeros((num_parameters, self.spec.dim), np.float32)
+        for begin, end, codes in self._pieces(offset, num_parameters):
+            parameters = np.arange(begin, end)
+            for copy in codes.astype(np.int64):
+                columns[parameters, copy >> 1] = self.scale * (1 - 2 * (copy & 1))
+        return torch.from_numpy(columns)
 
     def _scatter(self, gradients: kernels.Array, offset: int, out: kernels.Array) -> None:
         pieces = list(self._pieces(offset, gradients.shape[1]))
