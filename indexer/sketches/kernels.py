@@ -182,42 +182,96 @@ LANES = 16
 """Rows that one scatter adds side by side: a cache line of float32."""
 
 
+def _at(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
+    # Address of LANES floats in an array, counted from its first entry
+    pointer = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(pointer, [place]), ir.VectorType(ir.FloatType(), LANES).as_pointer())
+
+
+def _load(builder: Any, address: Any) -> Any:
+    loaded = builder.load(address)
+    loaded.align = 4
+    return loaded
+
+
+def _spread(builder: Any, value: Any) -> Any:
+    kind = ir.VectorType(value.type, LANES)
+    nothing, first = ir.Constant(kind, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+    all_first = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    return builder.shuffle_vector(builder.insert_element(nothing, value, first), nothing, all_first)
+
+
+def _transposed(builder: Any, vectors: list[Any]) -> list[Any]:
+    # Four perfect shuffles of sixteen vectors: each interleaves vector k with vector k + 8.
+    half = LANES // 2
+    indices = ir.VectorType(ir.IntType(32), LANES)
+    low, high = (ir.Constant(indices, [start + i // 2 + LANES * (i % 2) for i in range(LANES)]) for start in (0, half))
+    for _ in range(LANES.bit_length() - 1):
+        pairs = [(vectors[k], vectors[k + half]) for k in range(half)]
+        vectors = [builder.shuffle_vector(*pair, mask) for pair in pairs for mask in (low, high)]
+    return vectors
+
+
 @_intrinsic
 def _add_lanes(typing: Any, total: Any, place: Any, values: Any, at: Any, flip: Any) -> tuple[Any, Any]:
     # total[place : place + LANES] += values[at : at + LANES] with the sign bits that `flip` sets turned over, as one
     # vector operation: numba's loop vectoriser leaves so short a loop alone.
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        word = ir.IntType(32)
-        words, floats = ir.VectorType(word, LANES), ir.VectorType(ir.FloatType(), LANES)
-
-        def pointer(position: int) -> Any:
-            array = context.make_array(signature.args[position])(context, builder, args[position])
-            return builder.bitcast(builder.gep(array.data, [args[position + 1]]), floats.as_pointer())
-
-        def load(address: Any) -> Any:
-            loaded = builder.load(address)
-            loaded.align = 4
-            return loaded
-
-        target = pointer(0)
-        mask = builder.insert_element(ir.Constant(words, ir.Undefined), args[4], ir.Constant(word, 0))
-        mask = builder.shuffle_vector(mask, ir.Constant(words, ir.Undefined), ir.Constant(words, [0] * LANES))
-        signed = builder.bitcast(builder.xor(builder.bitcast(load(pointer(2)), words), mask), floats)
-        builder.store(builder.fadd(load(target), signed), target).align = 4
+        words, floats = (ir.VectorType(kind, LANES) for kind in (ir.IntType(32), ir.FloatType()))
+        target = _at(context, builder, signature.args[0], args[0], args[1])
+        added = _load(builder, _at(context, builder, signature.args[2], args[2], args[3]))
+        signed = builder.xor(builder.bitcast(added, words), _spread(builder, args[4]))
+        builder.store(builder.fadd(_load(builder, target), builder.bitcast(signed, floats)), target).align = 4
         return context.get_dummy_value()
 
     return types.void(total, types.intp, values, types.intp, types.uint32), generate
 
 
+@_intrinsic
+def _to_lanes(typing: Any, rows: Any, at: Any, stride: Any, lanes: Any, place: Any, scale: Any) -> tuple[Any, Any]:
+    # LANES columns of LANES rows that lie `stride` apart, times scale, to lanes[place : place + LANES²], transposed.
+    # Each row's cache line is read once: rows a power of two apart share a set that holds fewer than sixteen lines.
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        factor = _spread(builder, args[5])
+        places = [builder.add(args[1], builder.mul(args[2], ir.Constant(args[2].type, r))) for r in range(LANES)]
+        read = [_load(builder, _at(context, builder, signature.args[0], args[0], place)) for place in places]
+        for i, vector in enumerate(_transposed(builder, [builder.fmul(row, factor) for row in read])):
+            place = builder.add(args[4], ir.Constant(args[4].type, LANES * i))
+            builder.store(vector, _at(context, builder, signature.args[3], args[3], place)).align = 4
+        return context.get_dummy_value()
+
+    return types.void(rows, types.intp, types.intp, lanes, types.intp, types.float32), generate
+
+
+@_intrinsic
+def _from_lanes(typing: Any, lanes: Any, place: Any, rows: Any, at: Any, stride: Any) -> tuple[Any, Any]:
+    # The way back, added to what the rows hold.
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        places = [builder.add(args[1], ir.Constant(args[1].type, LANES * i)) for i in range(LANES)]
+        read = [_load(builder, _at(context, builder, signature.args[0], args[0], place)) for place in places]
+        for r, vector in enumerate(_transposed(builder, read)):
+            place = builder.add(args[3], builder.mul(args[4], ir.Constant(args[4].type, r)))
+            target = _at(context, builder, signature.args[2], args[2], place)
+            builder.store(builder.fadd(_load(builder, target), vector), target).align = 4
+        return context.get_dummy_value()
+
+    return types.void(lanes, types.intp, rows, types.intp, types.intp), generate
+
+
 @compiled
 def scatter_lanes(gradients: Array, codes: Array, scale: Any, lanes: Array, totals: Array) -> None:
-    """Add: totals [d · LANES] += LANES rows of gradients [LANES, p] at their signed positions, codes uint32 [s, p].
+    """Add: totals [d · LANES] += LANES rows of gradients [LANES, p] at their signed positions, codes [s, p].
 
-    `lanes` [p · LANES] is scratch for the transposed rows, so that a position's sixteen sums lie side by side: one
-    vector addition takes the place of sixteen. A copy's positions are a d/s part of the totals, which the cache holds.
+    Entries of a gradient row lie side by side. `lanes` [p · LANES] is scratch for the transposed rows, so that a
+    position's sixteen sums lie side by side: one vector addition takes the place of sixteen. A copy's positions are a
+    d/s part of the totals, which the cache holds.
     """
     p = gradients.shape[1]
-    for i in range(p):
+    stride = gradients.strides[0] // 4
+    whole = p // LANES * LANES
+    for i in range(0, whole, LANES):
+        _to_lanes(gradients, i, stride, lanes, LANES * i, scale)
+    for i in range(whole, p):
         for r in range(LANES):
             lanes[LANES * i + r] = gradients[r, i] * scale
     for k in range(codes.shape[0]):
@@ -228,11 +282,14 @@ def scatter_lanes(gradients: Array, codes: Array, scale: Any, lanes: Array, tota
 
 @compiled
 def add_lanes(totals: Array, out: Array) -> None:
-    """Add the first rows of totals [d, LANES] to out [b, d]."""
+    """Add the first rows of totals [d · LANES] to out [b, d], whose rows' entries lie side by side."""
     b, d = out.shape
-    for j in range(d):
+    whole = d // LANES * LANES if b == LANES else 0
+    for j in range(0, whole, LANES):
+        _from_lanes(totals, LANES * j, out, j, out.strides[0] // 4)
+    for j in range(whole, d):
         for r in range(b):
-            out[r, j] += totals[j, r]
+            out[r, j] += totals[LANES * j + r]
 
 
 @compiled

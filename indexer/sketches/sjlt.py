@@ -74,7 +74,11 @@ class SjltSketch:
         """
         check_add(self, gradients, offset, out)
         if gradients.device.type == "cpu":
-            self._scatter(gradients.detach().numpy(), offset, out.numpy())
+            slab, total = gradients.detach(), out if out.stride(1) == 1 else out.contiguous()
+            slab = slab if slab.stride(1) == 1 else slab.contiguous()
+            self._scatter(slab.numpy(), offset, total.numpy())
+            if total is not out:
+                out.copy_(total)
             return
         for start, stop in tiles(gradients.shape[1], DEVICE_TILE_PARAMETERS):
             slab = gradients[:, start:stop] * self.scale
@@ -143,7 +147,7 @@ class SjltSketch:
                     if last - first < lanes:
                         part = np.concatenate((part, np.zeros((lanes - last + first, end - begin), np.float32)))
                     kernels.scatter_lanes(part, codes, scale, transposed, totals)
-                kernels.add_lanes(totals[: lanes * self.spec.dim].reshape(-1, lanes), out[first:last])
+                kernels.add_lanes(totals, out[first:last])
 
         if rows < FEW_ROWS:
             self.threads.split(few, rows)
