@@ -10,6 +10,8 @@ EXTRAS ?= cpu
 INDEX ?= indexes/digits
 PORT ?= 8000
 
+# For the interpreter that tests the GPU kernel; a CUDA build of torch brings the version it needs (decision 13).
+TRITON := triton==3.9.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRAS)
@@ -36,6 +38,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
 	$(BIN)/python -m pip install --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable '.[$(EXTRAS),experiments,dev]'
+	@test $(EXTRAS) != cpu || $(BIN)/python -m pip install --no-deps $(TRITON) || echo "no triton here: its test is skipped"
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 

@@ -2,8 +2,9 @@
 
 Shape of the Fashion-MNIST index: 1,024 rows, P = 535,040 parameters (784-512-256-10 without biases), d = 4096. A round
 takes a slice of the parameters with R's slice already in memory, multiplies it plainly, then sketches it with the
-random numbers made on the way; the two alternate, and each figure is a median over rounds. The last part sends random
-images through the whole featuriser: forward, backward, gradients and sketch.
+random numbers made on the way; the two alternate, and each figure is a median over rounds. Beside them stands one read
+of the gradients (their sum), the unit for sjlt. The last part sends random images through the whole featuriser:
+forward, backward, gradients and sketch.
 
 Example:
     OMP_NUM_THREADS=2 python -m benchmarks.sketching --json
@@ -16,7 +17,8 @@ import math
 import resource
 import statistics
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -57,7 +59,9 @@ def _sketch_in_slabs(sketch: Sketch, gradients: Tensor, offset: int, out: Tensor
         sketch.add(slab, offset + start, out)
 
 
-def products(family: str, rows: int, dim: int, rounds: int, slices: int) -> dict[str, float]:
+def products(
+    family: str, rows: int, dim: int, rounds: int, slices: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Alternate plain products and sketches over slices of the parameters.
 
     Args:
@@ -66,6 +70,7 @@ def products(family: str, rows: int, dim: int, rounds: int, slices: int) -> dict
         dim: d.
         rounds: How many slices to time; a first one warms up.
         slices: How many slices P is cut into.
+        clock: What seconds are read from.
 
     Returns:
         Medians, extrapolated to all of P.
@@ -74,14 +79,15 @@ def products(family: str, rows: int, dim: int, rounds: int, slices: int) -> dict
     size = NUM_PARAMETERS // slices
     gradients = torch.randn(rows, size)
     product, out, one_out = torch.empty(rows, dim), torch.empty(rows, dim), torch.zeros(1, dim)
-    plain, sketched, alone = [], [], []
+    plain, sketched, alone, read = [], [], [], []
     for turn in range(rounds + 1):
         offset = turn % slices * size
         matrix = sketch.columns(offset, size)
         out.zero_()
-        plain.append(timed(partial(torch.mm, gradients, matrix, out=product))[0])
-        sketched.append(timed(partial(_sketch_in_slabs, sketch, gradients, offset, out))[0])
-        alone.append(timed(partial(sketch.add, gradients[:1], offset, one_out))[0])
+        plain.append(timed(partial(torch.mm, gradients, matrix, out=product), clock)[0])
+        read.append(timed(gradients.sum, clock)[0])
+        sketched.append(timed(partial(_sketch_in_slabs, sketch, gradients, offset, out), clock)[0])
+        alone.append(timed(partial(sketch.add, gradients[:1], offset, one_out), clock)[0])
         error = float((out - product).norm() / product.norm())
         if error > 1e-5:
             raise SystemExit(f"the sketch differs from the plain product by {error:.1e}")
@@ -95,6 +101,8 @@ def products(family: str, rows: int, dim: int, rounds: int, slices: int) -> dict
         "sketch_gflops": flop / sketch_seconds / 1e9,
         "rate_against_plain_product": statistics.median(ratios),
         "lowest_ratio": min(ratios),
+        "one_read_seconds": statistics.median(read[1:]) * slices,
+        "reads": statistics.median(a / b for a, b in zip(sketched[1:], read[1:], strict=True)),
         "one_row_seconds": statistics.median(alone[1:]) * slices,
     }
 
@@ -140,22 +148,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="+", default=["rademacher"], choices=["rademacher", "gaussian", "sjlt"])
-    parser.add_argument("--rows", type=int, default=1024)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1024, 256, 64])
     parser.add_argument("--dim", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--slices", type=int, default=20, help="slices of the parameters; fewer need more memory")
     parser.add_argument("--threads", type=int, default=None, help="default: OMP_NUM_THREADS, else every core")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="one thread's own CPU time: for a machine that others use; no featuriser",
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
+    if options.cpu_time:
+        options.threads = 1
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    clock = time.thread_time if options.cpu_time else time.perf_counter
     envelope = Report("benchmarks.sketching", vars(options))
     figures: dict[str, Any] = {
         "shape": {"rows": options.rows, "parameters": NUM_PARAMETERS, "dim": options.dim},
-        "featuriser": {family: featurise(family, options.rows, options.dim) for family in options.families},
+        "featuriser": {
+            family: {} if options.cpu_time else featurise(family, options.rows[0], options.dim)
+            for family in options.families
+        },
         "featuriser_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "sketch": {
-            family: products(family, options.rows, options.dim, options.rounds, options.slices)
+            family: {
+                str(rows): products(family, rows, options.dim, options.rounds, options.slices, clock)
+                for rows in options.rows
+            }
             for family in options.families
         },
     }
@@ -164,8 +186,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_json(report)
         return
     for family in options.families:
-        for part in ("sketch", "featuriser"):
-            for name, value in report[part][family].items():
+        parts = {f"{rows} rows": found for rows, found in report["sketch"][family].items()}
+        for part, found in {**parts, "featuriser": report["featuriser"][family]}.items():
+            for name, value in found.items():
                 sys.stdout.write(f"{family:12}{part:12}{name:32}{value:12.3f}\n")
     sys.stdout.write(f"peak memory with the featuriser: {report['featuriser_peak_bytes'] / 2**30:.2f} GiB\n")
 

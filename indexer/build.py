@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,26 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from indexer.batches import move
+from indexer.block_sketcher import BlockSketcher
 from indexer.build_report import BuildReport, host_facts, peak_memory_bytes
 from indexer.check import refuse_batch_mates
 from indexer.derive import DEFAULT_CODES, DEFAULT_FACTORY, CodesChoice, derive
-from indexer.distortion import DistortionError, measure_distortion, sample_rows
-from indexer.jacobians import JacobianError
+from indexer.distortion import POOL_ROWS, QUERIES, DistortionError, measure_distortion, sample_rows
+from indexer.out_of_memory import is_out_of_memory
 from indexer.preparation import BuildSettings, Part, build_plan, check_labels, check_target, prepare
 from indexer.previews import preview_of
 from indexer.progress import Progress, Silent, Stopwatch
-from indexer.reading import CollatedRows, ExampleError, ExampleReader, ReadOnce, UnstableDataError
+from indexer.reading import CollatedRows, ExampleError, ExampleReader, ReadOnce
 from indexer.recipe import UNLABELLED
 from indexer.training import cpu_threads
+from indexer.workers import WorkerJob, Workers, scales_of
 from sketchstore.errors import AlreadyPublishedError
 from sketchstore.faiss_build import check_factory
-from sketchstore.float16 import scale_exponent_for
 from sketchstore.manifest import query_file
 from sketchstore.plan import Block
 from sketchstore.reader import open_index
 from sketchstore.tables import ExampleRow
 from sketchstore.writer import IndexWriter
-
-Columns = dict[str, npt.NDArray[Any]]
 
 
 class BuildInterruptedError(RuntimeError):
@@ -96,6 +94,7 @@ class _Build:
         self.progress.phase("loading the recipe, its model and its data", 0)
         with self.watch.phase("prepare"):
             self.prepared = prepare(self.settings, None if self.part is None else self.part.recipe)
+            self.blocks = BlockSketcher(self.prepared, self._note)
             if faiss is not None:
                 check_factory(faiss, self.prepared.spec.dim)  # now, not after hours of sketching
         with self.watch.phase("read"):
@@ -151,101 +150,66 @@ class _Build:
         pending = writer.pending_blocks()
         total = self.prepared.train.num_rows
         self.progress.phase("sketching examples", total, done=total - sum(block.rows for block in pending))
+        with self.watch.phase("blocks"):
+            if self.settings.processes == 1 or self.part is not None or len(pending) < 2:
+                self._sketch_blocks(writer, pending)
+            else:
+                self._share_blocks(writer, pending)
+        for note in self.prepared.featuriser.features.notes:
+            self._note(note)
+
+    def _sketch_blocks(self, writer: IndexWriter, pending: list[Block]) -> None:
         for block in pending:
             self._pause()
             begun = time.perf_counter()
-            rows = self.prepared.train.collate(block.start, block.stop)
-            self._check_unchanged(self.prepared.train, self.train_rows, rows, block)
-            columns = self._columns(rows)
-            sketches = {view: self._sketch(self.prepared.train, rows, rows.labels, view) for view in self._views}
+            computed = self.blocks.block(block, self.train_rows.block_digests[block.number], self._labels_are_outputs)
             if writer.scales is None:
                 # Block 0 comes first in every build, so the scale does not depend on where one was interrupted.
-                writer.set_scales({view: scale_exponent_for(values.numpy()) for view, values in sketches.items()})
-            writer.write_block(block, sketches, columns)
-            seconds = time.perf_counter() - begun
-            writer.log({"event": "block", "block": block.number, "rows": block.rows, "seconds": round(seconds, 3)})
-            self.built_rows += block.rows
-            self.watch.seconds["blocks"] = self.watch.seconds.get("blocks", 0.0) + seconds
-            self.progress.advance(block.rows)
-        if pending:
-            timed = self.prepared.featuriser.seconds
-            self.sketch_seconds, self.gradient_seconds = timed.sketch_seconds, timed.gradient_seconds
-        for note in self.prepared.featuriser.features.notes:
-            self._note(note)
+                writer.set_scales(scales_of(computed.sketches))
+            writer.write_block(block, computed.sketches, computed.columns)
+            self._finished(writer, block, time.perf_counter() - begun, computed.at_once)
+        timed = self.prepared.featuriser.seconds
+        self.sketch_seconds, self.gradient_seconds = timed.sketch_seconds, timed.gradient_seconds
+
+    def _share_blocks(self, writer: IndexWriter, pending: list[Block]) -> None:
+        job = WorkerJob(
+            settings=self.settings,
+            plan=writer.plan,
+            content=writer.content,
+            weights=writer.share_weights(self.prepared.model.state_dict()),
+            labels_are_outputs=self._labels_are_outputs,
+        )
+        count = min(self.settings.processes, len(pending))
+        with Workers(job, count, note=self._note, stop_requested=self.progress.stop_requested) as workers:
+            for done in workers.sketch(pending, self.train_rows.block_digests, writer.scales):
+                if writer.scales is None:
+                    writer.set_scales(done.scales)
+                writer.add_block(done.line)
+                self._finished(writer, done.block, done.seconds, done.at_once, done.worker)
+                self.sketch_seconds += done.sketch_seconds
+                self.gradient_seconds += done.gradient_seconds
+        self._pause()
+
+    def _finished(
+        self, writer: IndexWriter, block: Block, seconds: float, at_once: int, worker: int | None = None
+    ) -> None:
+        facts: dict[str, JsonValue] = {"block": block.number, "rows": block.rows, "seconds": round(seconds, 3)}
+        if at_once != self.prepared.compute_rows:
+            facts["rows_at_once"] = at_once
+        if worker is not None:
+            facts["worker"] = worker
+        writer.log({"event": "block", **facts})
+        self.built_rows += block.rows
+        self.progress.advance(block.rows)
 
     @property
     def _views(self) -> list[str]:
         return self.prepared.views
 
-    def _check_unchanged(self, reader: ExampleReader, once: ReadOnce, rows: CollatedRows, block: Block) -> None:
-        if reader.block_digest(rows) != once.block_digests[block.number]:
-            raise UnstableDataError(
-                f"{reader.split} rows {block.start} to {block.stop - 1} were read twice and differ: the stored example "
-                "is what is sketched, so the data set must give the same one every time. Switch augmentation off"
-            )
-
-    def _columns(self, rows: CollatedRows) -> Columns:
-        prepared = self.prepared
-        outputs = self._outputs(prepared.train, rows)
-        columns: Columns = {}
-        if prepared.classifies:
-            columns["predicted_labels"] = outputs.argmax(1).numpy()
-            if bool((self.train_rows.labels >= 0).all()) and int(self.train_rows.labels.max()) < prepared.num_outputs:
-                log_p = outputs.double().log_softmax(1).gather(1, rows.labels[:, None]).squeeze(1)
-                columns["one_minus_p"] = -torch.expm1(log_p).numpy()
-        with torch.no_grad():
-            inputs = move(rows.inputs, torch.device(self.settings.device))
-            features = prepared.recipe.representation(prepared.model, inputs)
-        if features is not None:
-            if features.ndim != 2 or features.shape[0] != len(rows.labels):
-                raise ExampleError(
-                    "train", rows.start, f"representation() gave shape {list(features.shape)}, not [b, h]"
-                )
-            columns["representations"] = features.float().cpu().numpy()
-        return columns
-
-    def _outputs(self, reader: ExampleReader, rows: CollatedRows) -> Tensor:
-        outputs = self.prepared.featuriser.outputs_batch(rows.inputs)
-        if outputs.shape[0] != len(rows.labels):
-            raise ExampleError(
-                reader.split, rows.start, f"{len(rows.labels)} examples have {outputs.shape[0]} rows of outputs"
-            )
-        bad = (~torch.isfinite(outputs.flatten(1) if outputs.ndim > 1 else outputs[:, None]).all(1)).nonzero()
-        if bad.numel():
-            raise ExampleError(reader.split, rows.start + int(bad[0]), "the model's outputs hold NaN or an infinity")
-        return outputs
-
-    def _sketch(
-        self, reader: ExampleReader, rows: CollatedRows, targets: Tensor, view: str, *, pad: bool = True
-    ) -> Tensor:
-        featuriser = self.prepared.featuriser
-        try:
-            return self._halving(lambda part, labels: featuriser.sketch(part, labels, view, pad=pad), rows, targets)
-        except (JacobianError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            for position, example in enumerate(rows.examples):
-                try:
-                    featuriser.sketch([example], targets[position : position + 1], view)
-                except (JacobianError, RuntimeError) as alone:
-                    raise ExampleError(reader.split, rows.start + position, str(alone)) from alone
-            raise
-
-    def _halving(self, sketch: Callable[[Any, Tensor], Tensor], rows: CollatedRows, targets: Tensor) -> Tensor:
-        # Where the device has no memory for all rows together: halves, quarters, …. The rule is fixed and in the
-        # manifest, so a machine that runs out of memory splits the same blocks again on resume.
-        size, count = len(rows.examples), len(rows.examples)
-        while True:
-            try:
-                starts = range(0, count, size)
-                parts = [sketch(rows.examples[start : start + size], targets[start : start + size]) for start in starts]
-                return torch.cat(parts)
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise
-                size = -(-size // 2)
-                torch.cuda.empty_cache()
-                self._note(f"out of memory: rows from {rows.start} on were sketched {size} at a time")
+    @property
+    def _labels_are_outputs(self) -> bool:
+        labels = self.train_rows.labels
+        return bool((labels >= 0).all()) and int(labels.max()) < self.prepared.num_outputs
 
     # Everything else
 
@@ -277,18 +241,20 @@ class _Build:
         if reader is None or once is None or self._queries_written(writer):
             return
         self._pause()
+        prepared = self.prepared
         self.progress.phase("sketching queries", reader.num_rows * len(self._views))
         sketches: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {view: [] for view in self._views}
         predicted = np.full(reader.num_rows, UNLABELLED, dtype=np.int64)
         for number, rows in enumerate(reader.blocks(self.prepared.block_rows)):
             stop = rows.start + len(rows.examples)
-            self._check_unchanged(reader, once, rows, Block(number, rows.start, stop))
-            outputs = self._outputs(reader, rows)
+            self.blocks.check_unchanged(reader, rows, once.block_digests[number])
+            outputs = self.blocks.outputs(reader, rows)
             guessed = outputs.argmax(1) if self.prepared.classifies else torch.full_like(rows.labels, UNLABELLED)
             predicted[rows.start : stop] = guessed.numpy()
             for view in self._views:
                 positions, targets, stored = self._targets(view, rows.labels, guessed)
-                some = CollatedRows(rows.start, [rows.examples[i] for i in positions], rows.inputs, targets)
+                chosen = [rows.examples[i] for i in positions]
+                some = CollatedRows(rows.start, chosen, prepared.recipe.collate(chosen)[0], targets)
                 values = self._sketch_queries(reader, some, positions, targets, view)
                 sketches[view].append((values, positions + rows.start, stored))
                 self.progress.advance(len(rows.examples))
@@ -316,7 +282,7 @@ class _Build:
         self, reader: ExampleReader, rows: CollatedRows, positions: Tensor, targets: Tensor, view: str
     ) -> Tensor:
         try:
-            return self._sketch(reader, rows, targets, view, pad=False)
+            return self.blocks.sketch(reader, rows, targets, view, pad=False)[0]
         except ExampleError as error:  # its row counts within the chosen positions
             row = rows.start + int(positions[error.row - rows.start])
             raise ExampleError(reader.split, row, str(error.__cause__)) from error
@@ -334,12 +300,17 @@ class _Build:
             examples = [prepared.train.example(row) for row in (*sample.pool, *sample.queries)]
             inputs, labels = prepared.recipe.collate(examples)
             view, rows = prepared.views[0], CollatedRows(0, examples, inputs, labels)
-            sketches = self._halving(
-                lambda part, targets: prepared.featuriser.sketch(part, targets, view), rows, labels
-            )
+            sketches, _ = self.blocks.sketch(prepared.train, rows, labels, view, pad=False)
             return measure_distortion(prepared.featuriser, prepared.train.dataset, sample, view, sketches=sketches)
         except DistortionError as error:
             self._note(str(error))
+            return None
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._note(
+                f"the distortion was not measured: its {POOL_ROWS + QUERIES} exact gradients do not fit into memory"
+            )
             return None
 
     def _pause(self) -> None:

@@ -31,6 +31,7 @@ from indexer.derive import DEFAULT_CODES, DEFAULT_FACTORY
 from indexer.featurise import COMPUTE_ROWS
 from indexer.jacobians import JacobianError
 from indexer.measurement import MeasurementError
+from indexer.out_of_memory import BlockMemoryError
 from indexer.parameters import Layers, ParameterSelectionError
 from indexer.plan import PlanReport, plan_build
 from indexer.preparation import BuildSettings, BuildSettingsError
@@ -39,6 +40,7 @@ from indexer.recipe import RecipeDataError, RecipeError
 from indexer.sketches.spec import SketchSpecError
 from indexer.targets import TargetError
 from indexer.terminal import aligned, counted, duration, progress_on, size
+from indexer.workers import WorkerDiedError
 from sketchstore.errors import CorruptIndexError, FaissFactoryError, IndexDirectoryError
 from sketchstore.manifest import FORMAT_VERSION, StorageDtype
 
@@ -109,6 +111,21 @@ Options = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads. Default: torch's number.")]
+Processes = Annotated[
+    int, typer.Option(help="Worker processes that share the blocks, on GPUs of their own where several.")
+]
+ComputeDtypeOption = Annotated[
+    str, typer.Option("--compute-dtype", help="float32, bfloat16 or float16 for passes and products; sums are float32.")
+]
+MemoryBudget = Annotated[
+    int | None,
+    typer.Option(
+        metavar="MIB",
+        help="What a batch's gradients and activations may take; decides how many rows go together. Default: 512, on a "
+        "GPU a quarter of its memory.",
+    ),
+]
+BatchRows = Annotated[int | None, typer.Option(help="Rows that go together, instead of what the memory budget allows.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -177,12 +194,17 @@ def build(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out when done.")] = False,
     device: Device = "cpu",
     threads: Threads = None,
+    processes: Processes = 1,
+    compute_dtype: ComputeDtypeOption = "float32",
+    memory_budget: MemoryBudget = None,
+    batch_rows: BatchRows = None,
     as_json: Json = False,
 ) -> None:
     """Build an index directory from a recipe.
 
     Rows are computed in blocks. Interrupted by Ctrl-C, a kill or a crash, the same command with --resume continues and
-    gives the same bytes as a build that was never interrupted.
+    gives the same bytes as a build that was never interrupted. With --processes N, N worker processes compute blocks
+    side by side and give the same bytes as one process with as many --threads as each of them.
 
     Example: indexer build digits --out indexes/digits
     """
@@ -190,6 +212,7 @@ def build(
         recipe, option, views, dtype, layers, data_dir=data_dir, measurement=measurement, sketch=sketch, dim=dim,
         seed=seed, buckets=buckets, ntk=ntk, include=include, exclude=exclude, block_rows=block_rows, limit=limit,
         num_queries=num_queries, weights=not no_weights, previews=not no_previews, device=device, threads=threads,
+        processes=processes, compute_dtype=compute_dtype, memory_budget_mib=memory_budget, batch_rows=batch_rows,
     )  # fmt: skip
     choice = codes_choice(codes)
     with progress_on(Console(stderr=True)) as progress:
@@ -230,6 +253,9 @@ def plan(
     option: Options = None,
     device: Device = "cpu",
     threads: Threads = None,
+    compute_dtype: ComputeDtypeOption = "float32",
+    memory_budget: MemoryBudget = None,
+    batch_rows: BatchRows = None,
     as_json: Json = False,
 ) -> None:
     """Say what a build would take: rows, bytes, time from a probe batch, the cost of a query, and advice on the sketch.
@@ -239,7 +265,8 @@ def plan(
     settings = _settings(
         recipe, option, views, dtype, layers, data_dir=data_dir, measurement=measurement, sketch=sketch, dim=dim,
         seed=seed, buckets=buckets, ntk=ntk, include=include, exclude=exclude, block_rows=block_rows, limit=limit,
-        num_queries=num_queries, device=device, threads=threads,
+        num_queries=num_queries, device=device, threads=threads, compute_dtype=compute_dtype,
+        memory_budget_mib=memory_budget, batch_rows=batch_rows,
     )  # fmt: skip
     with progress_on(Console(stderr=True)) as progress:
         report = plan_build(settings, progress=progress)
@@ -327,7 +354,8 @@ def _print_plan(report: PlanReport) -> None:
     table: list[tuple[str, str]] = []
     queries = counted(report.num_queries, "query", "queries")
     table.append(("rows", f"{report.num_rows} training, {queries}, views {', '.join(report.views)}"))
-    table.append(("blocks", f"{report.num_blocks} of {report.block_rows} rows"))
+    blocks = f"{report.num_blocks} of {report.block_rows} rows, {report.compute_rows} at once"
+    table.append(("blocks", blocks))
     sketch = f"{report.family}, {report.num_parameters} parameters to {report.sketch_dim} numbers, {report.dtype}"
     table.append(("sketch", sketch))
     table.append(
@@ -366,7 +394,9 @@ WORK_ERRORS: tuple[type[Exception], ...] = (
     ExampleError,
     IndexDirectoryError,
     JacobianError,
+    BlockMemoryError,
     UnstableDataError,
+    WorkerDiedError,
 )
 
 

@@ -127,11 +127,13 @@ def measure_distortion(
     # Both kernels as rows of the same small length: the sketched one too, whose d may be thousands.
     exact_rows, sketched_rows = kernel_features(exact.kernel), kernel_features(sketches @ sketches.T)
     scale = float(exact.kernel.diagonal()[:size].mean())
+    computed = {} if featuriser.compute_dtype == "float32" else {"compute": _compute_error(featuriser, examples, view)}
     return {
         "view": view,
         "label": sample.label,
         "pool_rows": size,
         "queries": len(sample.queries),
+        **computed,
         "kernel": kernel_errors(featuriser.spec, exact, sketches, chosen, featuriser.parameters),
         "nats": [
             {
@@ -145,4 +147,18 @@ def measure_distortion(
             }
             for noise in relative_noises
         ],
+    }
+
+
+def _compute_error(featuriser: Featuriser, examples: Sequence[Any], view: str) -> dict[str, Any]:
+    # What the shorter type does to sketches of these rows: distance to their float32 sketches over the latter's norm
+    short = featuriser.sketch(examples, view=view).double()
+    with featuriser.in_float32():
+        full = featuriser.sketch(examples, view=view).double()
+    norms = full.norm(dim=1)
+    errors = ((short - full).norm(dim=1) / norms)[norms > 0]
+    return {
+        "dtype": featuriser.compute_dtype,
+        "sketch_error_rms": float(errors.square().mean().sqrt()) if len(errors) else 0.0,
+        "sketch_error_max": float(errors.max()) if len(errors) else 0.0,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -19,6 +20,7 @@ from indexer.batches import Batch, move, num_rows, pad_rows, take_rows
 from indexer.jacobians import MEMORY_BUDGET_BYTES, JacobianError, Slab, TangentFeatures
 from indexer.measurement import Measurement, MeasurementError, make_measurement
 from indexer.parameters import ParameterList, ParameterSelectionError
+from indexer.precision import ComputeDtype, Precision
 from indexer.sketches import KroneckerSketch, SketchSpec, SketchSpecError, make_sketch, sketch_spec
 from indexer.sketches.kronecker_pass import KroneckerPass
 from indexer.training import state_digest
@@ -26,7 +28,7 @@ from sketchstore.errors import IncompatibleSketchError
 from sketchstore.manifest import Manifest
 
 COMPUTE_ROWS = 1024
-"""Rows that go through the model and the sketch together."""
+"""Rows that go through the model and the sketch together where nobody says otherwise."""
 
 
 class RecipeCalls(Protocol):
@@ -73,6 +75,9 @@ class Featuriser:
         features: The tangent features.
         spec: The sketch's spec.
         seconds: Where the time went so far.
+        compute_rows: Most rows that are computed together.
+        model: The model.
+        device: Where it computes.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Featuriser:
         compute_rows: int = COMPUTE_ROWS,
         num_threads: int | None = None,
         memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+        compute_dtype: ComputeDtype = "float32",
     ) -> None:
         """Tie a recipe's model to a sketch.
 
@@ -100,6 +106,7 @@ class Featuriser:
             compute_rows: Most rows that are computed together.
             num_threads: Threads of the sketch's kernels; None takes torch's number.
             memory_budget_bytes: What gradients and kept activations may take.
+            compute_dtype: Type of the model's passes and of what the sketch multiplies; sums are always float32.
 
         Raises:
             JacobianError: If the model is in train mode.
@@ -112,20 +119,22 @@ class Featuriser:
         self.spec = spec
         self.seconds = SketchSeconds()
         self._recipe = recipe
-        self._device = torch.device(device)
-        self._compute_rows = compute_rows
+        self.device = torch.device(device)
+        self.compute_rows = compute_rows
+        self.model = model
         self._lock = threading.Lock()
+        self._precision = Precision(compute_dtype, self.device.type)
         self.features = TangentFeatures(
-            model.to(self._device),
+            model.to(self.device),
             parameters,
             measurement,
-            recipe.call,
+            self._precision.call(recipe.call),
             recipe.outputs,
             memory_budget_bytes=memory_budget_bytes,
             # Where random numbers are cheap, what counts on a CPU is that gradients do not leave its cache.
-            many_rows=spec.family in ("rademacher", "gaussian") or self._device.type != "cpu",
+            many_rows=spec.family in ("rademacher", "gaussian") or self.device.type != "cpu",
         )
-        self._sketch = make_sketch(spec, parameters.num_parameters, num_threads, parameters)
+        self._sketch = make_sketch(spec, parameters.num_parameters, num_threads, parameters, compute_dtype)
 
     @classmethod
     def from_manifest(
@@ -183,7 +192,37 @@ class Featuriser:
             compute_rows=manifest.build.compute_rows,
             num_threads=num_threads,
             memory_budget_bytes=memory_budget_bytes,
+            compute_dtype=cast(ComputeDtype, manifest.build.options.get("compute_dtype", "float32")),
         )
+
+    @property
+    def compute_dtype(self) -> ComputeDtype:
+        """Type of the model's passes and of what the sketch multiplies."""
+        return self._precision.dtype
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Compute in float32 within the block, to see what a shorter type does.
+
+        Yields:
+            Nothing.
+        """
+        with self._precision.full():
+            yield
+
+    def probe(self, inputs: Batch, targets: Tensor, view: str) -> None:
+        """Find out, in float32, which routes the gradients of this model take.
+
+        Which rows are asked decides how many go through a backward pass together, so every process of a build asks
+        the same ones before its first row.
+
+        Args:
+            inputs: A batch of one or two examples.
+            targets: Labels that the measurement can be taken at, shape [b].
+            view: One of the measurement's views.
+        """
+        with self._lock, self._precision.full():
+            next(self.features.slabs(move(inputs, self.device), targets.to(self.device), view), None)
 
     @property
     def parameters(self) -> ParameterList:
@@ -235,12 +274,12 @@ class Featuriser:
         """
         rows = num_rows(inputs)
         parts = []
-        for start in range(0, rows, self._compute_rows):
-            stop = min(start + self._compute_rows, rows)
+        for start in range(0, rows, self.compute_rows):
+            stop = min(start + self.compute_rows, rows)
             part, part_labels = take_rows(inputs, start, stop), labels[start:stop]
             if pad:
-                part = pad_rows(part, self._compute_rows)
-                part_labels = cast(Tensor, pad_rows(part_labels, self._compute_rows))
+                part = pad_rows(part, self.compute_rows)
+                part_labels = cast(Tensor, pad_rows(part_labels, self.compute_rows))
             with self._lock:
                 parts.append(self._sketch_together(part, part_labels, view)[: stop - start])
             self.seconds.rows += stop - start
@@ -274,10 +313,10 @@ class Featuriser:
             Logits [b, C], or a scalar per example [b]; float32 on the CPU.
         """
         with self._lock:
-            return self.features.outputs(move(inputs, self._device)).float().cpu()
+            return self.features.outputs(move(inputs, self.device)).float().cpu()
 
     def slabs(self, examples: Sequence[Any], targets: Tensor | None = None, view: str = "own") -> Iterator[Slab]:
-        """Unsketched tangent features, every slab with all rows: for exact kernels of a few hundred rows.
+        """Unsketched tangent features in float32, every slab with all rows: for exact kernels of a few hundred rows.
 
         Args:
             examples: Items of the recipe's data sets.
@@ -289,12 +328,12 @@ class Featuriser:
         """
         inputs, labels = self._recipe.collate(examples)
         labels = labels if targets is None else targets
-        with self._lock:
-            yield from self.features.slabs(move(inputs, self._device), labels.to(self._device), view, all_rows=True)
+        with self._lock, self._precision.full():
+            yield from self.features.slabs(move(inputs, self.device), labels.to(self.device), view, all_rows=True)
 
     def _sketch_together(self, inputs: Batch, labels: Tensor, view: str) -> Tensor:
-        inputs, labels = move(inputs, self._device), labels.to(self._device)
-        out = torch.zeros(num_rows(inputs), self.spec.dim, device=self._device)
+        inputs, labels = move(inputs, self.device), labels.to(self.device)
+        out = torch.zeros(num_rows(inputs), self.spec.dim, device=self.device)
         begun = self._now()
         if isinstance(self._sketch, KroneckerSketch):
             sketch = self._sketch
@@ -306,7 +345,7 @@ class Featuriser:
         for slab in slabs:
             formed = self._now()
             rows = slice(slab.first_row, slab.first_row + slab.gradients.shape[0])
-            self._sketch.add(slab.gradients, slab.offset, out[rows])
+            self._sketch.add(self._precision.rounded(slab.gradients), slab.offset, out[rows])
             done = self._now()
             self.seconds.gradient_seconds += formed - begun
             self.seconds.sketch_seconds += done - formed
@@ -316,6 +355,6 @@ class Featuriser:
         return out.cpu()
 
     def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         return time.perf_counter()

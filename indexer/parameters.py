@@ -139,7 +139,8 @@ def select_parameters(
         model: The trained model.
         include: Globs to keep; none keeps everything.
         exclude: Globs to drop, after ``include``.
-        layers: ``linear`` keeps only the weights and biases of nn.Linear.
+        layers: ``linear`` keeps only the weights and biases of linear layers: nn.Linear, and the Conv1D of GPT-2 in
+            transformers, which is one with its weight transposed. Convolutions and embeddings are not.
         scales: NTK scale of each parameter (`ntk.ntk_scales`); None means 1 for all.
 
     Returns:
@@ -152,14 +153,16 @@ def select_parameters(
     for glob in (*include, *exclude):
         if not any(_matches(name, glob) for name in named):
             modules = sorted({name.rpartition(".")[0] for name in named} - {""})
-            raise ParameterSelectionError(f"{glob!r} matches no module with parameters; there are {_some(modules)}.")
+            raise ParameterSelectionError(
+                f"{glob!r} matches no module with parameters{_tied(model, glob)}; there are {_some(modules)}."
+            )
     any_trained = any(parameter.requires_grad for parameter in named.values())
     entries = []
     for name, parameter in named.items():
         module = model.get_submodule(name.rpartition(".")[0])
         if (
             (parameter.requires_grad or not any_trained)
-            and (layers == "all" or isinstance(module, nn.Linear))
+            and (layers == "all" or _is_linear(module))
             and (not include or any(_matches(name, glob) for glob in include))
             and not any(_matches(name, glob) for glob in exclude)
         ):
@@ -173,9 +176,24 @@ def select_parameters(
     return ParameterList.of_entries(entries)
 
 
+def _is_linear(module: nn.Module) -> bool:
+    # By name, so that transformers need not be installed, nor imported where it is.
+    classes = {(base.__module__, base.__qualname__) for base in type(module).__mro__}
+    return isinstance(module, nn.Linear) or ("transformers.pytorch_utils", "Conv1D") in classes
+
+
 def _matches(name: str, glob: str) -> bool:
     parts = name.split(".")
     return any(fnmatchcase(".".join(parts[:length]), glob) for length in range(1, len(parts) + 1))
+
+
+def _tied(model: nn.Module, glob: str) -> str:
+    # A parameter that two modules share has the name that comes first; the other finds nothing.
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if _matches(name, glob):
+            return f" of its own: {name} is {first[id(parameter)]} under another name"
+    return ""
 
 
 def _some(names: list[str]) -> str:

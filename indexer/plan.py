@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from indexer.derive import codes_pay, heads_pay
-from indexer.featurise import COMPUTE_ROWS, Featuriser
+from indexer.featurise import Featuriser
 from indexer.preparation import DEFAULT_DIM, BuildSettings, Prepared, prepare
 from indexer.progress import Progress, Silent
 from indexer.sketches import SketchSpec
@@ -38,6 +38,7 @@ class PlanReport:
         sketch_dim: d.
         dtype: Storage type.
         block_rows: Rows per block.
+        compute_rows: Rows that go through model and sketch together, as the memory budget allows.
         num_blocks: Blocks.
         sketch_bytes: Bytes of ``sketches/``.
         query_bytes: Bytes of the query sketches.
@@ -67,6 +68,7 @@ class PlanReport:
     sketch_dim: int
     dtype: str
     block_rows: int
+    compute_rows: int
     num_blocks: int
     sketch_bytes: int
     query_bytes: int
@@ -170,7 +172,7 @@ def _report(prepared: Prepared, alone: float, per_row: float, sjlt_seconds: floa
     settings, spec, num_rows = prepared.settings, prepared.spec, prepared.train.num_rows
     views = len(prepared.views)
     num_blocks = -(-num_rows // prepared.block_rows)
-    batches = -(-prepared.block_rows // COMPUTE_ROWS)
+    batches = -(-prepared.block_rows // prepared.compute_rows)
     block_seconds = views * (batches * alone + prepared.block_rows * per_row)
     num_queries = 0 if prepared.queries is None else prepared.queries.num_rows
     query_batches = -(-num_queries // prepared.compute_rows)
@@ -191,6 +193,7 @@ def _report(prepared: Prepared, alone: float, per_row: float, sjlt_seconds: floa
         sketch_dim=spec.dim,
         dtype=settings.dtype,
         block_rows=prepared.block_rows,
+        compute_rows=prepared.compute_rows,
         num_blocks=num_blocks,
         sketch_bytes=views * num_rows * spec.dim * itemsize,
         query_bytes=views * num_queries * spec.dim * 4,

@@ -13,11 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from indexer.batch_rows import default_budget, plan_batches
 from indexer.featurise import COMPUTE_ROWS, Featuriser
+from indexer.jacobians import MEMORY_BUDGET_BYTES
 from indexer.kronecker_dims import fitted_kronecker_spec
 from indexer.measurement import Measurement, make_measurement
 from indexer.ntk import ntk_scales
+from indexer.out_of_memory import RULE
 from indexer.parameters import Layers, ParameterList, select_parameters
+from indexer.precision import COMPUTE_DTYPES, ComputeDtype
 from indexer.reading import ExampleError, ExampleReader, ReadOnce
 from indexer.recipe import OptionValue, Recipe, RecipeError
 from indexer.recipe_file import load_recipe
@@ -31,8 +35,9 @@ from sketchstore.unfinished import partial_path, refuse_what_is_there
 
 DEFAULT_DIM = 4096
 NUM_QUERIES = 1000
-BUILD_VERSION = "1"
+BUILD_VERSION = "2"
 """Raised when a change in this package changes the bytes of an index."""
+MIB = 1024**2
 BYTES_DECIDED_BY = ("torch", "numpy", "numba", "pyarrow", "pillow")
 """Packages whose version can change them too; recorded in the plan and compared on resume."""
 
@@ -67,7 +72,12 @@ class BuildSettings:
         weights: Whether the index carries the model's weights.
         previews: Whether it carries previews.
         device: ``cpu`` or ``cuda``.
-        threads: CPU threads; None means torch's number.
+        threads: CPU threads of each process; None means torch's number, shared among the processes.
+        processes: Worker processes that compute blocks side by side; 1 computes in the build's own process.
+        compute_dtype: Type of the model's passes and of what the sketch multiplies; sums are always float32.
+        memory_budget_mib: What gradients and activations of a batch may take, in MiB; None means 512 on a CPU and a
+            quarter of a GPU's memory.
+        batch_rows: Rows that go through model and sketch together; None means what the memory budget allows.
     """
 
     recipe: str
@@ -91,6 +101,10 @@ class BuildSettings:
     previews: bool = True
     device: str = "cpu"
     threads: int | None = None
+    processes: int = 1
+    compute_dtype: ComputeDtype = "float32"
+    memory_budget_mib: int | None = None
+    batch_rows: int | None = None
 
     def check(self) -> None:
         """Refuse values out of range, before anything is loaded.
@@ -104,9 +118,14 @@ class BuildSettings:
             ("--limit", self.limit, 1),
             ("--num-queries", self.num_queries, 0),
             ("--threads", self.threads, 1),
+            ("--processes", self.processes, 1),
+            ("--memory-budget", self.memory_budget_mib, 1),
+            ("--batch-rows", self.batch_rows, 1),
         ):
             if value is not None and value < least:
                 raise BuildSettingsError(f"{flag} {value} must be at least {least}")
+        if self.compute_dtype not in COMPUTE_DTYPES:
+            raise BuildSettingsError(f"--compute-dtype {self.compute_dtype!r} must be {', '.join(COMPUTE_DTYPES)}")
         if self.device not in ("cpu", "cuda"):
             raise BuildSettingsError(f"--device {self.device!r} must be cpu or cuda")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -114,8 +133,15 @@ class BuildSettings:
 
     @property
     def num_threads(self) -> int:
-        """CPU threads in force."""
-        return torch.get_num_threads() if self.threads is None else self.threads
+        """CPU threads of each process."""
+        return max(1, torch.get_num_threads() // self.processes) if self.threads is None else self.threads
+
+    @property
+    def memory_budget_bytes(self) -> int:
+        """What gradients and activations of a batch may take."""
+        if self.memory_budget_mib is None:
+            return default_budget(self.device, MEMORY_BUDGET_BYTES)
+        return self.memory_budget_mib * MIB
 
 
 def check_target(out: Path, *, resume: bool, overwrite: bool, note: Callable[[str], None]) -> None:
@@ -163,6 +189,7 @@ class Prepared:
         spec: The sketch.
         featuriser: What sketches training rows and queries.
         model_seconds: What the recipe took to give its model, by training or by loading it.
+        compute_rows: Rows that go through model and sketch together.
     """
 
     settings: BuildSettings
@@ -179,16 +206,17 @@ class Prepared:
     spec: SketchSpec
     featuriser: Featuriser
     model_seconds: float
+    compute_rows: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute."""
+        return torch.device(self.settings.device)
 
     @property
     def block_rows(self) -> int:
         """Rows per block: as asked for, but never more than there are."""
         return min(self.settings.block_rows, self.train.num_rows)
-
-    @property
-    def compute_rows(self) -> int:
-        """Rows that go through model and sketch together."""
-        return min(self.block_rows, COMPUTE_ROWS)
 
 
 @dataclass(frozen=True)
@@ -204,12 +232,20 @@ class Part:
     check_plan: Callable[[BuildPlan], object]
 
 
-def prepare(settings: BuildSettings, recipe: Recipe | None = None) -> Prepared:
+def prepare(
+    settings: BuildSettings,
+    recipe: Recipe | None = None,
+    *,
+    model_of: Callable[[Recipe], nn.Module] | None = None,
+    spec: SketchSpec | None = None,
+) -> Prepared:
     """Load a recipe and resolve a user's choices against it. Trains the model if nothing is cached.
 
     Args:
         settings: The choices.
         recipe: The recipe where it is loaded already; None loads the one that the choices name.
+        model_of: Gives the recipe's trained model; None asks the recipe.
+        spec: The sketch where it is settled already; None takes the one that the choices name.
 
     Returns:
         What build, plan and check work with.
@@ -225,7 +261,7 @@ def prepare(settings: BuildSettings, recipe: Recipe | None = None) -> Prepared:
     if train.num_rows == 0:
         raise RecipeError(f"recipe {recipe.name!r}: the training set is empty")
     begun = time.perf_counter()
-    model = recipe.model()
+    model = recipe.model() if model_of is None else model_of(recipe)
     model_seconds = time.perf_counter() - begun
     query_set = recipe.query_set() if settings.num_queries != 0 else None
     if query_set is None and settings.num_queries:
@@ -242,7 +278,9 @@ def prepare(settings: BuildSettings, recipe: Recipe | None = None) -> Prepared:
         layers=settings.layers,
         scales=None if gain is None else ntk_scales(model, gain),
     )
-    if settings.sketch == "kronecker":
+    if spec is not None:
+        pass  # a worker sketches as the plan says
+    elif settings.sketch == "kronecker":
         if settings.buckets is not None:
             raise BuildSettingsError("--buckets belongs to --sketch sjlt; a kronecker sketch has none")
         spec = fitted_kronecker_spec(
@@ -268,6 +306,18 @@ def prepare(settings: BuildSettings, recipe: Recipe | None = None) -> Prepared:
         device=settings.device,
         compute_rows=min(settings.block_rows, train.num_rows, COMPUTE_ROWS),
         num_threads=settings.num_threads,
+        memory_budget_bytes=settings.memory_budget_bytes,
+        compute_dtype=settings.compute_dtype,
+    )
+    views = measurement.views(num_outputs)
+    compute_rows = plan_batches(
+        featuriser,
+        train,
+        views[0],
+        num_outputs,
+        block_rows=min(settings.block_rows, train.num_rows),
+        budget_bytes=settings.memory_budget_bytes,
+        wanted=settings.batch_rows,
     )
     return Prepared(
         settings=settings,
@@ -278,12 +328,13 @@ def prepare(settings: BuildSettings, recipe: Recipe | None = None) -> Prepared:
         num_outputs=num_outputs,
         classifies=classifies and measurement.name != "custom",
         measurement=measurement,
-        views=measurement.views(num_outputs),
+        views=views,
         parameters=parameters,
         ntk_gain=gain,
         spec=spec,
         featuriser=featuriser,
         model_seconds=model_seconds,
+        compute_rows=compute_rows,
     )
 
 
@@ -310,7 +361,9 @@ def build_plan(prepared: Prepared, name: str, train: ReadOnce, queries: ReadOnce
         "queries_digest": None if queries is None else queries.digest,
         "previews": settings.previews,
         "weights": settings.weights,
-        "out_of_memory": "halve the rows that go through the model together",
+        "out_of_memory": RULE,
+        "memory_budget_bytes": settings.memory_budget_bytes,
+        "compute_dtype": settings.compute_dtype,
     }
     names = recipe.label_names
     return BuildPlan(

@@ -32,6 +32,10 @@ class ExampleError(RuntimeError):
         super().__init__(f"{split} row {row}: {message}")
         self.split = split
         self.row = row
+        self.said = message
+
+    def __reduce__(self) -> tuple[type[ExampleError], tuple[str, int, str]]:  # so that a worker process can send it
+        return type(self), (self.split, self.row, self.said)
 
 
 class UnstableDataError(RuntimeError):
@@ -189,6 +193,31 @@ class ExampleReader:
             return dict(self.recipe.metadata(example))
         except Exception as error:
             raise ExampleError(self.split, row, f"metadata() raised {_said(error)}") from error
+
+    def lengths(self, rows: CollatedRows) -> list[int] | None:
+        """Return the length of each row, by which rows are put together into batches.
+
+        Args:
+            rows: The rows.
+
+        Returns:
+            The lengths; None if the recipe gives none.
+
+        Raises:
+            ExampleError: If the recipe raises, or a length is not a whole number from 0.
+        """
+        found: list[int] = []
+        for row, example in enumerate(rows.examples, rows.start):
+            try:
+                length = self.recipe.length(example)
+            except Exception as error:
+                raise ExampleError(self.split, row, f"length() raised {_said(error)}") from error
+            if length is None and not found:
+                return None
+            if not isinstance(length, int) or isinstance(length, bool) or length < 0:
+                raise ExampleError(self.split, row, f"length is {length!r}, must be a whole number from 0")
+            found.append(length)
+        return found
 
     def blocks(self, block_rows: int) -> Iterator[CollatedRows]:
         """Read all rows in blocks.

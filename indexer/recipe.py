@@ -192,6 +192,13 @@ class Recipe(ABC):
         """Return penultimate features ``[b, h]`` of collated inputs, or None."""
         return None
 
+    def length(self, example: Example) -> int | None:
+        """Return the length of an example's sequence, or None where examples have the same shape.
+
+        Rows of one block are then put together by length, so that :meth:`collate` pads them little.
+        """
+        return None
+
     def preview(self, example: Example) -> Any:
         """Return what to show for an example: a PIL image, text, a JSON value, or None."""
         return None

@@ -47,6 +47,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "metadata": ("example",),
     "loss": ("outputs", "label"),
     "representation": ("model", "inputs"),
+    "length": ("example",),
     "preview": ("example",),
     "parse": ("content",),
     "measurement": ("outputs", "label"),
@@ -208,6 +209,10 @@ class FileRecipe(Recipe):
         if features is not None and not isinstance(features, Tensor):
             raise RecipeError(f"{self.path.name}: representation() returned {type(features).__name__}, not a tensor")
         return features
+
+    def length(self, example: Example) -> int | None:  # noqa: D102
+        length: int | None = self._parts["length"](example) if "length" in self._parts else None
+        return length
 
     def preview(self, example: Example) -> Any:  # noqa: D102
         return self._parts["preview"](example) if "preview" in self._parts else None

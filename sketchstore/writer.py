@@ -17,8 +17,9 @@ from torch import Tensor
 
 from sketchstore.arrays import Array, npy_header, tensor_file_bytes
 from sketchstore.block_files import BlockFiles
-from sketchstore.border import as_array, as_column, as_queries, check_finite
-from sketchstore.digests import digest_bytes, digest_file
+from sketchstore.block_writer import BlockWriter
+from sketchstore.border import as_column, as_queries
+from sketchstore.digests import digest_file
 from sketchstore.errors import (
     AlreadyPublishedError,
     IncompleteBuildError,
@@ -26,7 +27,7 @@ from sketchstore.errors import (
     SketchBlockError,
     listed,
 )
-from sketchstore.float16 import check_subnormals, to_float16
+from sketchstore.float16 import check_subnormals
 from sketchstore.journal import BlockLine, FileLine, Journal
 from sketchstore.layout import finish_file, write_file
 from sketchstore.manifest import BUILD_LOG, column_file, query_file
@@ -47,6 +48,8 @@ from sketchstore.unfinished import (
     was_published,
 )
 
+SHARED_WEIGHTS = "weights.safetensors"
+
 
 class IndexWriter:
     """An index being built in ``name.partial/``. Use ``create`` as a context manager.
@@ -62,6 +65,7 @@ class IndexWriter:
         self._content = self._partial / CONTENT
         self._lock = lock
         self._blocks = BlockFiles(self._content, plan)
+        self.block_writer = BlockWriter(self._content, plan)
         self._scales = read_scales(self._partial / SCALES, plan)
         self._journal = Journal.open(self._partial / JOURNAL)
         self._overwrite = False
@@ -188,39 +192,25 @@ class IndexWriter:
         Raises:
             SketchBlockError: If an array has another shape or type than the plan says, or scales are not set.
         """
-        if set(sketches) != set(self.plan.views):
-            raise SketchBlockError(f"sketches for views {listed(sketches)}, the plan has {listed(self.plan.views)}")
         if self._scales is None:
             raise SketchBlockError("float16 needs its scales first: call set_scales after the probe block")
-        stored: dict[str, Array] = {}
-        subnormal: dict[str, int] = {}
-        for view, values in sketches.items():
-            array = as_array(values)
-            what = f"view {view!r}, block {block.number}"
-            if array.dtype != np.float32 or array.shape != (block.rows, self.plan.sketch.dim):
-                raise SketchBlockError(
-                    f"{what}: sketches are {array.dtype} {list(array.shape)}, must be float32 "
-                    f"[{block.rows}, {self.plan.sketch.dim}]"
-                )
-            check_finite(array, what, block.start)
-            if self.plan.dtype == "float16":
-                stored[view], subnormal[view] = to_float16(array, self._scales[view], what)
-                self._check_subnormals(view, subnormal[view], block.number)
-            else:
-                stored[view], subnormal[view] = array, 0
-        column_arrays = {name: as_column(name, values, block.rows) for name, values in (columns or {}).items()}
-        for view, array in stored.items():
-            self._blocks.write_sketches(view, block, np.ascontiguousarray(array))
-        for name, array in column_arrays.items():
-            self._blocks.write_column(name, block, array, started=bool(self._journal.blocks))
-        self._journal.append(
-            BlockLine(
-                block=block.number,
-                sketches={view: digest_bytes(array.tobytes()) for view, array in stored.items()},
-                subnormal=subnormal,
-                columns={name: digest_bytes(array.tobytes()) for name, array in column_arrays.items()},
-            )
-        )
+        line = self.block_writer.write(block, sketches, columns, self._scales, started=self.has_blocks)
+        self.add_block(line)
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether some block is finished, so that the files of the columns are there."""
+        return bool(self._journal.blocks)
+
+    def add_block(self, line: BlockLine) -> None:
+        """Say in the journal that a block is finished, once its data are synced, here or by another process.
+
+        Args:
+            line: What `BlockWriter.write` gave.
+        """
+        for view, here in line.subnormal.items():
+            self._check_subnormals(view, here, line.block)
+        self._journal.append(line)
 
     def _check_subnormals(self, view: str, here: int, number: int) -> None:
         # Counted against the whole view, so a block is refused only when the finished view would be.
@@ -315,9 +305,28 @@ class IndexWriter:
         Args:
             tensors: The model's state dict.
         """
-        whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        write_file(self._content / "model.safetensors", safetensors.torch.save(whole))
+        write_file(self._content / "model.safetensors", safetensors.torch.save(_whole(tensors)))
         self._finished("model.safetensors")
+
+    @property
+    def content(self) -> Path:
+        """The directory that becomes the index, for processes that store blocks in it."""
+        return self._content
+
+    def share_weights(self, tensors: Mapping[str, Tensor]) -> Path:
+        """Have the weights in a file, for processes that help with the build.
+
+        Args:
+            tensors: The model's state dict.
+
+        Returns:
+            The index's own model.safetensors where it is written, else a file that is not published.
+        """
+        if self.written("model.safetensors"):
+            return self._content / "model.safetensors"
+        shared = self._partial / SHARED_WEIGHTS
+        write_file(shared, safetensors.torch.save(_whole(tensors)))
+        return shared
 
     def log(self, facts: Mapping[str, JsonValue]) -> None:
         """Add a line to build-log.jsonl: times, rates, host and versions, covered by no digest.
@@ -370,3 +379,8 @@ class IndexWriter:
         self.close()
         shutil.rmtree(self._partial, ignore_errors=True)
         return finished
+
+
+def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # safetensors refuses tensors that share memory or are not contiguous
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

@@ -24,7 +24,11 @@ __all__ = [
 
 
 def make_sketch(
-    spec: SketchSpec, num_parameters: int, num_threads: int | None = None, parameters: ParameterList | None = None
+    spec: SketchSpec,
+    num_parameters: int,
+    num_threads: int | None = None,
+    parameters: ParameterList | None = None,
+    compute_dtype: str = "float32",
 ) -> Sketch:
     """Sketch of a spec for a model with this many parameters.
 
@@ -33,6 +37,8 @@ def make_sketch(
         num_parameters: P, the length of the tangent features.
         num_threads: Threads of the compiled kernels; None takes torch's number. The bits of R do not depend on it.
         parameters: The parameters by name and shape; kronecker alone needs them.
+        compute_dtype: ``float32``, ``bfloat16`` or ``float16``: the type that a GPU's kernel may multiply in, for slabs
+            that are rounded to it already.
 
     Returns:
         The sketch; it holds no part of R.
@@ -50,4 +56,4 @@ def make_sketch(
         return GaussianSketch(spec, num_parameters, num_threads)
     if spec.family == "sjlt":
         return SjltSketch(spec, num_parameters, num_threads)
-    return RademacherSketch(spec, num_parameters, num_threads)
+    return RademacherSketch(spec, num_parameters, num_threads, compute_dtype)

@@ -11,7 +11,9 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from indexer.sketches.philox import KEY_STEP_0, KEY_STEP_1, MULTIPLIER_0, MULTIPLIER_1, ROUNDS
 
@@ -40,6 +42,10 @@ def compiled(kernel: Kernel) -> Kernel:
         return cast(Kernel, njit(nogil=True, cache=True)(kernel))
     except RuntimeError:  # numba finds no folder for its cache (read-only installation without a home): compile anew
         return cast(Kernel, njit(nogil=True)(kernel))
+
+
+def _intrinsic(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    return cast(Callable[..., Any], intrinsic(kernel))
 
 
 def _inlined(kernel: Kernel) -> Kernel:
@@ -148,31 +154,149 @@ def fill_from_table(out: Array, first_parameter: Any, family: int, k0: Any, k1: 
 
 
 @compiled
-def fill_buckets(
-    positions: Array, signs: Array, first_parameter: Any, family: int, k0: Any, k1: Any, width: int
-) -> None:
-    """Position and sign of each copy of parameters first_parameter, …: int32 and float32 [p, s]; width is d / s."""
-    p, s = positions.shape
-    n = (s + 1) // 2
-    calls = np.empty((4, n), np.uint32)
-    words = np.empty(4 * n, np.uint32)
-    for i in range(p):
-        _fill_words(words, calls, np.uint64(first_parameter) + np.uint64(i), 0, family, k0, k1)
-        for k in range(s):
-            bucket = (np.uint64(words[2 * k]) * np.uint64(width)) >> _32
-            positions[i, k] = np.int32(k * width + np.int64(bucket))
-            signs[i, k] = np.float32(1.0) - np.float32(2.0) * np.float32(words[2 * k + 1] & np.uint32(1))
+def fill_buckets(codes: Array, first_parameter: Any, family: int, k0: Any, k1: Any, width: int) -> None:
+    """Codes 2·position + sign of each copy of parameters first_parameter, …: uint16 or uint32 [s, p]; width is d / s.
+
+    A call serves two copies; the loop over parameters is the inner one, so that it vectorises.
+    """
+    s, p = codes.shape
+    group = 512
+    words = np.empty((4, group), np.uint32)
+    for begin in range(0, p, group):
+        n = min(group, p - begin)
+        first = np.uint64(first_parameter) + np.uint64(begin)
+        for call in range((s + 1) // 2):
+            for i in range(n):
+                q = first + np.uint64(i)
+                words[0, i], words[1, i], words[2, i], words[3, i] = _philox(
+                    np.uint32(q), np.uint32(q >> _32), np.uint32(call), np.uint32(family), k0, k1
+                )
+            for half in range(min(2, s - 2 * call)):
+                k = 2 * call + half
+                for i in range(n):
+                    place = np.uint64(k * width) + ((np.uint64(words[2 * half, i]) * np.uint64(width)) >> _32)
+                    codes[k, begin + i] = np.uint64(2) * place + np.uint64(words[2 * half + 1, i] & np.uint32(1))
+
+
+LANES = 16
+"""Rows that one scatter adds side by side: a cache line of float32."""
+
+
+def _at(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
+    # Address of LANES floats in an array, counted from its first entry
+    pointer = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(pointer, [place]), ir.VectorType(ir.FloatType(), LANES).as_pointer())
+
+
+def _load(builder: Any, address: Any) -> Any:
+    loaded = builder.load(address)
+    loaded.align = 4
+    return loaded
+
+
+def _spread(builder: Any, value: Any) -> Any:
+    kind = ir.VectorType(value.type, LANES)
+    nothing, first = ir.Constant(kind, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+    all_first = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    return builder.shuffle_vector(builder.insert_element(nothing, value, first), nothing, all_first)
+
+
+def _transposed(builder: Any, vectors: list[Any]) -> list[Any]:
+    # Four perfect shuffles of sixteen vectors: each interleaves vector k with vector k + 8.
+    half = LANES // 2
+    indices = ir.VectorType(ir.IntType(32), LANES)
+    low, high = (ir.Constant(indices, [start + i // 2 + LANES * (i % 2) for i in range(LANES)]) for start in (0, half))
+    for _ in range(LANES.bit_length() - 1):
+        pairs = [(vectors[k], vectors[k + half]) for k in range(half)]
+        vectors = [builder.shuffle_vector(*pair, mask) for pair in pairs for mask in (low, high)]
+    return vectors
+
+
+@_intrinsic
+def _add_lanes(typing: Any, total: Any, place: Any, values: Any, at: Any, flip: Any) -> tuple[Any, Any]:
+    # total[place : place + LANES] += values[at : at + LANES] with the sign bits that `flip` sets turned over, as one
+    # vector operation: numba's loop vectoriser leaves so short a loop alone.
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        words, floats = (ir.VectorType(kind, LANES) for kind in (ir.IntType(32), ir.FloatType()))
+        target = _at(context, builder, signature.args[0], args[0], args[1])
+        added = _load(builder, _at(context, builder, signature.args[2], args[2], args[3]))
+        signed = builder.xor(builder.bitcast(added, words), _spread(builder, args[4]))
+        builder.store(builder.fadd(_load(builder, target), builder.bitcast(signed, floats)), target).align = 4
+        return context.get_dummy_value()
+
+    return types.void(total, types.intp, values, types.intp, types.uint32), generate
+
+
+@_intrinsic
+def _to_lanes(typing: Any, rows: Any, at: Any, stride: Any, lanes: Any, place: Any, scale: Any) -> tuple[Any, Any]:
+    # LANES columns of LANES rows that lie `stride` apart, times scale, to lanes[place : place + LANES²], transposed.
+    # Each row's cache line is read once: rows a power of two apart share a set that holds fewer than sixteen lines.
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        factor = _spread(builder, args[5])
+        places = [builder.add(args[1], builder.mul(args[2], ir.Constant(args[2].type, r))) for r in range(LANES)]
+        read = [_load(builder, _at(context, builder, signature.args[0], args[0], place)) for place in places]
+        for i, vector in enumerate(_transposed(builder, [builder.fmul(row, factor) for row in read])):
+            place = builder.add(args[4], ir.Constant(args[4].type, LANES * i))
+            builder.store(vector, _at(context, builder, signature.args[3], args[3], place)).align = 4
+        return context.get_dummy_value()
+
+    return types.void(rows, types.intp, types.intp, lanes, types.intp, types.float32), generate
+
+
+@_intrinsic
+def _from_lanes(typing: Any, lanes: Any, place: Any, rows: Any, at: Any, stride: Any) -> tuple[Any, Any]:
+    # The way back, added to what the rows hold.
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        places = [builder.add(args[1], ir.Constant(args[1].type, LANES * i)) for i in range(LANES)]
+        read = [_load(builder, _at(context, builder, signature.args[0], args[0], place)) for place in places]
+        for r, vector in enumerate(_transposed(builder, read)):
+            place = builder.add(args[3], builder.mul(args[4], ir.Constant(args[4].type, r)))
+            target = _at(context, builder, signature.args[2], args[2], place)
+            builder.store(builder.fadd(_load(builder, target), vector), target).align = 4
+        return context.get_dummy_value()
+
+    return types.void(lanes, types.intp, rows, types.intp, types.intp), generate
 
 
 @compiled
-def scatter(gradients: Array, positions: Array, signs: Array, out: Array) -> None:
-    """Add: out [b, d] += each gradient [b, p] at its signed positions; one row at a time, so that it stays in cache."""
-    b, p = gradients.shape
-    s = positions.shape[1]
-    for r in range(b):
-        total = out[r]
-        row = gradients[r]
+def scatter_lanes(gradients: Array, codes: Array, scale: Any, lanes: Array, totals: Array) -> None:
+    """Add: totals [d · LANES] += LANES rows of gradients [LANES, p] at their signed positions, codes [s, p].
+
+    Entries of a gradient row lie side by side. `lanes` [p · LANES] is scratch for the transposed rows, so that a
+    position's sixteen sums lie side by side: one vector addition takes the place of sixteen. A copy's positions are a
+    d/s part of the totals, which the cache holds.
+    """
+    p = gradients.shape[1]
+    stride = gradients.strides[0] // 4
+    whole = p // LANES * LANES
+    for i in range(0, whole, LANES):
+        _to_lanes(gradients, i, stride, lanes, LANES * i, scale)
+    for i in range(whole, p):
+        for r in range(LANES):
+            lanes[LANES * i + r] = gradients[r, i] * scale
+    for k in range(codes.shape[0]):
         for i in range(p):
-            g = row[i]
-            for k in range(s):
-                total[positions[i, k]] += g * signs[i, k]
+            code = np.uint32(codes[k, i])
+            _add_lanes(totals, np.int64(code >> np.uint32(1)) * LANES, lanes, i * LANES, code << np.uint32(31))
+
+
+@compiled
+def add_lanes(totals: Array, out: Array) -> None:
+    """Add the first rows of totals [d · LANES] to out [b, d], whose rows' entries lie side by side."""
+    b, d = out.shape
+    whole = d // LANES * LANES if b == LANES else 0
+    for j in range(0, whole, LANES):
+        _from_lanes(totals, LANES * j, out, j, out.strides[0] // 4)
+    for j in range(whole, d):
+        for r in range(b):
+            out[r, j] += totals[LANES * j + r]
+
+
+@compiled
+def scatter_row(gradients: Array, codes: Array, scale: Any, total: Array) -> None:
+    """Add: total [d] += one row of gradients [p] at its signed positions, in the order of `scatter_lanes`."""
+    for i in range(gradients.shape[0]):
+        g = gradients[i] * scale
+        for k in range(codes.shape[0]):
+            code = np.uint32(codes[k, i])
+            total[code >> np.uint32(1)] += -g if code & np.uint32(1) else g

@@ -6,6 +6,8 @@ Sign j of parameter q is bit j mod 32 of word (j mod 128) div 32 of the Philox c
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,13 +16,40 @@ from indexer.sketches import kernels
 from indexer.sketches.base import check_add
 from indexer.sketches.dense import DenseSketch
 from indexer.sketches.philox import Stream, key, parameter_words
+from indexer.sketches.spec import SketchSpec
 
 FEW_ROWS = 8
 """Up to so many rows the signs are used as they are made; beyond, a product over a tile of them is faster."""
 
 
+def triton_is_installed() -> bool:
+    """Whether the GPU kernel can be used.
+
+    Returns:
+        True if Triton can be imported.
+    """
+    return importlib.util.find_spec("triton") is not None
+
+
 class RademacherSketch(DenseSketch):
-    """Signs from a counter, the same bits on every device and thread count."""
+    """Signs from a counter, the same bits on every device and thread count.
+
+    On a GPU a Triton kernel draws them in registers where Triton is installed (`triton_signs.py`); without it, torch
+    writes a tile of them and multiplies.
+
+    Attributes:
+        compute_dtype: Type that the Triton kernel multiplies in; its sums are float32.
+    """
+
+    def __init__(
+        self,
+        spec: SketchSpec,
+        num_parameters: int,
+        num_threads: int | None = None,
+        compute_dtype: str = "float32",
+    ) -> None:
+        super().__init__(spec, num_parameters, num_threads)
+        self.compute_dtype = compute_dtype
 
     def add(self, gradients: Tensor, offset: int, out: Tensor) -> None:
         """Add what R makes of a slab; see `Sketch.add`.
@@ -30,10 +59,15 @@ class RademacherSketch(DenseSketch):
             offset: Index of the first of them.
             out: Sketches so far, float32 [b, d].
         """
+        check_add(self, gradients, offset, out)
+        if gradients.device.type == "cuda" and triton_is_installed():
+            from indexer.sketches.triton_signs import add_signed  # needs Triton, which only a GPU's machine has
+
+            add_signed(gradients, offset, out, self.spec.seed, self.scale, self.compute_dtype)
+            return
         if gradients.shape[0] > FEW_ROWS or gradients.device.type != "cpu":
             super().add(gradients, offset, out)
             return
-        check_add(self, gradients, offset, out)
         scaled = np.ascontiguousarray((gradients * self.scale).numpy())
         total = out.numpy()
         k0, k1 = (np.uint32(word) for word in key(self.spec.seed))

@@ -289,22 +289,6 @@ def test_a_factory_that_faiss_refuses_is_refused_before_the_first_row(tmp_path):
     assert not (tmp_path / "points.partial").exists()
 
 
-def test_out_of_memory_halves_the_rows_that_are_sketched_together(tmp_path, monkeypatch):
-    build(tmp_path, out="roomy")
-    sketch = Featuriser.sketch
-
-    def cramped(featuriser, examples, *arguments, **keywords):
-        if len(examples) > 5:
-            raise torch.OutOfMemoryError("no room")
-        return sketch(featuriser, examples, *arguments, **keywords)
-
-    monkeypatch.setattr(Featuriser, "sketch", cramped)
-    report = build(tmp_path, out="cramped", num_queries=0)
-    assert "out of memory: rows from 0 on were sketched 4 at a time" in report.notes
-    roomy, small = (open_index(tmp_path / name).view("own").sketches(slice(0, 60)) for name in ("roomy", "cramped"))
-    assert torch.allclose(roomy, small, rtol=0, atol=1e-5 * float(roomy.abs().max()))
-
-
 def test_an_empty_training_set_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="training set is empty"):
         build(tmp_path, CLASSIFIER.replace("return _points(count, 0)", "return []"))

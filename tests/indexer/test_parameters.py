@@ -52,6 +52,56 @@ def test_globs_choose_modules_with_all_they_hold(choice, expected) -> None:
     assert names(select_parameters(Net(), **choice)) == expected
 
 
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.self = nn.ModuleDict({"query": nn.Linear(4, 4), "key": nn.Linear(4, 4)})
+        self.output = nn.ModuleDict({"dense": nn.Linear(4, 4), "LayerNorm": nn.LayerNorm(4)})
+
+
+def bert(layers: int = 12) -> nn.Module:
+    """Modules named as in BERT and its kin."""
+    blocks = nn.ModuleList([nn.ModuleDict({"attention": Attention()}) for _ in range(layers)])
+    embeddings = nn.ModuleDict({"word_embeddings": nn.Embedding(9, 4), "LayerNorm": nn.LayerNorm(4)})
+    inner = nn.ModuleDict({"embeddings": embeddings, "encoder": nn.ModuleDict({"layer": blocks})})
+    return nn.ModuleDict({"bert": inner, "classifier": nn.Linear(4, 2)})
+
+
+def test_globs_choose_by_the_names_of_transformers() -> None:
+    first = names(select_parameters(bert(), include=["bert.encoder.layer.1"]))
+    assert all(name.startswith("bert.encoder.layer.1.attention") for name in first), (
+        "layer.1 is not layer.10 or layer.11"
+    )
+    assert len(first) == 8
+    queries = names(select_parameters(bert(), include=["*.query", "*.key"], exclude=["*.layer.?", "*.bias"]))
+    assert queries == [
+        f"bert.encoder.layer.{n}.attention.self.{part}.weight" for n in (10, 11) for part in ("query", "key")
+    ]
+    linear = names(select_parameters(bert(1), layers="linear", exclude=["classifier"]))
+    assert linear == [
+        f"bert.encoder.layer.0.attention.{part}.{kind}"
+        for part in ("self.query", "self.key", "output.dense")
+        for kind in ("weight", "bias")
+    ]
+    kept = names(select_parameters(bert(1), exclude=["*LayerNorm*", "*embeddings*"]))
+    assert not any("LayerNorm" in name or "embeddings" in name for name in kept)
+    assert "classifier.weight" in kept
+
+
+def test_gpt2s_conv1d_is_a_linear_layer() -> None:
+    conv1d = pytest.importorskip("transformers.pytorch_utils", reason="needs the extra text").Conv1D
+    model = nn.ModuleDict({"wte": nn.Embedding(7, 4), "c_attn": conv1d(12, 4), "conv": nn.Conv1d(4, 4, 3)})
+    assert names(select_parameters(model, layers="linear")) == ["c_attn.weight", "c_attn.bias"]
+
+
+def test_a_shared_parameter_is_found_under_its_first_name_only() -> None:
+    model = nn.ModuleDict({"wte": nn.Embedding(7, 4), "lm_head": nn.Linear(4, 7, bias=False)})
+    model["lm_head"].weight = model["wte"].weight
+    assert names(select_parameters(model)) == ["wte.weight"]
+    with pytest.raises(ParameterSelectionError, match=r"lm_head\.weight is wte\.weight under another name"):
+        select_parameters(model, include=["lm_head"])
+
+
 @pytest.mark.parametrize("choice", [{"include": ["heads"]}, {"exclude": ["encoder.7"]}])
 def test_a_glob_that_matches_nothing_is_refused(choice) -> None:
     with pytest.raises(ParameterSelectionError, match="matches no module"):

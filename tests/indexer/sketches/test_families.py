@@ -91,8 +91,9 @@ def test_tiles_do_not_change_the_sketch(spec: SketchSpec, monkeypatch: pytest.Mo
     gradients = torch.randn(20, 101, generator=torch.Generator().manual_seed(0))
     whole, tiled = torch.zeros(20, spec.dim), torch.zeros(20, spec.dim)
     make_sketch(spec, 101).add(gradients, 0, whole)
-    monkeypatch.setattr("indexer.sketches.dense.TILE_BYTES", 4 * spec.dim * 7)
+    monkeypatch.setattr("indexer.sketches.dense.FEW_ROWS_TILE_BYTES", 4 * spec.dim * 7)
     monkeypatch.setattr("indexer.sketches.sjlt.TILE_PARAMETERS", 7)
+    monkeypatch.setattr("indexer.sketches.sjlt.TABLE_PARAMETERS", 30)
     make_sketch(spec, 101).add(gradients, 0, tiled)
     torch.testing.assert_close(tiled, whole, rtol=1e-5, atol=1e-5)
 
@@ -161,6 +162,33 @@ def test_sjlt_puts_each_parameter_once_into_each_part() -> None:
     assert torch.equal(parts.abs().sum(2), torch.full((500, 4), 0.5))
     counts = (parts != 0).sum(0).double()  # 500 parameters over 24 places: 20.8 ± 4.5 each
     assert float((counts - 500 / 24).abs().max()) < 5 * 4.5
+
+
+@pytest.mark.parametrize("dim", [96, 2**15, 2**16])  # codes of 16 and of 32 bits
+def test_an_sjlt_row_has_the_same_bits_alone_and_among_any_others(dim: int) -> None:
+    sketch = make_sketch(SketchSpec("sjlt", dim, options={"buckets": 4}), 3000)
+    gradients = torch.randn(37, 3000, generator=torch.Generator().manual_seed(0))
+    together = torch.zeros(37, dim)
+    sketch.add(gradients, 0, together)
+    for row in (0, 15, 16, 36):
+        alone = torch.zeros(1, dim)
+        sketch.add(gradients[row : row + 1], 0, alone)
+        assert torch.equal(alone[0], together[row])
+
+
+def test_sjlt_tables_beyond_their_budget_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = torch.randn(20, 900, generator=torch.Generator().manual_seed(0))
+    spec = SketchSpec("sjlt", 96)
+    kept, dropped = torch.zeros(20, 96), torch.zeros(20, 96)
+    monkeypatch.setattr("indexer.sketches.sjlt.TABLE_PARAMETERS", 100)
+    make_sketch(spec, 900).add(gradients, 0, kept)
+    monkeypatch.setattr("indexer.sketches.sjlt.TABLES_BYTES", 2000)
+    small = make_sketch(spec, 900)
+    for _ in range(2):
+        dropped.zero_()
+        small.add(gradients, 0, dropped)
+        assert torch.equal(dropped, kept)
+    assert len(small._tables) < 9
 
 
 def test_identity_keeps_everything() -> None:

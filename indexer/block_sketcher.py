@@ -1,0 +1,204 @@
+"""Computes blocks of rows: reads them, cuts them into batches, and gives their sketches and per-row columns.
+
+The build's own process and its worker processes all compute with this class, so that it does not matter which of them
+a block falls to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from indexer.batch_rows import batches_of
+from indexer.batches import Batch, move, pad_rows, take_rows
+from indexer.jacobians import JacobianError
+from indexer.out_of_memory import BlockMemoryError, halving
+from indexer.preparation import Prepared
+from indexer.reading import CollatedRows, ExampleError, ExampleReader, UnstableDataError
+from sketchstore.plan import Block
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+@dataclass
+class ComputedBlock:
+    """What the index stores of a block.
+
+    Attributes:
+        sketches: float32 [rows, d] by view.
+        columns: Per-row values by column name.
+        at_once: Rows that went through model and sketch together: the plan's number, or less where memory ran out.
+    """
+
+    sketches: dict[str, Tensor]
+    columns: Columns
+    at_once: int
+
+
+@dataclass
+class BlockSketcher:
+    """Sketches rows of one prepared recipe.
+
+    Attributes:
+        prepared: The recipe and the choices.
+        note: Told what is worth knowing once.
+    """
+
+    prepared: Prepared
+    note: Callable[[str], None] = field(repr=False)
+
+    def block(self, block: Block, digest: str, labels_are_outputs: bool) -> ComputedBlock:
+        """Compute one block of the training set.
+
+        Args:
+            block: The block.
+            digest: Digest of its rows when they were first read.
+            labels_are_outputs: Whether every training label is one of the model's outputs.
+
+        Returns:
+            Its sketches and columns.
+        """
+        reader = self.prepared.train
+        rows = reader.collate(block.start, block.stop)
+        self.check_unchanged(reader, rows, digest)
+        columns, fitted = self._fit(rows, lambda at_once: self._columns(rows, at_once, labels_are_outputs))
+        sketches = {}
+        for view in self.prepared.views:
+            sketches[view], at_once = self.sketch(reader, rows, rows.labels, view)
+            fitted = min(fitted, at_once)
+        return ComputedBlock(sketches, columns, fitted)
+
+    def check_unchanged(self, reader: ExampleReader, rows: CollatedRows, digest: str) -> None:
+        """Refuse rows that are not what they were when the data set was first read.
+
+        Args:
+            reader: Where they were read.
+            rows: The rows.
+            digest: Their digest then.
+
+        Raises:
+            UnstableDataError: If they differ.
+        """
+        if reader.block_digest(rows) != digest:
+            last = rows.start + len(rows.examples) - 1
+            raise UnstableDataError(
+                f"{reader.split} rows {rows.start} to {last} were read twice and differ: the stored example "
+                "is what is sketched, so the data set must give the same one every time. Switch augmentation off"
+            )
+
+    def sketch(
+        self, reader: ExampleReader, rows: CollatedRows, targets: Tensor, view: str, *, pad: bool = True
+    ) -> tuple[Tensor, int]:
+        """Sketch rows, in parts where memory runs out.
+
+        Args:
+            reader: Where they were read.
+            rows: The rows.
+            targets: Labels at which to measure them, shape [b].
+            view: The view.
+            pad: Whether a short batch goes through products of the same sizes as a full one.
+
+        Returns:
+            float32 [b, d] on the CPU, and how many rows went together.
+
+        Raises:
+            ExampleError: If one of them cannot be sketched; it names the row.
+            BlockMemoryError: If one row alone does not fit into memory.
+        """
+        featuriser = self.prepared.featuriser
+
+        def compute(at_once: int) -> Tensor:
+            sketches = torch.empty(len(rows.examples), self.prepared.spec.dim)
+            for positions, inputs, _ in self._batches(reader, rows, at_once):
+                some = targets[positions]
+                if pad:
+                    inputs, some = pad_rows(inputs, at_once), cast(Tensor, pad_rows(some, at_once))
+                sketches[positions] = featuriser.sketch_batch(inputs, some, view)[: len(positions)]
+            return sketches
+
+        try:
+            return self._fit(rows, compute)
+        except BlockMemoryError:
+            raise
+        except (JacobianError, RuntimeError):
+            for position, example in enumerate(rows.examples):
+                try:
+                    featuriser.sketch([example], targets[position : position + 1], view)
+                except (JacobianError, RuntimeError) as alone:
+                    raise ExampleError(reader.split, rows.start + position, str(alone)) from alone
+            raise
+
+    def outputs(self, reader: ExampleReader, rows: CollatedRows) -> Tensor:
+        """The model's outputs for rows.
+
+        Args:
+            reader: Where they were read.
+            rows: The rows.
+
+        Returns:
+            Logits [b, C], or a scalar per example [b]; float32 on the CPU.
+        """
+        outputs: Tensor = self._fit(rows, lambda at_once: self._outputs(reader, rows, at_once))[0]
+        return outputs
+
+    def _fit(self, rows: CollatedRows, compute: Callable[[int], Any]) -> tuple[Any, int]:
+        what = f"rows {rows.start} to {rows.start + len(rows.examples) - 1}"
+        return halving(compute, self.prepared.compute_rows, what, self.note)
+
+    def _batches(self, reader: ExampleReader, rows: CollatedRows, at_once: int) -> list[tuple[Tensor, Batch, Tensor]]:
+        lengths = reader.lengths(rows)
+        batches = []
+        for places in batches_of(len(rows.examples), at_once, lengths):
+            positions = torch.tensor(places)
+            if lengths is None:
+                start, stop = places[0], places[-1] + 1
+                batches.append((positions, take_rows(rows.inputs, start, stop), rows.labels[start:stop]))
+            else:  # collated by themselves, so that they are padded to the longest of them and no further
+                batches.append((positions, *self.prepared.recipe.collate([rows.examples[i] for i in places])))
+        return batches
+
+    def _columns(self, rows: CollatedRows, at_once: int, labels_are_outputs: bool) -> Columns:
+        prepared, reader = self.prepared, self.prepared.train
+        columns: Columns = {}
+        outputs = self._outputs(reader, rows, at_once)
+        if prepared.classifies:
+            columns["predicted_labels"] = outputs.argmax(1).numpy()
+            if labels_are_outputs:
+                log_p = outputs.double().log_softmax(1).gather(1, rows.labels[:, None]).squeeze(1)
+                columns["one_minus_p"] = -torch.expm1(log_p).numpy()
+        features: Tensor | None = None
+        for positions, inputs, _ in self._batches(reader, rows, at_once):
+            with torch.no_grad():
+                part = prepared.recipe.representation(prepared.model, move(inputs, prepared.device))
+            if part is None:
+                break
+            if part.ndim != 2 or part.shape[0] != len(positions):
+                raise ExampleError("train", rows.start, f"representation() gave shape {list(part.shape)}, not [b, h]")
+            if features is None:
+                features = torch.empty(len(rows.labels), part.shape[1])
+            features[positions] = part.float().cpu()
+        if features is not None:
+            columns["representations"] = features.numpy()
+        return columns
+
+    def _outputs(self, reader: ExampleReader, rows: CollatedRows, at_once: int) -> Tensor:
+        found: Tensor | None = None
+        for positions, inputs, _ in self._batches(reader, rows, at_once):
+            part = self.prepared.featuriser.outputs_batch(inputs)
+            if part.shape[0] != len(positions):
+                raise ExampleError(
+                    reader.split, rows.start, f"{len(positions)} examples have {part.shape[0]} rows of outputs"
+                )
+            if found is None:
+                found = torch.empty(len(rows.examples), *part.shape[1:])
+            found[positions] = part
+        assert found is not None
+        bad = (~torch.isfinite(found.flatten(1) if found.ndim > 1 else found[:, None]).all(1)).nonzero()
+        if bad.numel():
+            raise ExampleError(reader.split, rows.start + int(bad[0]), "the model's outputs hold NaN or an infinity")
+        return found
