@@ -48,7 +48,7 @@ class FineTuning:
     threads: int = 1
 
     def rate(self, done: float) -> float:
-        """Return the learning rate when this share of the steps, 0 to 1, is done."""
+        """Return the learning rate when this share of the steps, 0 to 1, is done: 0 at the first step, as usual."""
         rising = done / self.warm_up if self.warm_up else 1.0
         return self.learning_rate * min(rising, (1 - done) / (1 - self.warm_up))
 

@@ -119,9 +119,7 @@ class CausalLanguageModel(TextRecipe):
         if not self._by_token:
             return whole
         # starts[row]: tokens that have a probability in the rows before; a text of t tokens has t − 1 of them
-        starts = list(
-            accumulate((len(whole(row).tokens["input_ids"]) - 1 for row in range(len(table.rows))), initial=0)
-        )
+        starts = list(accumulate((self.length(document) - 1 for document in whole), initial=0))
         rows = [row for row in range(len(table.rows)) for _ in range(starts[row + 1] - starts[row])]
 
         def one_token(position: int) -> TextExample:
@@ -209,7 +207,9 @@ class CausalLanguageModel(TextRecipe):
         logits: Tensor = model(**inputs).logits
         mask = inputs["attention_mask"]
         if not self._by_token:
-            return (token_log_odds(logits[:, :-1], inputs["input_ids"][:, 1:]) * mask[:, 1:]).sum(1)
+            odds = token_log_odds(logits[:, :-1], inputs["input_ids"][:, 1:])
+            summed: Tensor = (odds * mask[:, 1:]).sum(1)
+            return summed
         last = (mask.sum(1) - 1)[:, None, None].expand(-1, 1, logits.shape[2])
         at_place: Tensor = logits.gather(1, last).squeeze(1)
         return at_place
@@ -234,7 +234,8 @@ def token_log_odds(logits: Tensor, tokens: Tensor) -> Tensor:
     """
     is_token = torch.arange(logits.shape[-1], device=logits.device) == tokens[..., None]
     own = logits.gather(-1, tokens[..., None]).squeeze(-1)
-    return own - logits.masked_fill(is_token, -torch.inf).logsumexp(-1)
+    log_odds: Tensor = own - logits.masked_fill(is_token, -torch.inf).logsumexp(-1)
+    return log_odds
 
 
 def _itself(outputs: Tensor, label: Tensor) -> Tensor:

@@ -280,11 +280,11 @@ class TextRecipe(BuiltinRecipe):
         determined_by = {
             "recipe": self.name,
             "seed": seed,
-            "warm_up": self.warm_up_options(),
+            "warm_up_options": dict(self.warm_up_options()),
+            "fine_tuning": asdict(settings),
             "initial": state_digest(initial.state_dict()),
             "data": self._data_digest(),
             "transformers": transformers_library().__version__,
-            **asdict(settings),
             "torch": torch.__version__,
         }
         return cached_weights(self.name, determined_by, train, self.architecture())
