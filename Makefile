@@ -37,7 +37,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
 	$(BIN)/python -m pip install --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable '.[$(EXTRAS),experiments,dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable '.[$(EXTRAS),text,lora,text-models,experiments,dev]'
 	@test $(EXTRAS) != cpu || $(BIN)/python -m pip install --no-deps $(TRITON) || echo "no triton here: its test is skipped"
 	@rm -f $(VENV)/.ready-*
 	@touch $@

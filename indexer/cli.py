@@ -37,6 +37,7 @@ from indexer.plan import PlanReport, plan_build
 from indexer.preparation import BuildSettings, BuildSettingsError
 from indexer.reading import ExampleError, UnstableDataError
 from indexer.recipe import RecipeDataError, RecipeError
+from indexer.recipe_file import BUILTIN_RECIPES
 from indexer.sketches.spec import SketchSpecError
 from indexer.targets import TargetError
 from indexer.terminal import aligned, counted, duration, progress_on, size
@@ -69,14 +70,12 @@ def common(
 
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="digits, fashion-mnist, cifar10, or the path of a recipe file.")
+    str, typer.Argument(metavar="RECIPE", help=f"{', '.join(BUILTIN_RECIPES)}, or the path of a recipe file.")
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the data files that the recipe reads.")]
 Measurement = Annotated[
     str | None,
-    typer.Option(
-        help="label_logit, class_logit, margin or custom. Default: the recipe's own function, else label_logit."
-    ),
+    typer.Option(help="label_logit, class_logit, margin or custom. Default: the recipe's own, else label_logit."),
 ]
 Views = Annotated[
     str | None, typer.Option(metavar="0,3,…", help="Classes of class_logit that get a view. Default: all.")
@@ -102,7 +101,12 @@ Include = Annotated[
     list[str] | None, typer.Option(metavar="GLOB", help="Only parameters of these modules. Repeatable.")
 ]
 Exclude = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="No parameters of these. Repeatable.")]
-LayersOption = Annotated[str, typer.Option("--layers", help="all, or linear for linear layers only.")]
+LayersOption = Annotated[
+    str | None,
+    typer.Option(
+        "--layers", help="all, or linear for linear layers only. Default: the recipe's; linear for text, else all."
+    ),
+]
 BlockRows = Annotated[int, typer.Option(help="Rows that are computed, written and, if interrupted, redone together.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first rows of the training set.")]
 NumQueries = Annotated[int | None, typer.Option(help="Rows of the query set to sketch. Default: up to 1000.")]
@@ -130,7 +134,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def _settings(
-    recipe: str, option: list[str] | None, views: str | None, dtype: str, layers: str, **chosen: Any
+    recipe: str, option: list[str] | None, views: str | None, dtype: str, layers: str | None, **chosen: Any
 ) -> BuildSettings:
     options = {}
     for text in option or []:
@@ -143,14 +147,14 @@ def _settings(
         classes = tuple(numbers(views, "--views"))
     if dtype not in ("float16", "float32"):
         raise BuildSettingsError(f"--dtype {dtype!r} must be float16 or float32")
-    if layers not in ("linear", "all"):
+    if layers not in (None, "linear", "all"):
         raise BuildSettingsError(f"--layers {layers!r} must be linear or all")
     return BuildSettings(
         recipe=recipe,
         options=options,
         views=classes,
         dtype=cast(StorageDtype, dtype),
-        layers=cast(Layers, layers),
+        layers=cast("Layers | None", layers),
         include=tuple(chosen.pop("include") or ()),
         exclude=tuple(chosen.pop("exclude") or ()),
         **chosen,
@@ -172,7 +176,7 @@ def build(
     ntk: Ntk = None,
     include: Include = None,
     exclude: Exclude = None,
-    layers: LayersOption = "all",
+    layers: LayersOption = None,
     block_rows: BlockRows = COMPUTE_ROWS,
     limit: Limit = None,
     num_queries: NumQueries = None,
@@ -246,7 +250,7 @@ def plan(
     ntk: Ntk = None,
     include: Include = None,
     exclude: Exclude = None,
-    layers: LayersOption = "all",
+    layers: LayersOption = None,
     block_rows: BlockRows = COMPUTE_ROWS,
     limit: Limit = None,
     num_queries: NumQueries = None,
@@ -287,7 +291,7 @@ def check(
     ntk: Ntk = None,
     include: Include = None,
     exclude: Exclude = None,
-    layers: LayersOption = "all",
+    layers: LayersOption = None,
     option: Options = None,
     device: Device = "cpu",
     threads: Threads = None,

@@ -16,6 +16,7 @@ import typer
 
 from indexer.attributor import Answer, Attributor, CandidateFilter, QuerySketch, Question
 from indexer.attributor.noise import naming_the_noise
+from indexer.cli_previews import preview_lines
 from indexer.preparation import BuildSettingsError
 from indexer.terminal import aligned, counted
 from sketchstore.reader import Index, open_index
@@ -99,7 +100,7 @@ def query(
     elif as_csv:
         typer.echo(hits_csv(answer), nl=False)
     else:
-        typer.echo(readable(index, answer))
+        typer.echo(readable(index, answer, asked_preview(index, row=row, train_id=train_id)))
 
 
 def flag_of(pointer: str) -> str | None:
@@ -210,12 +211,29 @@ def hits_csv(answer: Answer) -> str:
     return stream.getvalue()
 
 
-def readable(index: Index, answer: Answer) -> str:
-    """Write an answer for a person.
+def asked_preview(index: Index, *, row: int | None, train_id: str | None) -> tuple[str, bytes] | None:
+    """Find the preview of what was asked about.
 
     Args:
-        index: The index, for the names of labels.
+        index: The index.
+        row: A row of the query set, or None.
+        train_id: The id of a training example, or None.
+
+    Returns:
+        Media type and content; None for a sketch, or where there is no preview.
+    """
+    if row is not None and index.queries is not None:
+        return index.queries.examples.preview(row)
+    return None if train_id is None else index.examples.preview(index.examples.row(train_id))
+
+
+def readable(index: Index, answer: Answer, asked_about: tuple[str, bytes] | None = None) -> str:
+    """Write an answer for a person; hits whose previews are text follow the table in full.
+
+    Args:
+        index: The index, for the names of labels and for previews.
         answer: The answer.
+        asked_about: Preview of the query.
 
     Returns:
         Several lines.
@@ -253,7 +271,12 @@ def readable(index: Index, answer: Answer) -> str:
             ),
         ]
     )
-    said = [aligned(lines), "", table, ""]
+    said = [aligned(lines), *preview_lines(asked_about), "", table, ""]
+    for hit in answer.hits:
+        shown = preview_lines(index.examples.preview(hit.row))
+        if shown:
+            sign = "+" if hit.covariance >= 0 else "-"
+            said += [f"{hit.rank}. {hit.id}, {named(hit.label)}, {hit.step_nats:.4f} nats, {sign}", *shown, ""]
     these = "This example carries" if len(answer.hits) == 1 else f"These {len(answer.hits)} examples carry"
     if told.available_nats is not None and told.fraction is not None:
         said.append(

@@ -10,6 +10,8 @@ import math
 
 from torch import nn
 
+from indexer.parameters import is_transposed_linear
+
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 
@@ -38,6 +40,9 @@ def ntk_scales(model: nn.Module, gain: float) -> dict[str, float]:
     for name, parameter in model.named_parameters():
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
+        if leaf == "weight" and is_transposed_linear(module):  # stored as [in, out]
+            scales[name] = gain / math.sqrt(parameter.shape[0])
+            continue
         if leaf != "weight" or not isinstance(module, _WEIGHTED):
             scales[name] = 1.0
             continue

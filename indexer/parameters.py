@@ -121,6 +121,34 @@ class ParameterList:
                 )
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Say whether a module is a linear layer: nn.Linear or transformers' Conv1D, which stores the transposed weight.
+
+    Args:
+        module: The module.
+
+    Returns:
+        Whether it is one.
+    """
+    return isinstance(module, nn.Linear) or is_transposed_linear(module)
+
+
+def is_transposed_linear(module: nn.Module) -> bool:
+    """Say whether a module is transformers' Conv1D, the linear layer of GPT-2: z = a W + b with W of shape [in, out].
+
+    Told by its name, so that a project without transformers never imports it.
+
+    Args:
+        module: The module.
+
+    Returns:
+        Whether it is one.
+    """
+    return any(
+        (kind.__module__, kind.__name__) == ("transformers.pytorch_utils", "Conv1D") for kind in type(module).__mro__
+    )
+
+
 def select_parameters(
     model: nn.Module,
     *,
@@ -139,8 +167,8 @@ def select_parameters(
         model: The trained model.
         include: Globs to keep; none keeps everything.
         exclude: Globs to drop, after ``include``.
-        layers: ``linear`` keeps only the weights and biases of linear layers: nn.Linear, and the Conv1D of GPT-2 in
-            transformers, which is one with its weight transposed. Convolutions and embeddings are not.
+        layers: ``linear`` keeps only the weights and biases of linear layers (`is_linear`). Convolutions and
+            embeddings are not.
         scales: NTK scale of each parameter (`ntk.ntk_scales`); None means 1 for all.
 
     Returns:
@@ -162,7 +190,7 @@ def select_parameters(
         module = model.get_submodule(name.rpartition(".")[0])
         if (
             (parameter.requires_grad or not any_trained)
-            and (layers == "all" or _is_linear(module))
+            and (layers == "all" or is_linear(module))
             and (not include or any(_matches(name, glob) for glob in include))
             and not any(_matches(name, glob) for glob in exclude)
         ):
@@ -174,12 +202,6 @@ def select_parameters(
             f"the model has {_some(list(named))}."
         )
     return ParameterList.of_entries(entries)
-
-
-def _is_linear(module: nn.Module) -> bool:
-    # By name, so that transformers need not be installed, nor imported where it is.
-    classes = {(base.__module__, base.__qualname__) for base in type(module).__mro__}
-    return isinstance(module, nn.Linear) or ("transformers.pytorch_utils", "Conv1D") in classes
 
 
 def _matches(name: str, glob: str) -> bool:

@@ -55,7 +55,7 @@ class BuildSettings:
         data_dir: Folder of the data files.
         options: The recipe's options.
         measurement: ``label_logit``, ``class_logit``, ``margin`` or ``custom``; None takes the recipe's own function,
-            else ``label_logit``.
+            else the recipe's default.
         views: Classes of ``class_logit`` that get a view; None means all.
         sketch: Family; None takes identity where P ≤ 4096 and ``dim`` is None, else rademacher.
         dim: d; None means 4096 (P for identity).
@@ -65,7 +65,7 @@ class BuildSettings:
         ntk: NTK scaling; None switches it on where the recipe has an ``ntk_gain``.
         include: Globs of modules to keep.
         exclude: Globs of modules to drop.
-        layers: ``linear`` or ``all``.
+        layers: ``linear`` or ``all``; None takes the recipe's default.
         block_rows: Rows computed, written and journaled as one.
         limit: Only the first rows of the training set.
         num_queries: How many rows of the query set are sketched; None means up to 1,000.
@@ -93,7 +93,7 @@ class BuildSettings:
     ntk: bool | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    layers: Layers = "all"
+    layers: Layers | None = None
     block_rows: int = COMPUTE_ROWS
     limit: int | None = None
     num_queries: int | None = None
@@ -275,7 +275,7 @@ def prepare(
         model,
         include=settings.include,
         exclude=settings.exclude,
-        layers=settings.layers,
+        layers=settings.layers or recipe.default_layers,
         scales=None if gain is None else ntk_scales(model, gain),
     )
     if spec is not None:
@@ -356,7 +356,7 @@ def build_plan(prepared: Prepared, name: str, train: ReadOnce, queries: ReadOnce
         "ntk_gain": prepared.ntk_gain,
         "include": list(settings.include),
         "exclude": list(settings.exclude),
-        "layers": settings.layers,
+        "layers": settings.layers or recipe.default_layers,
         "num_queries": 0 if prepared.queries is None else prepared.queries.num_rows,
         "queries_digest": None if queries is None else queries.digest,
         "previews": settings.previews,
@@ -443,7 +443,7 @@ def _outputs_of(recipe: Recipe, model: nn.Module, train: ExampleReader) -> tuple
 def _measurement(settings: BuildSettings, recipe: Recipe) -> Measurement:
     name = settings.measurement
     if name is None:
-        name = "label_logit" if recipe.measurement is None else "custom"
+        name = recipe.default_measurement if recipe.measurement is None else "custom"
     if name == "custom" and recipe.measurement is None:
         raise BuildSettingsError(f"--measurement custom: recipe {recipe.name!r} defines no measurement(outputs, label)")
     return make_measurement(name, classes=settings.views, function=recipe.measurement if name == "custom" else None)

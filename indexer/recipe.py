@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from indexer.parameters import Layers
+
 OptionValue: TypeAlias = str | int | float | bool
 Example: TypeAlias = Any
 UNLABELLED = -1
@@ -80,6 +82,8 @@ class Recipe(ABC):
         file_digest: blake3 digest of the user's file, None for a built-in recipe.
         label_names: Names of the labels 0, 1, …, or None.
         ntk_gain: Gain of the initialisation for NTK scaling (s = gain/√fan_in); None leaves scaling off by default.
+        default_layers: Which layers have Jacobians where the user does not say: ``all`` or ``linear``.
+        default_measurement: Built-in measurement where the user does not say and ``measurement`` is None.
         measurement: The user's own scalar ``measurement(outputs, label)``, or None to use a built-in one.
         model_source: Where :meth:`model` last had its weights from: the cache, a training run that filled the cache, or
             the user's own function; for information only.
@@ -91,6 +95,8 @@ class Recipe(ABC):
     file_digest: str | None = None
     label_names: Sequence[str] | None = None
     ntk_gain: float | None = None
+    default_layers: Layers = "all"
+    default_measurement: str = "label_logit"
     measurement: Callable[..., Tensor] | None = None
     model_source: Literal["cache", "training", "recipe"] = "recipe"
 

@@ -31,6 +31,8 @@ BUILTIN_RECIPES: Mapping[str, str] = {
     "digits": "indexer.recipes.digits",
     "fashion-mnist": "indexer.recipes.fashion_mnist",
     "cifar10": "indexer.recipes.cifar10",
+    "text-classification": "indexer.recipes.text_classification",
+    "causal-lm": "indexer.recipes.causal_lm",
 }
 
 # What a user's file may define, and the arguments each part is called with.

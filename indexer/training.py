@@ -204,7 +204,8 @@ def cached_weights(
                 return architecture.eval()
             warnings.warn(f"{path} is damaged; training {recipe_name} again", DamagedCacheWarning, stacklevel=2)
         model = train().eval()
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        # clones, because a file has no tensors that share memory, and a tied embedding does
+        state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         save_file(state, temporary, metadata={"determined_by": described, "digest": state_digest(state)})
         os.replace(temporary, path)

@@ -4,6 +4,7 @@ The recipe parses it, the model has the weights that lie in the index. Nothing i
 """
 
 import base64
+import json
 import threading
 import time
 from collections.abc import Mapping
@@ -131,14 +132,24 @@ class ExampleSketcher:
         """Load the model, and sketch one stored example where its preview is content the recipe reads.
 
         Compiles the kernels before the first request does, and measures what a sketch costs.
+
+        Raises:
+            InvalidExampleError: If a stored picture is not content that the recipe reads.
         """
         self.load()
         preview = self._index.examples.preview(0)
-        if preview is None or preview[0] != "image/png":
+        if preview is None or preview[0] not in ("image/png", "application/json"):
             return
-        content = {"image": base64.b64encode(preview[1]).decode()}
-        for _ in range(2):
-            self.sketch(content, "predicted", "/query")
+        if preview[0] == "image/png":
+            content = {"image": base64.b64encode(preview[1]).decode()}
+        else:
+            content = json.loads(preview[1])
+        try:
+            for _ in range(2):
+                self.sketch(content, "predicted", "/query")
+        except InvalidExampleError:
+            if preview[0] == "image/png":
+                raise  # a recipe's own JSON need not be content that it reads
 
     def _parse(self, content: Mapping[str, Any], pointer: str) -> Any:
         try:

@@ -15,7 +15,7 @@ from indexer.attributor import Attribution, Attributor, CandidateFilter, QuerySk
 from indexer.attributor.errors import QuestionError
 from indexer.attributor.mistakes import mistakes_in
 from indexer.attributor.noise import naming_the_noise
-from indexer.recipe import Recipe
+from indexer.recipe import Recipe, RecipeError
 from indexer.recipe_file import load_recipe
 from service.errors import ExampleUnsupportedError, InvalidExampleError, ServiceError, refuse
 from service.example_sketcher import ExampleSketcher
@@ -132,6 +132,10 @@ class ServedIndex:
 
         Returns:
             The index.
+
+        Raises:
+            RecipeError: If the recipe that was given cannot be loaded. One that the manifest names may need a model
+                that is not on this machine: then the index takes no queries by example.
         """
         stamp = stamp_of(directory / MANIFEST)  # before it is read: a later one shows
         index = open_index(directory, check="digests" if check == "start" else "use")
@@ -143,12 +147,17 @@ class ServedIndex:
         elif not index.has_weights:
             reason = "the index was built with --no-weights"
         else:
-            loaded: Recipe = load_recipe(source, data_dir=data_dir, options=dict(facts.options))  # type: ignore[arg-type]
-            sketcher = ExampleSketcher(index, loaded)
-            if check == "start":
-                sketcher.warm_up()
-            else:
-                sketcher.compile_kernels()
+            try:
+                loaded: Recipe = load_recipe(source, data_dir=data_dir, options=dict(facts.options))  # type: ignore[arg-type]
+                sketcher = ExampleSketcher(index, loaded)
+                if check == "start":
+                    sketcher.warm_up()
+                else:
+                    sketcher.compile_kernels()
+            except RecipeError as error:
+                if recipe is not None:
+                    raise  # whoever names a recipe wants it; one that an index names may need a model that is not here
+                sketcher, reason = None, str(error)
         served = cls(name, index, engine=engine, sketcher=sketcher, no_recipe_reason=reason, check=check)
         served.stamp = stamp
         served.reopen = partial(cls.open, name, directory, recipe=recipe, data_dir=data_dir, engine=engine, check=check)
@@ -354,7 +363,7 @@ class ServedIndex:
             )
         try:
             self.sketcher.load()
-        except IncompatibleSketchError as error:
+        except (IncompatibleSketchError, RecipeError) as error:
             raise ExampleUnsupportedError(
                 f"index {self.name!r} takes no queries by example: {error}", pointer=f"{pointer}/type"
             ) from error

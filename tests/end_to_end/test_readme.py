@@ -12,6 +12,7 @@ import pytest
 
 from service.client import Client, ProblemError
 from service.local_server import local_server
+from tests.indexer.text_models import save_model, write_pairs
 
 pytestmark = pytest.mark.slow  # each builds an index with the command line
 
@@ -74,6 +75,30 @@ def test_regression_example_passes_the_commands_shown_below_it(folder):
         assert program == "indexer"
         printed = run(folder, "-m", "indexer", *arguments)
     assert "These 5 examples carry" in printed
+
+
+def test_hugging_face_example_passes_the_commands_shown_below_it(tmp_path):
+    save_model(tmp_path / "checkpoint", "bert", "classifier")
+    write_pairs(tmp_path / "data")
+    for table in (tmp_path / "data").iterdir():  # whose labels are names
+        text = table.read_text(encoding="utf-8")
+        table.write_text(text.replace('"not_entailment"', "1").replace('"entailment"', "0"), encoding="utf-8")
+    (tmp_path / "pairs.py").write_text(block_with("AutoModelForSequenceClassification"), encoding="utf-8")
+    (commands,) = [block for block in CONSOLE_BLOCKS if "pairs.py" in block]
+    for line in commands.splitlines():
+        program, *arguments = shlex.split(line.removeprefix("$ "))
+        assert program == "indexer"
+        printed = run(tmp_path, "-m", "indexer", *arguments)
+    assert "sentence1" in printed
+    assert "These 3 examples carry" in printed
+    stored = {"sentence1": "She was born in Norway and lived in Spain.", "sentence2": "She was born in Spain."}
+    program = f"""
+from service.engine import open_engine
+engine = open_engine("indexes/pairs", recipe="pairs.py", data_dir="data")
+asked = {{"query": {{"type": "example", "content": {stored!r}}}, "budget": 3, "relative_noise": 1.0}}
+print([hit.id for hit in engine.attribute(asked).hits])
+"""
+    assert "train:" in run(tmp_path, "-c", program)
 
 
 def test_metadata_preview_and_parse_serve_the_library_example(folder, tmp_path):
