@@ -70,6 +70,9 @@ def run_passes(
 
     def watch(entry: HookedModule) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Tensor]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Tensor:
+            if not torch.is_grad_enabled():  # the model itself says that nothing is to be differentiated here
+                untouched: Tensor = output
+                return untouched
             given = inputs[0] if inputs else next(iter(named.values()))
             if not isinstance(given, Tensor) or not isinstance(output, Tensor):
                 raise CaptureError(entry.name, "does not take and give a tensor")

@@ -109,6 +109,19 @@ class RMSNorm(nn.Module):
         return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * (1 + self.weight)
 
 
+class _WithoutGradients(nn.Module):
+    """Features that the model itself does not differentiate: their gradients are zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = torch.tanh(self.inner(x))
+        return self.head(features)
+
+
 class _FusedWeight(nn.Module):
     """A weight that no module of its own computes with."""
 
@@ -187,5 +200,6 @@ LAYERS: dict[str, LayerCase] = {
             "inner.self_attn.out_proj.bias",
         ),
     ),
+    "features_without_gradients": LayerCase(_WithoutGradients, _vectors),
     "a_weight_without_a_module": LayerCase(_FusedWeight, _vectors, ("inner.mix",)),
 }

@@ -31,7 +31,8 @@ def single_gradients(model: nn.Module, inputs: Tensor):
         model.zero_grad()
         model(inputs[row : row + 1]).sum().backward()
         named = dict(model.named_parameters())
-        return {place.name: named[place.name].grad.clone() for place in places}
+        found = {place.name: named[place.name].grad for place in places}
+        return {name: torch.zeros_like(named[name]) if grad is None else grad.clone() for name, grad in found.items()}
 
     return alone
 
