@@ -91,7 +91,7 @@ def test_tiles_do_not_change_the_sketch(spec: SketchSpec, monkeypatch: pytest.Mo
     gradients = torch.randn(20, 101, generator=torch.Generator().manual_seed(0))
     whole, tiled = torch.zeros(20, spec.dim), torch.zeros(20, spec.dim)
     make_sketch(spec, 101).add(gradients, 0, whole)
-    monkeypatch.setattr("indexer.sketches.dense.FEW_ROWS_TILE_BYTES", 4 * spec.dim * 7)
+    monkeypatch.setattr("indexer.sketches.dense.TILE_BYTES", 4 * spec.dim * 7)
     monkeypatch.setattr("indexer.sketches.sjlt.TILE_PARAMETERS", 7)
     monkeypatch.setattr("indexer.sketches.sjlt.TABLE_PARAMETERS", 30)
     make_sketch(spec, 101).add(gradients, 0, tiled)
