@@ -148,7 +148,10 @@ class ServedIndex:
             reason = "the index was built with --no-weights"
         else:
             try:
-                loaded: Recipe = load_recipe(source, data_dir=data_dir, options=dict(facts.options))  # type: ignore[arg-type]
+                # A recipe that an index names gets no data: it needs none to read a request, and without data the text
+                # recipes load only what is on this machine.
+                folder = None if recipe is None else data_dir
+                loaded: Recipe = load_recipe(source, data_dir=folder, options=dict(facts.options))  # type: ignore[arg-type]
                 sketcher = ExampleSketcher(index, loaded)
                 if check == "start":
                     sketcher.warm_up()

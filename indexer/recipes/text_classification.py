@@ -141,6 +141,8 @@ class TextClassification(TextRecipe):
 
     def check_options(self) -> None:  # noqa: D102
         super().check_options()
+        if int(self.options["matching_epochs"]) < 0:
+            raise RecipeOptionError(f"option 'matching_epochs': {self.options['matching_epochs']} must be at least 0")
         if int(self.options["matching_epochs"]) and not self.options["epochs"]:
             raise RecipeOptionError("matching_epochs is a warm-up before fine-tuning: give --option epochs=3 or so too")
         untrained = self.options["model"] and not self.options["epochs"] and not self.options["adapter"]

@@ -205,7 +205,7 @@ class TextRecipe(BuiltinRecipe):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer; a service never downloads one."""
+        """The model's tokenizer; downloaded only where there are data, so never for an index that a service opens."""
         return self.load_tokenizer("model", self.source)
 
     def load_tokenizer(self, option: str, source: str) -> Tokenizer:

@@ -72,3 +72,9 @@ def test_a_pair_sent_over_http_is_answered_with_the_pairs_that_inform_it(index: 
             assert client.example("rte", hit.row).metadata["label_name"] in ("entailment", "not_entailment")
         with pytest.raises(ProblemError, match="'sentence2' is missing"):
             client.attribute("rte", {"type": "example", "content": {"sentence1": "words"}})
+
+
+def test_a_small_language_model_made_from_the_texts_passes_the_check(folder: Path):
+    recipe = ["causal-lm", "--data-dir", str(folder / "data"), "--option", "model=new"]
+    recipe += ["--option", f"tokenizer={MINILM}", "--option", "epochs=1", "--option", "width=32"]
+    assert indexer(folder, "check", *recipe).count("ok    ") == 7
