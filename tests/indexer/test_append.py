@@ -14,7 +14,7 @@ from indexer.build import BuildInterruptedError, build_index
 from indexer.preparation import BuildSettings
 from indexer.progress import Silent
 from indexer.recipe import RecipeError
-from sketchstore.errors import IdCollisionError, IncompatibleSketchError
+from sketchstore.errors import IdCollisionError, IncompatibleSketchError, IndexExistsError
 from sketchstore.reader import Index, open_index, verify_index
 from sketchstore.remove import remove_rows
 from tests.indexer.small_recipes import CLASSIFIER, write_recipe
@@ -47,14 +47,16 @@ def append(index: Index, recipe: Path, **choices):
     return append_rows(index.path, recipe=str(recipe), data_dir=recipe.parent, **choices)
 
 
-def assert_same_rows(ours: Index, theirs: Index) -> None:
+def assert_same_rows(ours: Index, theirs: Index, tolerance: float = 0.0) -> None:
     assert ours.num_rows == theirs.num_rows
     for name, view in theirs.views.items():
-        assert torch.equal(ours.view(name).sketches(slice(None)), view.sketches(slice(None)))
-        assert ours.view(name).mean_squared_norm() == view.mean_squared_norm()
+        expected = view.sketches(slice(None))
+        atol = tolerance * float(expected.abs().max())
+        assert torch.allclose(ours.view(name).sketches(slice(None)), expected, rtol=0, atol=atol)
+        assert ours.view(name).mean_squared_norm() == pytest.approx(view.mean_squared_norm(), rel=tolerance)
     assert set(ours.manifest.columns) == set(theirs.manifest.columns)
     for name in theirs.manifest.columns:
-        assert torch.equal(ours.column(name), theirs.column(name)), name
+        assert torch.allclose(ours.column(name), theirs.column(name), rtol=tolerance, atol=tolerance), name
     assert ours.manifest.labels == theirs.manifest.labels
     for row in range(theirs.num_rows):
         for what in ("id", "label", "predicted_label", "metadata", "preview"):
@@ -94,7 +96,8 @@ def test_a_training_set_that_grew_is_taken_from_where_the_index_left_it(recipe):
         assert append(index, recipe).num_rows == count
     with pytest.raises(AppendError, match="has read all 75 rows"):
         append(index, recipe)
-    assert_same_rows(open_index(index.path), build(recipe, "whole"))
+    # The rows fell into other blocks than those of one build, so float32 sums have other orders.
+    assert_same_rows(open_index(index.path), build(recipe, "whole"), tolerance=1e-5)
 
 
 def test_rows_of_float16_join_at_the_scale_of_the_index(recipe):
@@ -175,6 +178,14 @@ def test_rows_that_would_not_compare_are_refused_before_any_is_sketched(recipe, 
         append(index, recipe)
     assert open_index(index.path).revision == index.revision
     assert verify_index(index.path) == []
+
+
+def test_an_index_that_was_appended_to_is_not_what_its_first_build_would_publish(recipe):
+    index = build(recipe, limit=32)
+    append(index, recipe)
+    settings = BuildSettings(str(recipe), data_dir=recipe.parent, **SMALL, limit=32)
+    with pytest.raises(IndexExistsError, match="is not what this build would publish"):
+        build_index(settings, index.path, resume=True)
 
 
 def test_an_index_without_its_weights_cannot_be_appended_to(recipe):

@@ -270,7 +270,7 @@ def test_the_version_is_printed(capsys):
     from indexer import __version__
 
     assert run("--version") == 0
-    assert capsys.readouterr().out == f"indexer {__version__} (index format 1)\n"
+    assert capsys.readouterr().out == f"indexer {__version__} (index format 2)\n"
 
 
 def test_one_of_something_is_not_plural(points, tmp_path, capsys):
@@ -297,7 +297,8 @@ def test_every_command_has_help_with_an_example_and_every_option_says_what_it_do
     from typer.main import get_command
 
     commands = get_command(app).commands
-    assert set(commands) == {"build", "plan", "check", "info", "verify", "query", "derive", "coreset"}
+    made = {"build", "plan", "check", "info", "verify", "query", "derive", "coreset"}
+    assert set(commands) == made | {"append", "merge", "remove", "tune"}
     for name, command in commands.items():
         assert f"Example: indexer {name} " in command.help
         assert all(parameter.help for parameter in command.params if parameter.name != "help")
