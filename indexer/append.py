@@ -14,7 +14,7 @@ from indexer.index_recipe import load_model, recipe_of
 from indexer.preparation import Part
 from indexer.progress import Progress, Silent
 from indexer.reading import ExampleReader
-from indexer.rebuilding import derived_choices, settings_of
+from indexer.rebuilding import derived_choices, settings_of, sketch_of
 from indexer.recipe import MapDataset, OptionValue, Recipe
 from indexer.rows_of_recipe import RowsOfRecipe
 from sketchstore.errors import IdCollisionError, IncompatibleSketchError, UpkeepError, listed
@@ -126,7 +126,7 @@ def append_rows(
         spectra=False,
         codes="none",
         progress=progress,
-        part=Part(part, lambda plan: _check_same(index, plan)),
+        part=Part(part, lambda plan: _check_same(index, plan), sketch_of(index)),
     )
     new = open_index(work / "rows", check="use")
     source = Source(

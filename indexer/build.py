@@ -20,7 +20,7 @@ from indexer.check import refuse_batch_mates
 from indexer.derive import DEFAULT_CODES, DEFAULT_FACTORY, CodesChoice, derive
 from indexer.distortion import POOL_ROWS, QUERIES, DistortionError, measure_distortion, sample_rows
 from indexer.out_of_memory import is_out_of_memory
-from indexer.preparation import BuildSettings, Part, build_plan, check_labels, check_target, prepare
+from indexer.preparation import BuildSettings, Part, Prepared, build_plan, check_labels, check_target, prepare
 from indexer.previews import preview_of
 from indexer.progress import Progress, Silent, Stopwatch
 from indexer.reading import CollatedRows, ExampleError, ExampleReader, ReadOnce
@@ -93,7 +93,7 @@ class _Build:
         check_target(self.out, resume=resume, overwrite=overwrite, note=self._note)  # a model may train for hours
         self.progress.phase("loading the recipe, its model and its data", 0)
         with self.watch.phase("prepare"):
-            self.prepared = prepare(self.settings, None if self.part is None else self.part.recipe)
+            self.prepared = self._prepare()
             self.blocks = BlockSketcher(self.prepared, self._note)
             if faiss is not None:
                 check_factory(faiss, self.prepared.spec.dim)  # now, not after hours of sketching
@@ -115,6 +115,11 @@ class _Build:
         with self.watch.phase("derive"):
             derive(index, faiss=faiss, spectra=spectra, codes=codes, progress=self.progress)
         return self._report(index.revision, index.manifest.distortion)
+
+    def _prepare(self) -> Prepared:
+        if self.part is None:
+            return prepare(self.settings)
+        return prepare(self.settings, self.part.recipe, spec=self.part.spec)
 
     def _read_once(self, reader: ExampleReader) -> ReadOnce:
         self.progress.phase(f"reading the {reader.split} set", reader.num_rows)

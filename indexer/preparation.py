@@ -226,10 +226,12 @@ class Part:
     Attributes:
         recipe: Gives these rows and no other, and the index's own model.
         check_plan: Refuses a plan whose rows would not compare with those of the index, before any is sketched.
+        spec: The index's sketch; of a kronecker sketch the rows at hand would give another.
     """
 
     recipe: Recipe
     check_plan: Callable[[BuildPlan], object]
+    spec: SketchSpec
 
 
 def prepare(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from indexer.derive import CodesChoice
-from indexer.preparation import BuildSettings
+from indexer.preparation import MIB, BuildSettings
+from indexer.sketches import SketchSpec, sketch_spec
 from sketchstore.errors import DerivedError
 from sketchstore.reader import Index
 
@@ -30,6 +32,7 @@ def settings_of(
     options: dict[str, Any] = dict(manifest.build.options)
     views = cast("list[int] | None", manifest.measurement.options.get("views"))
     buckets = cast("int | None", manifest.sketch.options.get("buckets"))
+    budget_bytes = cast("int | None", options.get("memory_budget_bytes"))
     return BuildSettings(
         recipe=manifest.recipe.name,
         data_dir=data_dir,
@@ -50,7 +53,24 @@ def settings_of(
         previews=bool(options.get("previews", True)),
         device=device,
         threads=threads,
+        compute_dtype=options.get("compute_dtype", "float32"),
+        memory_budget_mib=budget_bytes // MIB if budget_bytes else None,
+        batch_rows=min(manifest.build.compute_rows, manifest.build.block_rows),
     )
+
+
+def sketch_of(index: Index) -> SketchSpec:
+    """Read back the sketch of an index.
+
+    Args:
+        index: The open index.
+
+    Returns:
+        Its family, dimension, seed and options.
+    """
+    sketch = index.manifest.sketch
+    options = cast(Mapping[str, Any], sketch.options)
+    return sketch_spec(sketch.family, sketch.dim, sketch.num_parameters, sketch.seed, options)
 
 
 @dataclass(frozen=True)
