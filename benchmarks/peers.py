@@ -3,7 +3,8 @@
 ``--peer`` names one of traker, dattri, logix, bergson and kronfluence, each in an environment of its own that has this
 project as well (docs/benchmarks.md says how to make them); without it, this project's passes run alone. A comparison is
 
-    dense      rademacher at ``--dim`` against the peer's dense projection at the same d
+    dense      rademacher at ``--dim`` against the peer's at the same d
+    gaussian   the same rademacher pass against the peer's Gaussian projection, which torch draws faster than signs
     sjlt       sjlt against the peer's
     kronecker  kronecker against the peer's two-sided projection at about the same d
     defaults   kronecker at ``--dim`` against the peer as it comes
@@ -75,6 +76,7 @@ class Comparison:
 
 COMPARISONS = {
     "dense": Comparison("rademacher", 10.0, slow=True),
+    "gaussian": Comparison("rademacher", 10.0, slow=True),
     "sjlt": Comparison("sjlt", None),
     "kronecker": Comparison("kronecker", 1.25),
     "defaults": Comparison("kronecker", 100.0, slow=True),
