@@ -102,7 +102,7 @@ print([hit.id for hit in engine.attribute(asked).hits])
 
 
 def test_metadata_preview_and_parse_serve_the_library_example(folder, tmp_path):
-    recipe = block_with("load_wine") + "\n\n" + block_with("\"alcohol\": float(")
+    recipe = block_with("load_wine") + "\n\n" + block_with('"alcohol": float(')
     (tmp_path / "wine.py").write_text(recipe, encoding="utf-8")
     run(tmp_path, "-m", "indexer", "build", "wine.py", "--out", "indexes/wine")
     printed = run(tmp_path, "-c", block_with('recipe="wine.py"'))
