@@ -280,9 +280,7 @@ def prepare(
         layers=settings.layers or recipe.default_layers,
         scales=None if gain is None else ntk_scales(model, gain),
     )
-    if spec is not None:
-        pass  # a worker sketches as the plan says
-    elif settings.sketch == "kronecker":
+    if spec is None and settings.sketch == "kronecker":
         if settings.buckets is not None:
             raise BuildSettingsError("--buckets belongs to --sketch sjlt; a kronecker sketch has none")
         spec = fitted_kronecker_spec(
@@ -297,7 +295,7 @@ def prepare(
             device=settings.device,
             num_threads=settings.num_threads,
         )
-    else:
+    elif spec is None:
         spec = _spec(settings, parameters.num_parameters)
     featuriser = Featuriser(
         recipe,
