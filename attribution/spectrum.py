@@ -53,17 +53,34 @@ def spectrum_of_blocks(blocks: Callable[[], Iterable[Float[Tensor, "b d"]]], num
     Returns:
         The decomposition, of K_TT when n ≤ d and of ΦᵀΦ otherwise.
 
-    Raises:
-        ShapeError: If the blocks do not have ``num_rows`` rows of ``dim`` values.
     """
-    if num_rows < 1:
-        raise ShapeError("A spectrum needs at least one row; the conditioning set is empty.")
-    gram = _kernel_gram(blocks, num_rows, dim) if num_rows <= dim else _feature_gram(blocks, num_rows, dim)
+    gram = gram_of_blocks(blocks, num_rows, dim)
     eigenvalues, eigenvectors = torch.linalg.eigh(gram)
     if num_rows <= dim:
         # LAPACK's are column by column; stored ones are row by row, and sums over them must be in the same order.
         return Spectrum("kernel", gram, eigenvalues, eigenvectors.contiguous())
     return Spectrum("gram", gram, eigenvalues, eigenvectors)
+
+
+def gram_of_blocks(
+    blocks: Callable[[], Iterable[Float[Tensor, "b d"]]], num_rows: int, dim: int
+) -> Float[Tensor, "m m"]:
+    """Accumulate the Gram matrix of T in float64 from streamed blocks of rows.
+
+    Args:
+        blocks: As of :func:`spectrum_of_blocks`.
+        num_rows: n = |T| ≥ 1.
+        dim: d.
+
+    Returns:
+        K_TT [n, n] when n ≤ d, else ΦᵀΦ [d, d].
+
+    Raises:
+        ShapeError: If the blocks do not have ``num_rows`` rows of ``dim`` values.
+    """
+    if num_rows < 1:
+        raise ShapeError("A spectrum needs at least one row; the conditioning set is empty.")
+    return _kernel_gram(blocks, num_rows, dim) if num_rows <= dim else _feature_gram(blocks, num_rows, dim)
 
 
 def spectrum_of(sketches: Float[Tensor, "n d"]) -> Spectrum:

@@ -221,6 +221,26 @@ class ExampleTable:
         self._check_row(row)
         return {name: self.column(METADATA + name)[row].as_py() for name in self.metadata_names}
 
+    def values(self, name: str) -> tuple[list[Scalar], Tensor]:
+        """Every value of a metadata column, and which of them each row has.
+
+        Args:
+            name: The metadata's name.
+
+        Returns:
+            The different values, ascending, and for each row the place of its value among them, int64; −1 for none.
+
+        Raises:
+            UnknownMetadataError: If the examples have no such metadata.
+        """
+        if name not in self.metadata_names:
+            raise UnknownMetadataError(f"no metadata {name!r}; the metadata are {listed(self.metadata_names)}")
+        column = self.column(METADATA + name)
+        different = pc.unique(column).drop_null()
+        different = different.take(pc.array_sort_indices(different))
+        places = pc.fill_null(pc.index_in(column, value_set=different), -1)
+        return different.to_pylist(), torch.from_numpy(places.to_numpy().astype(np.int64))
+
     def where(self, conditions: Mapping[str, Scalar | Sequence[Scalar]]) -> Tensor:
         """Rows whose metadata have the given values; a list of values means any of them.
 

@@ -15,6 +15,8 @@ from indexer.attributor.answers import (
 )
 from indexer.attributor.asking import Attributor
 from indexer.attributor.errors import QuestionError
+from indexer.attributor.group_nats import GroupNats, GroupQuestion
+from indexer.attributor.groups import Group, Groups
 from indexer.attributor.questions import CandidateFilter, QuerySketch, Question
 from indexer.attributor.selection import Attribution
 
@@ -23,6 +25,10 @@ __all__ = [
     "Attribution",
     "Attributor",
     "CandidateFilter",
+    "Group",
+    "GroupNats",
+    "GroupQuestion",
+    "Groups",
     "Hit",
     "IndexReference",
     "Information",

@@ -1,7 +1,7 @@
 """The attributor: an open index that answers questions, with what is worth keeping between them."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from indexer.attributor.coarse import compile_kernels as compile_scans
 from indexer.attributor.conditioning import Conditioning
 from indexer.attributor.engines import ENGINES, Engines
 from indexer.attributor.errors import DuplicateIdError, EmptyPoolError
+from indexer.attributor.group_nats import GroupNats, GroupQuestion, group_nats
+from indexer.attributor.groups import Groups, groups_by, groups_of_ids
 from indexer.attributor.known_neighbours import KnownNeighbours
 from indexer.attributor.near_duplicates import NearDuplicates
 from indexer.attributor.noise import Noise, resolve_noise
@@ -296,6 +298,32 @@ class Attributor:
             members=members,
             warnings=() if noise.warning is None else (noise.warning,),
         )
+
+    def groups(self, named: str | Mapping[str, Sequence[str]], most: int = 1000) -> Groups:
+        """Make the groups of a question.
+
+        Args:
+            named: A metadata column, or ``label``: a group for each value. Or ids by the group's name.
+            most: How many groups a column may make.
+
+        Returns:
+            The groups.
+        """
+        return groups_by(self.index, named, most) if isinstance(named, str) else groups_of_ids(self.index, named)
+
+    def group_nats(self, question: GroupQuestion, check: Callable[[], None] = lambda: None) -> GroupNats:
+        """Compute what groups of training examples tell queries, and what their withdrawal would cost.
+
+        Args:
+            question: The queries, the groups and the noise.
+            check: Called between groups; may raise to stop.
+
+        Returns:
+            Nats by query and group.
+        """
+        for place, criterion in enumerate(question.criteria):
+            check_option(criterion, CRITERIA, f"/criteria/{place}")
+        return group_nats(self.index, self._spectra, self._stored.__getitem__, question, check)
 
     def _rows_to_score(self, pool: Pool, ids: Sequence[str]) -> Tensor:
         if not ids:

@@ -14,6 +14,7 @@
     │ └ BudgetTooLargeError
     ├ StopRangeError             min_step_nats or information_fraction out of range
     ├ EmptyPoolError
+    ├ TooManyGroupsError         a column with more values than groups are told apart
     ├ DuplicateIdError           an id listed twice where a set is meant
     ├ OptionError                a criterion, condition or strategy that does not exist
     ├ MethodUnavailableError     a method that does not exist, or that this index cannot serve
@@ -171,6 +172,12 @@ class EmptyPoolError(QuestionError):
     """No comparable row passes the filter."""
 
     code = "empty_pool"
+
+
+class TooManyGroupsError(QuestionError):
+    """The column to group by has more values than groups are told apart in one question."""
+
+    code = "too_many_groups"
 
 
 class DuplicateIdError(QuestionError):

@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attribution.leverages import KnownLeverages
 from attribution.posterior import SetPosterior, Spectrum, spectrum_of_blocks
+from attribution.spectrum import gram_of_blocks
 from indexer.attributor.stored_rows import StoredRows
 from sketchstore.errors import MissingDerivedError
 from sketchstore.leverages import read_leverages
@@ -104,6 +105,7 @@ class Spectra:
         self.max_computed_size = max_computed_size
         self._index = index
         self._spectra: Kept[Spectrum] = Kept(capacity_bytes, _spectrum_bytes)
+        self._grams: Kept[Tensor] = Kept(capacity_bytes, lambda gram: gram.numel() * gram.element_size())
         # Of the stored spectra in use: which leverages belong to them.
         self._digests: dict[tuple[str, int | None], str] = {}
         self._posteriors: Kept[SetPosterior] = Kept(capacity_bytes, _posterior_bytes)
@@ -151,6 +153,20 @@ class Spectra:
                 return None
             spectrum = self.spectrum(view, label)
         return spectrum.gram if spectrum.form == "kernel" else None
+
+    def gram(self, view: View, label: int | None) -> Tensor:
+        """Give a partition's Gram matrix, which costs a tenth of its spectrum where that is not at hand.
+
+        Args:
+            view: The view.
+            label: The partition.
+
+        Returns:
+            K_TT when there are at most d rows, else ΦᵀΦ; float64, measurement².
+        """
+        if self.stored(view, label):
+            return self.spectrum(view, label).gram
+        return self._grams.get((view.name, label), lambda: compute_gram(view, view.partition_rows(label)))
 
     def spectrum(self, view: View, label: int | None) -> Spectrum:
         """Give a partition's spectrum: stored, or computed now.
@@ -225,8 +241,23 @@ def compute_spectrum(view: View, rows: Tensor) -> Spectrum:
     Returns:
         The spectrum: of K when there are at most d rows, of ΦᵀΦ otherwise.
     """
+    return spectrum_of_blocks(_blocks(view, rows), rows.numel(), view.sketch_dim)
+
+
+def compute_gram(view: View, rows: Tensor) -> Tensor:
+    """Accumulate the Gram matrix of some rows in float64.
+
+    Args:
+        view: The view.
+        rows: The rows, ascending.
+
+    Returns:
+        K when there are at most d rows, ΦᵀΦ otherwise.
+    """
+    return gram_of_blocks(_blocks(view, rows), rows.numel(), view.sketch_dim)
+
+
+def _blocks(view: View, rows: Tensor) -> Callable[[], Iterator[Tensor]]:
     stored = StoredRows(view)
     block = max(1, _BLOCK_BYTES // (8 * view.sketch_dim))
-    return spectrum_of_blocks(
-        lambda: (stored.read(part, torch.float64) for part in torch.split(rows, block)), rows.numel(), view.sketch_dim
-    )
+    return lambda: (stored.read(part, torch.float64) for part in torch.split(rows, block))
