@@ -10,7 +10,7 @@ from service.authentication import ApiKeys
 from service.engine import Engine
 from service.metrics import Metrics
 from service.middleware import Gate
-from service.routes import attributions, examples, indexes, info, operations, scores, sketches
+from service.routes import attributions, examples, indexes, info, information, operations, scores, sketches
 from service.settings import Settings
 from service.state import State
 from service.workplace import Workplace
@@ -37,7 +37,7 @@ def bare_app(settings: Settings, lifespan: Lifespan | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for resource in (info, indexes, attributions, scores, sketches, examples, operations):
+    for resource in (info, indexes, attributions, scores, information, sketches, examples, operations):
         app.include_router(resource.router)
     problems.install(app)
     documentation.install(app, settings)

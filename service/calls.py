@@ -17,6 +17,7 @@ from service.schemas.answers import (
     StreamStart,
 )
 from service.schemas.cards import Example, ExamplePage, Health, IndexCard, IndexList, Info
+from service.schemas.groups import InformationRequest, InformationResponse
 from service.schemas.problem import Problem
 from service.schemas.questions import (
     AttributionRequest,
@@ -66,6 +67,17 @@ class ScoresOptions(QuestionOptions, total=False):
 
     criteria: Sequence[Criterion]
     exclude_ids: Sequence[str] | None
+
+
+class InformationOptions(TypedDict, total=False):
+    """The optional fields of a question about groups."""
+
+    target: Mapping[str, int | Literal["predicted", "true"]] | None
+    noise_variance: float | None
+    relative_noise: float | None
+    criteria: Sequence[Criterion]
+    exclude_ids: Sequence[str] | None
+    removal_order: int
 
 
 class ProblemError(Exception):
@@ -229,6 +241,23 @@ def scores(index: str, query: QueryLike, ids: Sequence[str], options: Mapping[st
     """Return the call of POST …/scores."""
     asked = checked(ScoresRequest, {"query": query, "ids": list(ids), **options})
     return Call("POST", index_path(index, "/scores"), ScoresResponse, encoded(asked))
+
+
+def information(
+    index: str,
+    queries: QueryLike | Sequence[QueryLike],
+    groups: str | Mapping[str, Sequence[str]],
+    options: Mapping[str, Any],
+) -> Call[InformationResponse]:
+    """Return the call of POST …/information."""
+    one = isinstance(queries, Mapping | BaseModel)
+    fields = {
+        "query" if one else "queries": queries if one else list(queries),
+        "groups": {"by": groups} if isinstance(groups, str) else {name: list(ids) for name, ids in groups.items()},
+        **options,
+    }
+    asked = checked(InformationRequest, fields)
+    return Call("POST", index_path(index, "/information"), InformationResponse, encoded(asked))
 
 
 def sketches(index: str, queries: Sequence[QueryLike], target: Mapping[str, Any] | None) -> Call[SketchesResponse]:

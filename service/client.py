@@ -16,6 +16,7 @@ from service.calls import (
     AttributionOptions,
     Call,
     EventReader,
+    InformationOptions,
     NotOurServiceError,
     ProblemError,
     QueryLike,
@@ -24,6 +25,7 @@ from service.calls import (
 )
 from service.schemas.answers import Answer, BatchResult, ScoresResponse, Sketch
 from service.schemas.cards import Example, ExamplePage, IndexCard, Info
+from service.schemas.groups import InformationResponse
 from service.schemas.questions import AttributionRequest, Split
 
 __all__ = ["AsyncClient", "Client", "NotOurServiceError", "ProblemError"]
@@ -168,6 +170,29 @@ class Client:
         """
         return self._make(calls.scores(index, query, ids, options))
 
+    def information(
+        self,
+        index: str,
+        queries: QueryLike | Sequence[QueryLike],
+        groups: str | Mapping[str, Sequence[str]],
+        **options: Unpack[InformationOptions],
+    ) -> InformationResponse:
+        """Ask what groups of training examples tell, and what their withdrawal costs.
+
+        Args:
+            index: The index's name.
+            queries: One query, or several over which nats are averaged.
+            groups: The name of a metadata column, or ids by the group's name.
+            **options: The other fields of the request.
+
+        Returns:
+            Nats of every group.
+
+        Raises:
+            ProblemError: If the service refuses.
+        """
+        return self._make(calls.information(index, queries, groups, options))
+
     def sketches(
         self, index: str, queries: Sequence[QueryLike], target: Mapping[str, Any] | None = None
     ) -> list[Sketch]:
@@ -289,6 +314,16 @@ class AsyncClient:
     ) -> ScoresResponse:
         """Return what :meth:`Client.scores` returns."""
         return await self._make(calls.scores(index, query, ids, options))
+
+    async def information(
+        self,
+        index: str,
+        queries: QueryLike | Sequence[QueryLike],
+        groups: str | Mapping[str, Sequence[str]],
+        **options: Unpack[InformationOptions],
+    ) -> InformationResponse:
+        """Return what :meth:`Client.information` returns."""
+        return await self._make(calls.information(index, queries, groups, options))
 
     async def sketches(
         self, index: str, queries: Sequence[QueryLike], target: Mapping[str, Any] | None = None

@@ -132,6 +132,30 @@ def scores_examples() -> dict[str, Any]:
     )
 
 
+def information_examples() -> dict[str, Any]:
+    """Return questions about groups."""
+    return request_examples(
+        {
+            "labels": (
+                "What the examples of each label tell a prediction, and what it would lose without them",
+                {"query": {"type": "row", "split": "query", "row": 12}, "groups": {"by": "label"}, "relative_noise": 1},
+            ),
+            "withdrawal": (
+                "Two contributors' examples and the mean over two predictions; which withdrawal costs more",
+                {
+                    "queries": [
+                        {"type": "row", "split": "query", "row": 12},
+                        {"type": "row", "split": "query", "row": 13},
+                    ],
+                    "groups": {"first": ["train:17", "train:18"], "second": ["train:19"]},
+                    "relative_noise": 1,
+                    "removal_order": 2,
+                },
+            ),
+        }
+    )
+
+
 def sketches_examples() -> dict[str, Any]:
     """Return queries to sketch."""
     return request_examples(
@@ -168,6 +192,8 @@ def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
         _state_limits(document, settings)
         # Each branch's const says the same; schemathesis cannot generate arrays whose items carry the keyword.
         schemas["SketchesRequest"]["properties"]["queries"]["items"].pop("discriminator")
+        for option in schemas["InformationRequest"]["properties"]["queries"]["anyOf"]:
+            option.get("items", {}).pop("discriminator", None)
         document["components"]["securitySchemes"] = {
             "apiKey": {"type": "http", "scheme": "bearer", "description": "Only where the service has API keys."}
         }
@@ -183,6 +209,8 @@ def _state_limits(document: dict[str, Any], settings: Settings) -> None:
         ("SketchesRequest", "queries", settings.max_batch),
         ("ScoresRequest", "ids", settings.max_ids),
         ("ScoresRequest", "exclude_ids", settings.max_ids),
+        ("InformationRequest", "queries", settings.max_queries),
+        ("InformationRequest", "exclude_ids", settings.max_ids),
         ("CandidateFilter", "ids", settings.max_ids),
         ("CandidateFilter", "exclude_ids", settings.max_ids),
     ):

@@ -21,6 +21,7 @@ from service.card import index_card
 from service.errors import UnknownIndexError
 from service.schemas.answers import Answer, AnswerFacts, Hit, ScoresResponse, SketchesResponse, StreamStart
 from service.schemas.cards import IndexCard, Info, Limits
+from service.schemas.groups import InformationRequest, InformationResponse
 from service.schemas.questions import AttributionRequest, Method, ScoresRequest, SketchesRequest, Strategy
 from service.served_index import Check, FileCheck, ServedIndex, never_stop
 from service.settings import Settings
@@ -174,6 +175,27 @@ class Engine:
         """
         request = ScoresRequest.model_validate(asked)
         return self.ask(index, lambda served: served.score(request))
+
+    def inform(
+        self,
+        asked: InformationRequest | Mapping[str, Any],
+        index: str | None = None,
+        most_groups: int = 1000,
+        check: Check = never_stop,
+    ) -> InformationResponse:
+        """Say what groups of training examples tell, and what their withdrawal costs.
+
+        Args:
+            asked: The request.
+            index: The index's name; not needed where there is only one.
+            most_groups: How many groups a metadata column may make.
+            check: Called between groups; may raise to stop.
+
+        Returns:
+            Nats of every group.
+        """
+        request = InformationRequest.model_validate(asked)
+        return self.ask(index, lambda served: served.inform(request, most_groups, check))
 
     def sketch(
         self, asked: SketchesRequest | Mapping[str, Any], index: str | None = None, check: Check = never_stop

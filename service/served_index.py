@@ -19,6 +19,7 @@ from indexer.recipe import Recipe, RecipeError
 from indexer.recipe_file import load_recipe
 from service.errors import ExampleUnsupportedError, InvalidExampleError, ServiceError, refuse
 from service.example_sketcher import ExampleSketcher
+from service.group_answers import information
 from service.schemas.answers import (
     Answer,
     AnswerFacts,
@@ -29,6 +30,7 @@ from service.schemas.answers import (
     SketchesResponse,
     StreamStart,
 )
+from service.schemas.groups import InformationRequest, InformationResponse
 from service.schemas.questions import (
     AttributionRequest,
     ExampleQuery,
@@ -238,21 +240,42 @@ class ServedIndex:
         Returns:
             The sketches, in order.
         """
-        sketches: list[Sketch] = []
+        return SketchesResponse(
+            sketches=[
+                Sketch(values=query.sketch.tolist(), label=query.label, predicted_label=query.predicted_label)
+                for query in self._resolve_all(asked.queries, asked.target, check)
+            ]
+        )
+
+    def inform(self, asked: InformationRequest, most_groups: int, check: Check) -> InformationResponse:
+        """Say what groups of training examples tell, and what their withdrawal costs.
+
+        Args:
+            asked: The request.
+            most_groups: How many groups a metadata column may make.
+            check: Called between queries and groups; may raise to stop.
+
+        Returns:
+            Nats of every group.
+        """
+        if asked.query is not None:
+            queries = [self._resolve(asked.query, asked.target, "/query")[0]]
+        else:
+            queries = self._resolve_all(asked.queries or [], asked.target, check)
+        return information(self._attributor, self._reference, queries, asked, most_groups, check)
+
+    def _resolve_all(self, queries: Sequence[Query], target: Target | None, check: Check) -> list[QuerySketch]:
+        resolved: list[QuerySketch] = []
         found: list[QuestionError | ServiceError] = []
-        for position, query in enumerate(asked.queries):
+        for position, query in enumerate(queries):
             check()
             try:
-                resolved, _ = self._resolve(query, asked.target, f"/queries/{position}")
+                resolved.append(self._resolve(query, target, f"/queries/{position}")[0])
             except MISTAKES as error:
                 found.append(error)
-                continue
-            sketches.append(
-                Sketch(values=resolved.sketch.tolist(), label=resolved.label, predicted_label=resolved.predicted_label)
-            )
         if found:
             refuse(found)
-        return SketchesResponse(sketches=sketches)
+        return resolved
 
     def mistakes(
         self, asked: AttributionRequest | ScoresRequest, query: QuerySketch | None = None

@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     max_budget: int = Field(default=1000, ge=1, description="The largest budget of one attribution.")
     max_batch: int = Field(default=64, ge=1, description="The most requests in a batch, or queries to sketch, at once.")
     max_ids: int = Field(default=10_000, ge=1, description="The most ids in a filter or in one scores request.")
+    max_queries: int = Field(default=1000, ge=1, description="The most queries of one question about groups.")
+    max_groups: int = Field(default=1000, ge=1, description="The most groups of one question.")
     max_page: int = Field(default=1000, ge=1, description="The most examples in one page.")
     workers: int = Field(
         default=32,
@@ -143,6 +145,8 @@ class Settings(BaseSettings):
             "max_budget",
             "max_batch",
             "max_ids",
+            "max_queries",
+            "max_groups",
             "max_page",
             "workers",
             "queue",

@@ -11,6 +11,7 @@ from service.engine import Engine
 from service.errors import LimitExceededError, UnsupportedMediaTypeError, refuse
 from service.metrics import Metrics
 from service.schemas.answers import Answer, AnswerFacts, Hit, ScoresResponse, SketchesResponse, StreamStart
+from service.schemas.groups import GroupsByColumn, InformationRequest, InformationResponse
 from service.schemas.questions import AttributionRequest, ScoresRequest, SketchesRequest
 from service.served_index import SKETCH_TIMING
 from service.settings import Settings
@@ -112,6 +113,26 @@ class State:
             ("ids", len(asked.ids), "max_ids"), ("exclude_ids", len(asked.exclude_ids or ()), "max_ids")
         )
         return self.engine.score(asked, index)
+
+    def inform(self, index: str, asked: InformationRequest, deadline: Deadline) -> InformationResponse:
+        """Compute what groups tell in the calling thread, within the limits.
+
+        Args:
+            index: The index asked.
+            asked: The request.
+            deadline: When to stop.
+
+        Returns:
+            The nats.
+        """
+        named = {} if isinstance(asked.groups, GroupsByColumn) else asked.groups
+        self._check_lengths(
+            ("queries", len(asked.queries or ()), "max_queries"),
+            ("exclude_ids", len(asked.exclude_ids or ()), "max_ids"),
+            ("groups", len(named), "max_groups"),
+            ("groups", sum(map(len, named.values())), "max_ids"),
+        )
+        return self.engine.inform(asked, index, self.settings.max_groups, deadline.check)
 
     def sketch(self, index: str, asked: SketchesRequest, deadline: Deadline) -> SketchesResponse:
         """Sketch queries in the calling thread, within the limits, and count the time.

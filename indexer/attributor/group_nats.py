@@ -101,7 +101,14 @@ class _Together:
         self.groups = groups
 
     def remove(self, group: int) -> "_Together":
-        """Remove a group from D, and from every other group."""
+        """Remove a group from D, and from every other group.
+
+        Args:
+            group: Its place.
+
+        Returns:
+            The same queries given what is left.
+        """
         if not self.groups[group].numel():
             return self
         left, kept = self.known.without(self.groups[group])

@@ -14,6 +14,8 @@ class Limits(Response):
     max_budget: int
     max_batch: int
     max_ids: int
+    max_queries: int
+    max_groups: int
     max_page: int
     workers: int
     queue: int

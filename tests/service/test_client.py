@@ -5,9 +5,10 @@ import typing
 
 import pytest
 
-from service.calls import AttributionOptions, ScoresOptions
+from service.calls import AttributionOptions, InformationOptions, ScoresOptions
 from service.client import AsyncClient, Client, NotOurServiceError, ProblemError
 from service.schemas.answers import AnswerFacts, Hit, StreamStart
+from service.schemas.groups import InformationRequest
 from service.schemas.problem import ProblemItem, make_problem
 from service.schemas.questions import AttributionRequest, RowQuery, ScoresRequest
 
@@ -18,6 +19,7 @@ def test_the_options_are_the_fields_of_the_requests():
     for options, request, own in (
         (AttributionOptions, AttributionRequest, {"query"}),
         (ScoresOptions, ScoresRequest, {"query", "ids"}),
+        (InformationOptions, InformationRequest, {"query", "queries", "groups"}),
     ):
         assert set(typing.get_type_hints(options)) == set(request.model_fields) - own
 
@@ -50,6 +52,10 @@ def test_the_client_asks_everything(server: str):
         assert [result.status for result in results] == [200, 422]
         scores = client.scores("own", ROW, [hit.id for hit in answer.hits], relative_noise=1.0)
         assert scores.set.infoloss_nats == pytest.approx(answer.information.infoloss_nats, rel=1e-9)
+        one = client.information("own", ROW, "source", relative_noise=1.0, removal_order=2)
+        assert [group.name for group in one.groups] == ["book", "web"]
+        two = client.information("own", [ROW, RowQuery(type="row", row=2)], {"a": ["train:1", "train:2"]})
+        assert (two.num_queries, two.groups[0].num_rows) == (2, 2)
         (sketch,) = client.sketches("own", [ROW])
         assert len(sketch.values) == 16
         assert client.examples("own", limit=3).total == 60
@@ -118,6 +124,7 @@ async def test_the_asynchronous_client_does_the_same(server: str):
         assert [part for part in parts if isinstance(part, Hit)] == answer.hits
         assert [result.status for result in await client.batch("own", [{"query": ROW}])] == [200]
         assert len((await client.scores("own", ROW, [answer.hits[0].id])).members) == 1
+        assert len((await client.information("own", ROW, "label")).groups) == 3
         assert len(await client.sketches("own", [ROW])) == 1
         assert (await client.examples("own")).total == 60
         assert (await client.example("own", 1)).row == 1

@@ -14,6 +14,7 @@ from service import engine, errors
 from service.about import ABOUT
 from service.problems import HTTP_ERRORS
 from service.schemas.answers import Answer, ScoresResponse
+from service.schemas.groups import InformationRequest, InformationResponse
 from service.schemas.questions import AttributionRequest, BatchRequest, ScoresRequest, SketchesRequest
 from service.settings import Settings
 from service.validation import CODES
@@ -23,9 +24,10 @@ REQUESTS = {
     "attributions": AttributionRequest,
     "attributions/batch": BatchRequest,
     "scores": ScoresRequest,
+    "information": InformationRequest,
     "sketches": SketchesRequest,
 }
-ANSWERS = {"attributions": Answer, "scores": ScoresResponse}
+ANSWERS = {"attributions": Answer, "scores": ScoresResponse, "information": InformationResponse}
 
 
 def codes_of(module: ModuleType, base: type) -> set[str]:

@@ -12,6 +12,7 @@ import pytest
 from service import __version__
 from service.app import bare_app
 from service.documentation import downgraded
+from service.schemas.groups import InformationRequest
 from service.schemas.questions import AttributionRequest, BatchRequest, ScoresRequest, SketchesRequest
 from service.settings import Settings
 
@@ -62,6 +63,7 @@ def test_every_operation_and_parameter_is_described(document: dict[str, Any]) ->
         ("/v1/indexes/{index}/attributions", AttributionRequest),
         ("/v1/indexes/{index}/attributions/batch", BatchRequest),
         ("/v1/indexes/{index}/scores", ScoresRequest),
+        ("/v1/indexes/{index}/information", InformationRequest),
         ("/v1/indexes/{index}/sketches", SketchesRequest),
     ],
 )
