@@ -101,6 +101,28 @@ def check_budget(budget: int, available: int) -> None:
         raise BudgetError(f"budget {budget} exceeds the {available} candidates. Ask for at most {available}.")
 
 
+def check_acquired(acquired: Sequence[int], available: int, budget: int) -> list[int]:
+    """Refuse picks made before that a selection cannot have made.
+
+    Args:
+        acquired: Positions of the picks, in order.
+        available: How many candidates there are.
+        budget: How many may be picked.
+
+    Returns:
+        The positions.
+
+    Raises:
+        BudgetError: If there are more than the budget allows, one twice, or one that is no candidate.
+    """
+    made = [int(position) for position in acquired]
+    if len(made) > budget or len(set(made)) != len(made) or not all(0 <= position < available for position in made):
+        raise BudgetError(
+            f"acquired must name at most {budget} of the {available} candidates, each once; got {len(made)} positions."
+        )
+    return made
+
+
 def check_option(value: str, allowed: Sequence[str], what: str) -> None:
     """Refuse a name that is not among the allowed ones.
 

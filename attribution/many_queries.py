@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attribution.acquired import AcquiredSet
 from attribution.candidates import Candidates
-from attribution.checks import check_budget, check_option, check_sketches
+from attribution.checks import check_acquired, check_budget, check_option, check_sketches
 from attribution.covariance_table import MAX_TABLE_BYTES, CovarianceTable, DenseTable, check_table_size
 from attribution.errors import DependentQueriesError, ShapeError
 from attribution.gain_system import GainSystem
@@ -43,6 +43,7 @@ def select_many(
     max_table_bytes: int = MAX_TABLE_BYTES,
     table: TableMaker = DenseTable,
     products: RowProducts = row_products,
+    acquired: Sequence[int] = (),
 ) -> Iterator[ManyStep]:
     r"""Select one set of examples that informs many queries.
 
@@ -73,9 +74,11 @@ def select_many(
         max_table_bytes: Largest C that may be made.
         table: Makes C; another implementation may be faster, the picks are the same.
         products: Makes the products that decide; as ``table``.
+        acquired: Picks made before, in order: they count towards ``budget``, are taken as made, and the steps after
+            them are those of a selection that was never interrupted.
 
     Yields:
-        One step per pick. It ends early when the best score is exactly 0.
+        One step per pick that is not in ``acquired``. It ends early when the best score is exactly 0.
 
     Raises:
         DependentQueriesError: If the joint rule is given linearly dependent queries.
@@ -85,13 +88,14 @@ def select_many(
     check_sketches(queries, candidates.dim, "queries")
     check_budget(budget, candidates.count)
     quota = Quota(quotas, labels, candidates.count, budget)
+    made = check_acquired(acquired, candidates.count, budget)
     if rule == "joint":
         if queries.shape[0] > queries.shape[1]:
             raise DependentQueriesError(
                 f"The joint rule needs at most d = {queries.shape[1]} queries, got {queries.shape[0]}: more are "
                 "linearly dependent. Use rule 'infogain', which drops the interactions between queries."
             )
-        yield from _joint(queries, candidates, noise_variance, budget, quota)
+        yield from _joint(queries, candidates, noise_variance, budget, quota, made)
         return
     check_table_size(candidates.count, queries.shape[0], max_table_bytes)
     if rule == "infoloss":
@@ -103,11 +107,14 @@ def select_many(
         ]
         given = ManyPosterior.of_posteriors(posteriors)
         lost = ManyLossSystem(given, everything, budget, _weighting(weighting), candidates, products)
-        yield from _removals(lost, given, everything, budget, quota, table)
+        yield from _removals(lost, given, everything, budget, quota, table, made)
         return
     system = ManyGainSystem(queries, candidates, noise_variance, budget, _weighting(weighting), products)
     pursuit = ManyPursuit(system, table(candidates, queries.shape[0]), divide=rule == "infogain")
-    for rank in range(1, budget + 1):
+    for position in made:
+        pursuit.accept(position)
+        quota.spend(position)
+    for rank in range(len(made) + 1, budget + 1):
         choice = pursuit.choose(quota.eligible())
         if choice is None:
             return
@@ -136,6 +143,7 @@ def select_many_infoloss(
     max_table_bytes: int = MAX_TABLE_BYTES,
     table: TableMaker = DenseTable,
     products: RowProducts = row_products,
+    acquired: Sequence[int] = (),
 ) -> Iterator[ManyStep]:
     r"""Select examples whose removal from D costs many queries the most information.
 
@@ -153,9 +161,10 @@ def select_many_infoloss(
         max_table_bytes: Largest table of α (4 c q bytes) that may be made.
         table: Makes that table; another implementation may be faster, the picks are the same.
         products: Makes the products that decide; as ``table``.
+        acquired: Picks made before, in order, as positions in T; as of :func:`select_many`.
 
     Yields:
-        One step per pick: ``position`` is its position in T, nats are InfoLoss.
+        One step per pick that is not in ``acquired``: ``position`` is its position in T, nats are InfoLoss.
 
     Raises:
         ShapeError: If the posteriors do not share their set and exclusions, or there are none.
@@ -171,7 +180,9 @@ def select_many_infoloss(
     check_table_size(pool.shape[0], posteriors.duals.shape[0], max_table_bytes)
     quota = Quota(quotas, labels, pool.shape[0], budget)
     system = ManyLossSystem(posteriors, pool, budget, _weighting(weighting), candidates, products)
-    yield from _removals(system, posteriors, pool, budget, quota, table)
+    places = {position: place for place, position in enumerate(pool.tolist())}
+    made = check_acquired([places.get(position, -1) for position in acquired], pool.shape[0], budget)
+    yield from _removals(system, posteriors, pool, budget, quota, table, made)
 
 
 def _removals(
@@ -181,13 +192,17 @@ def _removals(
     budget: int,
     quota: Quota,
     table: TableMaker,
+    made: list[int],
 ) -> Iterator[ManyStep]:
-    # The greedy loop of the InfoLoss sum.
+    # The greedy loop of the InfoLoss sum, after the picks that are made.
     pursuit = ManyPursuit(system, table(system.rows, given.duals.shape[0]))
     for conditioned in system.exclude():
         pursuit.follow(conditioned)
     named = pool.tolist()
-    for rank in range(1, budget + 1):
+    for position in made:
+        pursuit.accept(position)
+        quota.spend(position)
+    for rank in range(len(made) + 1, budget + 1):
         choice = pursuit.choose(quota.eligible())
         if choice is None:
             return
@@ -205,12 +220,20 @@ def _removals(
 
 
 def _joint(
-    queries: Float[Tensor, "q d"], candidates: Candidates, noise_variance: float, budget: int, quota: Quota
+    queries: Float[Tensor, "q d"],
+    candidates: Candidates,
+    noise_variance: float,
+    budget: int,
+    quota: Quota,
+    made: list[int],
 ) -> Iterator[ManyStep]:
-    # The greedy loop of the joint rule.
+    # The greedy loop of the joint rule, after the picks that are made.
     system = GainSystem(queries, candidates, noise_variance, budget, _jointly)
     pursuit = Pursuit(system, budget)
-    for rank in range(1, budget + 1):
+    for position in made:
+        pursuit.accept(position)
+        quota.spend(position)
+    for rank in range(len(made) + 1, budget + 1):
         choice = pursuit.choose(quota.eligible())
         if choice is None:
             return

@@ -3,14 +3,16 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from anyio import to_thread
 from fastapi import FastAPI
 
 from service import __version__, documentation, problems
 from service.authentication import ApiKeys
 from service.engine import Engine
+from service.jobs.jobs import Jobs
 from service.metrics import Metrics
 from service.middleware import Gate
-from service.routes import attributions, examples, indexes, info, information, operations, scores, sketches
+from service.routes import attributions, examples, indexes, info, information, jobs, operations, scores, sketches
 from service.settings import Settings
 from service.state import State
 from service.workplace import Workplace
@@ -37,7 +39,7 @@ def bare_app(settings: Settings, lifespan: Lifespan | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for resource in (info, indexes, attributions, scores, information, sketches, examples, operations):
+    for resource in (info, indexes, attributions, scores, information, sketches, examples, jobs, operations):
         app.include_router(resource.router)
     problems.install(app)
     documentation.install(app, settings)
@@ -60,11 +62,17 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     workplace = Workplace(settings.workers, settings.queue)
     state = State(settings, engine, workplace, Metrics(workplace))
 
+    state.jobs = Jobs(settings, engine, state.check_attribution) if settings.job_store is not None else None
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if state.jobs is not None:
+            state.jobs.start()
         state.ready = True
         yield
         state.ready = False
+        if state.jobs is not None:
+            await to_thread.run_sync(state.jobs.stop)
 
     app = bare_app(settings, lifespan)
     app.state.service = state

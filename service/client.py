@@ -4,14 +4,18 @@ A request is validated before it leaves, so that most mistakes need no round tri
 :class:`ProblemError`, with the same codes and pointers.
 """
 
+import time
+import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
+import anyio
 import httpx
 from pydantic import BaseModel
 
-from service import calls
+from service import calls, job_calls
+from service.async_client_jobs import AsyncJobHandle
 from service.calls import (
     AttributionOptions,
     Call,
@@ -23,9 +27,11 @@ from service.calls import (
     ScoresOptions,
     StreamPart,
 )
+from service.client_jobs import JobHandle
 from service.schemas.answers import Answer, BatchResult, ScoresResponse, Sketch
 from service.schemas.cards import Example, ExamplePage, IndexCard, Info
 from service.schemas.groups import InformationResponse
+from service.schemas.jobs import AttributionsJob, CoresetJob, EvaluationJob, JobPage, JobState
 from service.schemas.questions import AttributionRequest, Split
 
 __all__ = ["AsyncClient", "Client", "NotOurServiceError", "ProblemError"]
@@ -225,6 +231,45 @@ class Client:
         calls.check_status(response.status_code, response.content)
         return response.headers["content-type"], response.content
 
+    def submit(
+        self,
+        request: Mapping[str, Any] | AttributionsJob | CoresetJob | EvaluationJob,
+        idempotency_key: str | None = None,
+    ) -> JobHandle:
+        """Hand in long work. A request whose answer is lost is sent again; the key keeps the job from being doubled.
+
+        Args:
+            request: A job as a mapping or a schema: ``{"type": "coreset", "index": "digits", "budget": 100}``.
+            idempotency_key: A key of your own, if the job may be handed in by another process again.
+
+        Returns:
+            The job, to wait for.
+
+        Raises:
+            ProblemError: If the service refuses.
+            TransportError: If the service does not answer.
+        """
+        call, key = job_calls.submission(request), idempotency_key or uuid.uuid4().hex
+        headers = call.headers() | {"Idempotency-Key": key}
+        for pause in (*job_calls.pauses(), None):
+            try:
+                response = self.http.request(call.method, call.path, content=call.body, headers=headers)
+            except httpx.TransportError:
+                if pause is None:
+                    raise
+                time.sleep(pause)
+            else:
+                break
+        return JobHandle(self.http, call.read(response.status_code, response.content))
+
+    def job(self, id: str) -> JobHandle:
+        """Return a job that was handed in before."""
+        return JobHandle(self.http, self._make(job_calls.job(id)))
+
+    def jobs(self, state: JobState | None = None, offset: int = 0, limit: int = 20) -> JobPage:
+        """Return a page of jobs, the newest first."""
+        return self._make(job_calls.page(state, offset, limit))
+
 
 class AsyncClient:
     """Asks an attribution service without blocking; every method is that of :class:`Client`.
@@ -344,3 +389,34 @@ class AsyncClient:
         response = await self.http.get(calls.content_path(index, row, split))
         calls.check_status(response.status_code, response.content)
         return response.headers["content-type"], response.content
+
+    async def submit(
+        self,
+        request: Mapping[str, Any] | AttributionsJob | CoresetJob | EvaluationJob,
+        idempotency_key: str | None = None,
+    ) -> AsyncJobHandle:
+        """Return what :meth:`Client.submit` returns, asynchronous.
+
+        Raises:
+            TransportError: If the service does not answer.
+        """
+        call, key = job_calls.submission(request), idempotency_key or uuid.uuid4().hex
+        headers = call.headers() | {"Idempotency-Key": key}
+        for pause in (*job_calls.pauses(), None):
+            try:
+                response = await self.http.request(call.method, call.path, content=call.body, headers=headers)
+            except httpx.TransportError:
+                if pause is None:
+                    raise
+                await anyio.sleep(pause)
+            else:
+                break
+        return AsyncJobHandle(self.http, call.read(response.status_code, response.content))
+
+    async def job(self, id: str) -> AsyncJobHandle:
+        """Return a job that was handed in before."""
+        return AsyncJobHandle(self.http, await self._make(job_calls.job(id)))
+
+    async def jobs(self, state: JobState | None = None, offset: int = 0, limit: int = 20) -> JobPage:
+        """Return a page of jobs, the newest first."""
+        return await self._make(job_calls.page(state, offset, limit))

@@ -26,6 +26,8 @@ each member with the information it adds. Errors are RFC 9457 problems with a st
 ALWAYS = {"401": "No API key, or an unknown one.", "500": "The service failed.", "503": "Not in time, or not ready."}
 WITH_INDEX = {"404": "No such index, or no such row.", "422": "A parameter or the body asks for something impossible."}
 WITH_WORK = {"429": "Too many requests wait; see Retry-After."}
+WITH_JOB = {"404": "No such job, or no such index.", "422": "A parameter or the body asks for something impossible."}
+WITH_RESULT = {"406": "Accept names no form that there is.", "409": "The job is not over."}
 WITH_BODY = {"400": "The body is not JSON.", "413": "The body is too large.", "415": "The body is not said to be JSON."}
 
 PAGE = """<!DOCTYPE html>
@@ -168,6 +170,40 @@ def sketches_examples() -> dict[str, Any]:
     )
 
 
+def job_examples() -> dict[str, Any]:
+    """Return one job of each type."""
+    row = {"type": "row", "split": "query", "row": 12}
+    return request_examples(
+        {
+            "attributions": (
+                "Two attributions of up to 10,000",
+                {
+                    "type": "attributions",
+                    "index": "digits",
+                    "requests": [
+                        {"query": row, "budget": 3, "relative_noise": 1.0},
+                        {"query": {"type": "row", "split": "query", "row": 13}, "budget": 3, "relative_noise": 1.0},
+                    ],
+                },
+            ),
+            "coreset": (
+                "Twenty rows that together inform the stored queries of one class",
+                {"type": "coreset", "index": "digits", "budget": 20, "label": 1, "relative_noise": 1.0},
+            ),
+            "evaluation": (
+                "What two subsets tell each of some queries",
+                {
+                    "type": "evaluation",
+                    "index": "digits",
+                    "queries": [row],
+                    "groups": {"first": ["train:17", "train:18"], "second": ["train:19"]},
+                    "relative_noise": 1.0,
+                },
+            ),
+        }
+    )
+
+
 def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
     """Describe the app: FastAPI's document, with our problems in place of its validation errors, and with the limits.
 
@@ -192,6 +228,7 @@ def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
         _state_limits(document, settings)
         # Each branch's const says the same; schemathesis cannot generate arrays whose items carry the keyword.
         schemas["SketchesRequest"]["properties"]["queries"]["items"].pop("discriminator")
+        schemas["EvaluationJob"]["properties"]["queries"]["items"].pop("discriminator")
         for option in schemas["InformationRequest"]["properties"]["queries"]["anyOf"]:
             option.get("items", {}).pop("discriminator", None)
         document["components"]["securitySchemes"] = {
@@ -211,14 +248,18 @@ def _state_limits(document: dict[str, Any], settings: Settings) -> None:
         ("ScoresRequest", "exclude_ids", settings.max_ids),
         ("InformationRequest", "queries", settings.max_queries),
         ("InformationRequest", "exclude_ids", settings.max_ids),
+        ("AttributionsJob", "requests", settings.max_job_requests),
+        ("EvaluationJob", "queries", settings.max_job_requests),
+        ("EvaluationJob", "exclude_ids", settings.max_ids),
         ("CandidateFilter", "ids", settings.max_ids),
         ("CandidateFilter", "exclude_ids", settings.max_ids),
     ):
         described = schemas[schema]["properties"][field]
         described.get("anyOf", [described])[0]["maxItems"] = most
-    for parameter in document["paths"]["/v1/indexes/{index}/examples"]["get"]["parameters"]:
-        if parameter["name"] == "limit":
-            parameter["schema"]["maximum"] = settings.max_page
+    for path in ("/v1/indexes/{index}/examples", "/v1/jobs"):
+        for parameter in document["paths"][path]["get"]["parameters"]:
+            if parameter["name"] == "limit":
+                parameter["schema"]["maximum"] = settings.max_page
 
 
 def _describe_problems(path: str, method: str, operation: dict[str, Any]) -> None:
@@ -231,6 +272,12 @@ def _describe_problems(path: str, method: str, operation: dict[str, Any]) -> Non
         statuses |= WITH_INDEX
         if path != "/v1/indexes/{index}":
             statuses |= WITH_WORK
+    if path.startswith("/v1/jobs"):
+        statuses |= WITH_JOB
+        if path == "/v1/jobs":
+            statuses |= WITH_WORK
+        elif path.endswith("/result"):
+            statuses |= WITH_RESULT
     if method == "post":
         statuses |= WITH_BODY
     operation["responses"].pop("422", None)

@@ -19,6 +19,7 @@ from service import __version__
 from service.about import ABOUT
 from service.card import index_card
 from service.errors import UnknownIndexError
+from service.group_answers import information
 from service.schemas.answers import Answer, AnswerFacts, Hit, ScoresResponse, SketchesResponse, StreamStart
 from service.schemas.cards import IndexCard, Info, Limits
 from service.schemas.groups import InformationRequest, InformationResponse
@@ -195,7 +196,7 @@ class Engine:
             Nats of every group.
         """
         request = InformationRequest.model_validate(asked)
-        return self.ask(index, lambda served: served.inform(request, most_groups, check))
+        return self.ask(index, lambda served: information(served, request, most_groups, check))
 
     def sketch(
         self, asked: SketchesRequest | Mapping[str, Any], index: str | None = None, check: Check = never_stop

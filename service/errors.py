@@ -5,12 +5,19 @@ ServiceError
 ├ UnknownIndexError          404  no index of this name
 ├ UnknownExampleError        404  no such row in a path
 ├ ContentNotFoundError       404  the row has no stored preview
+├ UnknownJobError            404  no job of this id, or one that is forgotten
+├ NotAcceptableError         406  a form of answer that there is none of
+├ JobNotOverError            409  the items of a job that still waits or runs
 ├ BodyTooLargeError          413
 ├ UnsupportedMediaTypeError  415  a body that is not JSON
 ├ LimitExceededError         422  more than a setting allows
 ├ ExampleUnsupportedError    422  a query by example where no recipe is loaded
+├ IdempotencyKeyReusedError  422  an idempotency key that belongs to another request
 ├ InvalidExampleError        422  content that is no example of the recipe
 ├ QueueFullError             429  more requests wait than the queue holds
+├ JobQueueFullError          429  more jobs wait than may
+├ JobFailedError             500  a job that ended the process each time it was begun
+├ JobStoreError              503  jobs cannot be stored now, or the service has no place for them
 ├ DamagedIndexError          503  a file that the answer needs is not as published
 ├ DeadlineExceededError      503
 └ NotReadyError              503  indexes are still being opened
@@ -153,6 +160,62 @@ class NotReadyError(ServiceError):
     """The service has not opened its indexes yet, or is shutting down."""
 
     status, code, title = 503, "not_ready", "Not ready"
+
+
+class UnknownJobError(ServiceError, LookupError):
+    """There is no job of this id."""
+
+    status, code, title = 404, "unknown_job", "Unknown job"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(
+            f"there is no job {id[:100]!r}; jobs are forgotten some time after they are over", parameter="job"
+        )
+
+
+class NotAcceptableError(ServiceError):
+    """The client accepts no form of answer that there is."""
+
+    status, code, title = 406, "not_acceptable", "No such form of answer"
+
+
+class JobNotOverError(ServiceError):
+    """The job still waits or runs."""
+
+    status, code, title = 409, "job_not_over", "The job is not over"
+
+
+class IdempotencyKeyReusedError(ServiceError, ValueError):
+    """The idempotency key came with another request before."""
+
+    status, code, title = 422, "idempotency_key_reused", "The idempotency key belongs to another request"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(
+            f"this Idempotency-Key came with another request, which is job {id}; send a new key with a new request",
+            parameter="Idempotency-Key",
+        )
+
+
+class JobQueueFullError(ServiceError):
+    """As many jobs wait as may."""
+
+    status, code, title = 429, "job_queue_full", "Too many jobs"
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"{waiting} jobs wait; hand it in again later", headers={"Retry-After": "10"})
+
+
+class JobFailedError(ServiceError):
+    """The job was begun several times and the process ended each time."""
+
+    status, code, title = 500, "job_failed", "The job failed"
+
+
+class JobStoreError(ServiceError, OSError):
+    """Jobs cannot be stored or read."""
+
+    status, code, title = 503, "jobs_unavailable", "Jobs are not available"
 
 
 class SeveralMistakesError(ValueError):

@@ -6,46 +6,44 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from indexer.attributor import Attributor, GroupNats, GroupQuestion, Groups, QuerySketch
-from service.schemas.answers import IndexReference
 from service.schemas.groups import (
     GroupInformation,
     GroupsByColumn,
     InformationRequest,
     InformationResponse,
+    WantedGroups,
     WithdrawnGroup,
 )
+from service.served_index import ServedIndex
 
 
 def information(
-    attributor: Attributor,
-    reference: IndexReference,
-    queries: Sequence[QuerySketch],
-    asked: InformationRequest,
-    most_groups: int,
-    check: Callable[[], None],
+    served: ServedIndex, asked: InformationRequest, most_groups: int, check: Callable[[], None]
 ) -> InformationResponse:
     """Compute what the groups of a request tell its queries, mean over them.
 
     Args:
-        attributor: Of the index.
-        reference: The index and its revision.
-        queries: The request's queries, resolved.
+        served: The index.
         asked: The request.
         most_groups: How many groups a column may make.
-        check: Called between groups; may raise to stop.
+        check: Called between queries and groups; may raise to stop.
 
     Returns:
         The answer.
     """
     began = time.perf_counter()
-    groups = groups_of(attributor, asked, most_groups)
+    if asked.query is not None:
+        queries = [served.resolve(asked.query, asked.target, "/query")[0]]
+    else:
+        queries = served.resolve_all(asked.queries or [], asked.target, check)
+    groups = groups_of(served.attributor, asked.groups, most_groups)
     prepared = time.perf_counter()
-    nats = attributor.group_nats(question_of(queries, groups, asked), check)
+    nats = served.attributor.group_nats(_question_of(queries, groups, asked), check)
     computed = time.perf_counter()
     variances = {noise.variance for noise in nats.noises}
     relatives = {noise.relative for noise in nats.noises}
     return InformationResponse(
-        index=reference,
+        index=served.reference,
         num_queries=len(queries),
         noise_variance=variances.pop() if len(variances) == 1 else None,
         relative_noise=relatives.pop() if len(relatives) == 1 else None,
@@ -60,41 +58,30 @@ def information(
             )
             for rank, step in enumerate(nats.removal_order, 1)
         ],
-        warnings=warnings_of(groups, nats),
+        warnings=_warnings_of(groups, nats),
         timings_ms={
-            "groups": 1e3 * (prepared - began),
+            "prepare": 1e3 * (prepared - began),
             "nats": 1e3 * (computed - prepared),
             "total": 1e3 * (computed - began),
         },
     )
 
 
-def groups_of(attributor: Attributor, asked: InformationRequest, most_groups: int) -> Groups:
+def groups_of(attributor: Attributor, wanted: WantedGroups, most_groups: int) -> Groups:
     """Make the groups of a request.
 
     Args:
         attributor: Of the index.
-        asked: The request.
+        wanted: How they are given.
         most_groups: How many groups a column may make.
 
     Returns:
         The groups.
     """
-    wanted = asked.groups
     return attributor.groups(wanted.by if isinstance(wanted, GroupsByColumn) else wanted, most_groups)
 
 
-def question_of(queries: Sequence[QuerySketch], groups: Groups, asked: InformationRequest) -> GroupQuestion:
-    """Put a request in the attributor's words.
-
-    Args:
-        queries: Its queries, resolved.
-        groups: Its groups.
-        asked: The request.
-
-    Returns:
-        The question.
-    """
+def _question_of(queries: Sequence[QuerySketch], groups: Groups, asked: InformationRequest) -> GroupQuestion:
     return GroupQuestion(
         queries=queries,
         groups=groups.groups,
@@ -106,16 +93,7 @@ def question_of(queries: Sequence[QuerySketch], groups: Groups, asked: Informati
     )
 
 
-def warnings_of(groups: Groups, nats: GroupNats) -> list[str]:
-    """Say what to beware of.
-
-    Args:
-        groups: The groups.
-        nats: Their nats.
-
-    Returns:
-        Warnings, each once.
-    """
+def _warnings_of(groups: Groups, nats: GroupNats) -> list[str]:
     told = list(dict.fromkeys(noise.warning for noise in nats.noises if noise.warning is not None))
     if groups.num_without:
         told.append(f"{groups.num_without} rows have no value of the column and are in no group.")

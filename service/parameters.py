@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Query
 from pydantic import Field
 
+from service.schemas.jobs import JobState
 from service.schemas.questions import Split
 from service.schemas.values import LARGEST_INTEGER, Parameters
 
@@ -12,6 +13,8 @@ IndexName = Annotated[
     str, Path(description="The name of an index, as GET /v1/indexes lists them.", examples=["digits"])
 ]
 RowNumber = Annotated[int, Path(ge=0, le=LARGEST_INTEGER, description="A row number, from 0.", examples=[12])]
+
+JobId = Annotated[str, Path(description="The id of a job, as POST /v1/jobs gave it.")]
 
 
 class NoParameters(Parameters):
@@ -30,6 +33,16 @@ class Page(OfSplit):
     offset: int = Field(default=0, ge=0, le=LARGEST_INTEGER, description="The first row.")
     limit: int = Field(
         default=20, ge=1, le=LARGEST_INTEGER, description="How many rows, at most the max_page of /v1/info."
+    )
+
+
+class JobsOf(Parameters):
+    """Which jobs."""
+
+    state: JobState | None = Field(default=None, description="Only jobs in this state; omitted: all.")
+    offset: int = Field(default=0, ge=0, le=LARGEST_INTEGER, description="How many to pass over.")
+    limit: int = Field(
+        default=20, ge=1, le=LARGEST_INTEGER, description="How many jobs, at most the max_page of /v1/info."
     )
 
 

@@ -19,7 +19,6 @@ from indexer.recipe import Recipe, RecipeError
 from indexer.recipe_file import load_recipe
 from service.errors import ExampleUnsupportedError, InvalidExampleError, ServiceError, refuse
 from service.example_sketcher import ExampleSketcher
-from service.group_answers import information
 from service.schemas.answers import (
     Answer,
     AnswerFacts,
@@ -30,7 +29,6 @@ from service.schemas.answers import (
     SketchesResponse,
     StreamStart,
 )
-from service.schemas.groups import InformationRequest, InformationResponse
 from service.schemas.questions import (
     AttributionRequest,
     ExampleQuery,
@@ -70,6 +68,8 @@ class ServedIndex:
         no_recipe_reason: Why there is no sketcher, None where there is one.
         reopen: Opens the same directory with the same choices again; None where it was not opened here.
         stamp: What its manifest's file was when it was opened.
+        attributor: Answers questions on it.
+        reference: What its answers say they are from.
     """
 
     def __init__(
@@ -98,14 +98,14 @@ class ServedIndex:
         self.sketcher = sketcher
         self.no_recipe_reason = no_recipe_reason
         # The name it is served by, which need not be the one in its manifest.
-        self._reference = IndexReference(name=name, revision=index.revision)
+        self.reference = IndexReference(name=name, revision=index.revision)
         self.reopen: Callable[[], ServedIndex] | None = None
         self.stamp: Stamp | None = None
-        self._attributor = Attributor(index, engine=engine)
-        self._attributor.warm()
+        self.attributor = Attributor(index, engine=engine)
+        self.attributor.warm()
         if check == "start":
-            self._attributor.load()
-        self.methods = self._attributor.methods
+            self.attributor.load()
+        self.methods = self.attributor.methods
 
     @classmethod
     def open(
@@ -196,7 +196,7 @@ class ServedIndex:
 
         def parts() -> Iterator[StreamStart | Hit | AnswerFacts]:
             start = StreamStart.model_validate(attribution.start, from_attributes=True)
-            yield start.model_copy(update={"index": self._reference})
+            yield start.model_copy(update={"index": self.reference})
             with naming_the_noise(self.index, query, asked.noise_variance):
                 for hit in attribution.steps():
                     yield Hit.model_validate(hit, from_attributes=True)
@@ -215,10 +215,10 @@ class ServedIndex:
             Nats of the set and of each member.
         """
         with self._telling_all_mistakes(asked) as resolved:
-            query, _ = self._resolve(asked.query, asked.target, "/query")
+            query, _ = self.resolve(asked.query, asked.target, "/query")
             resolved.append(query)
             with naming_the_noise(self.index, query, asked.noise_variance):
-                scores = self._attributor.scores(
+                scores = self.attributor.scores(
                     query,
                     ids=asked.ids,
                     criteria=asked.criteria,
@@ -228,7 +228,7 @@ class ServedIndex:
                     exclude_ids=asked.exclude_ids,
                 )
         response = ScoresResponse.model_validate(scores, from_attributes=True)
-        return response.model_copy(update={"index": self._reference})
+        return response.model_copy(update={"index": self.reference})
 
     def sketch(self, asked: SketchesRequest, check: Check) -> SketchesResponse:
         """Turn queries into sketches.
@@ -243,34 +243,27 @@ class ServedIndex:
         return SketchesResponse(
             sketches=[
                 Sketch(values=query.sketch.tolist(), label=query.label, predicted_label=query.predicted_label)
-                for query in self._resolve_all(asked.queries, asked.target, check)
+                for query in self.resolve_all(asked.queries, asked.target, check)
             ]
         )
 
-    def inform(self, asked: InformationRequest, most_groups: int, check: Check) -> InformationResponse:
-        """Say what groups of training examples tell, and what their withdrawal costs.
+    def resolve_all(self, queries: Sequence[Query], target: Target | None, check: Check) -> list[QuerySketch]:
+        """Turn what a request names into queries, or refuse it for all of them that are wrong.
 
         Args:
-            asked: The request.
-            most_groups: How many groups a metadata column may make.
-            check: Called between queries and groups; may raise to stop.
+            queries: What it names under /queries.
+            target: The class to explain.
+            check: Called between queries; may raise to stop.
 
         Returns:
-            Nats of every group.
+            The queries, in order.
         """
-        if asked.query is not None:
-            queries = [self._resolve(asked.query, asked.target, "/query")[0]]
-        else:
-            queries = self._resolve_all(asked.queries or [], asked.target, check)
-        return information(self._attributor, self._reference, queries, asked, most_groups, check)
-
-    def _resolve_all(self, queries: Sequence[Query], target: Target | None, check: Check) -> list[QuerySketch]:
         resolved: list[QuerySketch] = []
         found: list[QuestionError | ServiceError] = []
         for position, query in enumerate(queries):
             check()
             try:
-                resolved.append(self._resolve(query, target, f"/queries/{position}")[0])
+                resolved.append(self.resolve(query, target, f"/queries/{position}")[0])
             except MISTAKES as error:
                 found.append(error)
         if found:
@@ -292,7 +285,7 @@ class ServedIndex:
         found: list[QuestionError | ServiceError] = []
         if query is None and not isinstance(asked.query, ExampleQuery):
             try:
-                query, _ = self._resolve(asked.query, asked.target, "/query")
+                query, _ = self.resolve(asked.query, asked.target, "/query")
             except MISTAKES as error:
                 found.append(error)
         wanted, budget = CandidateFilter(), None
@@ -337,7 +330,7 @@ class ServedIndex:
 
     def _ask(self, asked: AttributionRequest) -> tuple[Attribution, QuerySketch, dict[str, float]]:
         with self._telling_all_mistakes(asked) as resolved:
-            query, timings = self._resolve(asked.query, asked.target, "/query")
+            query, timings = self.resolve(asked.query, asked.target, "/query")
             resolved.append(query)
             question = Question(
                 query=query,
@@ -356,24 +349,34 @@ class ServedIndex:
                 seed=asked.seed,
             )
             with naming_the_noise(self.index, query, asked.noise_variance):
-                return self._attributor.ask(question), query, timings
+                return self.attributor.ask(question), query, timings
 
-    def _resolve(self, query: Query, target: Target | None, pointer: str) -> tuple[QuerySketch, dict[str, float]]:
+    def resolve(self, query: Query, target: Target | None, pointer: str) -> tuple[QuerySketch, dict[str, float]]:
+        """Turn what a request names into a query.
+
+        Args:
+            query: What it names.
+            target: The class to explain.
+            pointer: Where it stands in the request.
+
+        Returns:
+            The query, and milliseconds by stage that this took.
+        """  # noqa: DOC501 - passes on what the attributor refuses
         label = None if target is None else target.label
         timings: dict[str, float] = {}
         try:
             match query:
                 case RowQuery(split="query"):
-                    resolved = self._attributor.resolve_query_row(query.row, label)
+                    resolved = self.attributor.resolve_query_row(query.row, label)
                 case RowQuery():
-                    resolved = self._attributor.resolve_train_row(query.row, label, include_self=query.include_self)
+                    resolved = self.attributor.resolve_train_row(query.row, label, include_self=query.include_self)
                 case SketchQuery():
                     values = torch.tensor(query.values, dtype=torch.float64)
-                    resolved = self._attributor.resolve_sketch(values, query.label, label)
+                    resolved = self.attributor.resolve_sketch(values, query.label, label)
                 case ExampleQuery():
                     resolved, timings = self._sketch_example(query, label, pointer)
                 case _:
-                    resolved = self._attributor.resolve_train_id(query.id, label, include_self=query.include_self)
+                    resolved = self.attributor.resolve_train_id(query.id, label, include_self=query.include_self)
         except QuestionError as error:
             if error.pointer is not None and error.pointer.startswith("/query/"):
                 error.pointer = pointer + error.pointer.removeprefix("/query")
@@ -402,9 +405,7 @@ class ServedIndex:
     ) -> AnswerKind:
         answer = attribution.answer(check)
         facts = kind.model_validate(answer, from_attributes=True)
-        return facts.model_copy(
-            update={"index": self._reference, "timings_ms": _with_total(timings, answer.timings_ms)}
-        )
+        return facts.model_copy(update={"index": self.reference, "timings_ms": _with_total(timings, answer.timings_ms)})
 
 
 def _filter_of(asked: AttributionRequest) -> CandidateFilter:

@@ -74,6 +74,20 @@ class Settings(BaseSettings):
         description="Threads of one computation (torch, FAISS, BLAS). Default: the cores divided by workers, at least "
         "1, so that requests computing at the same time do not fight for cores.",
     )
+    job_store: Path | None = Field(
+        default=None,
+        description="The file that holds jobs and their results, on a disk that stays; made where it is missing. "
+        "Without it jobs are refused.",
+    )
+    job_workers: int = Field(default=1, ge=1, description="How many jobs are done at the same time.")
+    job_threads: int = Field(
+        default=4, ge=1, description="How many requests of one job are answered at the same time; they share scans."
+    )
+    max_job_requests: int = Field(default=10_000, ge=1, description="The most requests or queries of one job.")
+    max_queued_jobs: int = Field(default=1000, ge=1, description="How many jobs may wait; beyond that 429.")
+    job_retention_seconds: float = Field(
+        default=7 * 86400.0, gt=0, description="How long a job that is over is kept with its results."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least level that is logged."
     )
@@ -148,6 +162,9 @@ class Settings(BaseSettings):
             "max_queries",
             "max_groups",
             "max_page",
+            "max_job_requests",
+            "max_queued_jobs",
+            "job_retention_seconds",
             "workers",
             "queue",
             "deadline_seconds",

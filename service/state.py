@@ -8,7 +8,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from service.engine import Engine
-from service.errors import LimitExceededError, UnsupportedMediaTypeError, refuse
+from service.errors import JobStoreError, LimitExceededError, UnsupportedMediaTypeError, refuse
+from service.jobs.jobs import Jobs
 from service.metrics import Metrics
 from service.schemas.answers import Answer, AnswerFacts, Hit, ScoresResponse, SketchesResponse, StreamStart
 from service.schemas.groups import GroupsByColumn, InformationRequest, InformationResponse
@@ -28,6 +29,7 @@ class State:
         workplace: Where it computes.
         metrics: What it counts.
         ready: Whether it takes requests.
+        jobs: Its long work; None where the settings name no place for it.
     """
 
     settings: Settings
@@ -35,6 +37,22 @@ class State:
     workplace: Workplace
     metrics: Metrics
     ready: bool = False
+    jobs: Jobs | None = None
+
+    def jobs_or_refuse(self) -> Jobs:
+        """Return the jobs.
+
+        Returns:
+            The jobs of this service.
+
+        Raises:
+            JobStoreError: If it has no place to store any.
+        """
+        if self.jobs is None:
+            raise JobStoreError(
+                "this service has no place to store jobs: start it with --job-store FILE, on a disk that stays"
+            )
+        return self.jobs
 
     def deadline(self) -> Deadline:
         """Return the clock of a request, started."""
@@ -72,7 +90,7 @@ class State:
         Returns:
             The answer.
         """
-        self._check_attribution(index, asked)
+        self.check_attribution(index, asked)
         begun = time.perf_counter()
         answer = self.engine.attribute(asked, index, deadline.check)
         self.metrics.attributions.labels(index, asked.method).inc()
@@ -94,7 +112,7 @@ class State:
         Returns:
             The parts, made when they are asked for.
         """
-        self._check_attribution(index, asked)
+        self.check_attribution(index, asked)
         parts = self.engine.stream(asked, index, deadline.check)
         self.metrics.attributions.labels(index, asked.method).inc()
         return parts
@@ -148,7 +166,13 @@ class State:
         self.check_length("queries", len(asked.queries), "max_batch")
         return self.engine.sketch(asked, index, deadline.check)
 
-    def _check_attribution(self, index: str, asked: AttributionRequest) -> None:
+    def check_attribution(self, index: str, asked: AttributionRequest) -> None:
+        """Refuse an attribution request that asks for more than the settings allow.
+
+        Args:
+            index: The index asked.
+            asked: The request.
+        """
         if asked.filter is not None:
             self._check_lengths(
                 ("filter/ids", len(asked.filter.ids or ()), "max_ids"),

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from service.schemas.jobs import JOB_TYPES
 from service.schemas.problem import Problem, ProblemItem, make_problem
 from service.schemas.questions import QUERY_TYPES
 
@@ -110,7 +111,7 @@ def allowed_by(error: Mapping[str, Any]) -> Any:
     if isinstance(expected, str):
         return re.findall(r"'([^']*)'", expected)
     if error["type"] == "union_tag_not_found":
-        return list(QUERY_TYPES)
+        return list(QUERY_TYPES if len(error["loc"]) > 1 else JOB_TYPES)
     bounds = {name: context[name] for name in BOUNDS if name in context}
     if bounds:
         return bounds
@@ -141,7 +142,7 @@ def sentence(error: Mapping[str, Any]) -> str:
         One sentence.
     """
     if error["type"] == "union_tag_not_found":
-        return "type is missing; it says how the query is given"
+        return f"type is missing; it says {'how the query is given' if len(error['loc']) > 1 else 'which job it is'}"
     if error["type"] == "union_tag_invalid":
         return f"there is no type {(error.get('ctx') or {}).get('tag')!r}"
     return str(error["msg"])

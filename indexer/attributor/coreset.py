@@ -1,6 +1,6 @@
 """A coreset from an open index: the training rows that inform many stored queries at once (method.md section 5)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,7 @@ from indexer.attributor.errors import (
 )
 from indexer.attributor.fused_table import FusedTable, row_products
 from indexer.attributor.noise import Noise, resolve_noise
-from indexer.attributor.pool import partition_label, query_view
+from indexer.attributor.pool import partition_label, positions_in, query_view
 from indexer.attributor.questions import check_option
 from indexer.attributor.spectra import Spectra
 from indexer.attributor.stored_rows import StoredRows
@@ -157,6 +157,7 @@ class Coreset:
         question: What is asked.
 
     Attributes:
+        first_query: One of the queries: all meet the same rows.
         view: The view.
         label: The class whose rows alone are comparable; None where all are.
         noise: σ² in both units.
@@ -181,6 +182,7 @@ class Coreset:
         self.index = index
         self.question = question
         queries = comparable_queries(index, question.num_queries, question.label)
+        self.first_query = queries[0]
         self.view = query_view(index, queries[0])
         self.label = partition_label(self.view, queries[0])
         self.noise: Noise = resolve_noise(
@@ -212,13 +214,16 @@ class Coreset:
         """What the nats measure: ``infoloss`` for that rule, else ``infogain``."""
         return "infoloss" if self.question.rule == "infoloss" else "infogain"
 
-    def picks(self) -> Iterator[CoresetPick]:
+    def picks(self, acquired: Sequence[int] = ()) -> Iterator[CoresetPick]:
         """Select, one row at a time.
 
+        Args:
+            acquired: Rows picked before, in order: an interrupted selection goes on as if it had not been.
+
         Yields:
-            Picks in order; it ends early when no row informs any query.
+            Picks after those, in order; it ends early when no row informs any query.
         """
-        for step in self.steps():
+        for step in self.steps(acquired):
             row = int(self._rows.rows[step.position])
             label = int(self._labels[step.position])
             yield CoresetPick(
@@ -230,13 +235,17 @@ class Coreset:
                 mean_nats=float(step.cumulative_nats.mean()),
             )
 
-    def steps(self) -> Iterator[ManyStep]:
+    def steps(self, acquired: Sequence[int] = ()) -> Iterator[ManyStep]:
         """Select, with what every step did to every query.
+
+        Args:
+            acquired: Rows picked before, in order.
 
         Yields:
             Steps; ``position`` is a place among the candidates.
         """
         question = self.question
+        made = positions_in(self._rows.rows, torch.tensor(list(acquired), dtype=torch.int64)).tolist()
         if question.rule == "infoloss":
             yield from select_many_infoloss(
                 self._posterior(),
@@ -249,6 +258,7 @@ class Coreset:
                 max_table_bytes=question.max_table_bytes,
                 table=self._table,
                 products=row_products,
+                acquired=made,
             )
             return
         yield from select_many(
@@ -263,6 +273,7 @@ class Coreset:
             max_table_bytes=question.max_table_bytes,
             table=self._table,
             products=row_products,
+            acquired=made,
         )
 
     def _table(self, rows: Candidates, num_queries: int) -> CovarianceTable:

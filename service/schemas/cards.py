@@ -16,6 +16,9 @@ class Limits(Response):
     max_ids: int
     max_queries: int
     max_groups: int
+    max_job_requests: int
+    max_queued_jobs: int
+    job_retention_seconds: float
     max_page: int
     workers: int
     queue: int

@@ -124,6 +124,29 @@ def test_quotas_that_bind_nothing_change_nothing(system):
     assert [step.position for step in bound] == [step.position for step in free]
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("made", [1, 4, 6])
+def test_a_resumed_selection_goes_on_bit_for_bit(system, rule, made):
+    sketches, queries = system
+    options = {"budget": 6, "rule": rule, "quotas": {0: 4, 1: 3}, "labels": torch.arange(25) % 2}
+    whole = list(select_many(queries, DenseCandidates(sketches), 3.0, **options))
+    assert len(whole) == 6
+    picked = [step.position for step in whole[:made]]
+    resumed = list(select_many(queries, DenseCandidates(sketches), 3.0, acquired=picked, **options))
+    assert len(resumed) == 6 - made
+    for step, expected in zip(resumed, whole[made:], strict=True):
+        assert (step.rank, step.position, step.score) == (expected.rank, expected.position, expected.score)
+        assert torch.equal(step.cumulative_nats, expected.cumulative_nats)
+        assert torch.equal(step.query_variances, expected.query_variances)
+
+
+@pytest.mark.parametrize("acquired", [[25], [3, 3], [-1], list(range(7))])
+def test_picks_that_no_selection_made_are_refused(system, acquired):
+    sketches, queries = system
+    with pytest.raises(BudgetError, match="acquired"):
+        list(select_many(queries, DenseCandidates(sketches), 3.0, budget=6, acquired=acquired))
+
+
 def test_infoloss_within_a_larger_set(system):
     sketches, queries = system
     posteriors = posteriors_of(queries, sketches, 2.0)

@@ -48,8 +48,8 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-async def http(settings: Settings, engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(settings, engine)
+async def http(settings: Settings, engine: Engine, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(settings.model_copy(update={"job_store": tmp_path / "jobs.sqlite3"}), engine)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client,

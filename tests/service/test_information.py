@@ -39,7 +39,7 @@ async def test_a_mean_over_queries_is_the_mean_of_the_oracles(http: httpx.AsyncC
     queries = [{"type": "row", "row": row} for row in range(5)]
     answer = await ask(http, "margin", queries=queries, groups={"by": "source"}, noise_variance=5.0, removal_order=9)
     index = engine.served("margin").index
-    resolved = [engine.served("margin")._attributor.resolve_query_row(row) for row in range(5)]
+    resolved = [engine.served("margin").attributor.resolve_query_row(row) for row in range(5)]
     _, sketches = comparable(index, resolved[0])
     for number, group in enumerate(answer["groups"]):
         members = list(range(number, 60, 2))

@@ -1,0 +1,163 @@
+"""The jobs of a service: judged, accepted, done in the background, read. What the routes ask."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from pydantic import TypeAdapter
+
+from service.engine import Engine
+from service.errors import LimitExceededError
+from service.jobs.attributions import AttributionsWork
+from service.jobs.coreset import CoresetWork
+from service.jobs.evaluation import EvaluationWork
+from service.jobs.runner import Runner
+from service.jobs.store import JobStore, NewJob, StoredJob
+from service.jobs.work import Work
+from service.schemas.groups import GroupsByColumn
+from service.schemas.jobs import OVER, AttributionsJob, CoresetJob, EvaluationJob, Job, JobRequest, Progress
+from service.schemas.questions import AttributionRequest
+from service.settings import Settings
+
+REQUESTS: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
+#: Longest that a stop waits for the steps that jobs are making; what is stored does not depend on it.
+STOP_SECONDS = 10.0
+
+
+class Jobs:
+    """A store of jobs and the threads that do them.
+
+    Args:
+        settings: Where they are stored and what they may ask for.
+        engine: The indexes.
+        limits: Refuses an attribution request that asks for more than the service allows.
+
+    Attributes:
+        store: The jobs on disk.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, limits: Callable[[str, AttributionRequest], None]) -> None:
+        assert settings.job_store is not None, "who makes one has a place for it"
+        self._settings = settings
+        self._engine = engine
+        self._limits = limits
+        self.store = JobStore(settings.job_store)
+        self._runner = Runner(
+            self.store, self._begin, self._revision_of, settings.job_workers, settings.job_retention_seconds
+        )
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no job gets on any more."""
+        return self._runner.stopping
+
+    def start(self) -> None:
+        """Take up what an earlier process left, and begin."""
+        self._runner.start()
+
+    def stop(self) -> None:
+        """Stop after the steps being made, and close the store."""
+        self._runner.stop(STOP_SECONDS)
+        self.store.close()
+
+    def submit(self, asked: AttributionsJob | CoresetJob | EvaluationJob, key: str | None) -> StoredJob:
+        """Judge a job and accept it: when this returns it is on disk.
+
+        Args:
+            asked: The job.
+            key: The client's idempotency key.
+
+        Returns:
+            The job; the one there was where the key came with this request before.
+        """
+        request = asked.model_dump_json(exclude_unset=True)
+        digest = hashlib.sha256(json.dumps(json.loads(request), sort_keys=True).encode()).hexdigest()
+        if key is not None and (known := self.store.known(key, digest)) is not None:
+            return known
+        self._check_limits(asked)
+        work, revision = self._make(asked, "")
+        new = NewJob(asked.type, asked.index, revision, request, digest, work.total)
+        job = self.store.create(new, key, self._settings.max_queued_jobs)
+        self._runner.wake()
+        return job
+
+    def describe(self, job: StoredJob) -> Job:
+        """Say what clients see of a job.
+
+        Args:
+            job: The job.
+
+        Returns:
+            Its description.
+        """
+        over = job.finished is not None
+        return Job.model_validate(
+            {
+                "id": job.id,
+                "type": job.type,
+                "index": job.index_name,
+                "revision": job.revision,
+                "state": job.state,
+                "progress": Progress(done=job.done, total=job.total),
+                "created_at": _moment(job.created),
+                "started_at": None if job.started is None else _moment(job.started),
+                "finished_at": _moment(job.finished) if job.finished is not None else None,
+                "expires_at": _moment((job.finished or 0) + self._settings.job_retention_seconds) if over else None,
+                "cancel_requested": job.cancel_requested,
+                "result_url": f"/v1/jobs/{job.id}/result",
+                "events_url": f"/v1/jobs/{job.id}/events",
+                "warnings": job.warnings,
+                "problem": job.problem,
+            }
+        )
+
+    def _check_limits(self, asked: AttributionsJob | CoresetJob | EvaluationJob) -> None:
+        most = self._settings.max_job_requests
+        match asked:
+            case AttributionsJob():
+                _check_length("requests", len(asked.requests), "max_job_requests", most)
+            case EvaluationJob():
+                named = {} if isinstance(asked.groups, GroupsByColumn) else asked.groups
+                _check_length("queries", len(asked.queries), "max_job_requests", most)
+                _check_length("groups", len(named), "max_groups", self._settings.max_groups)
+                _check_length("groups", sum(map(len, named.values())), "max_ids", self._settings.max_ids)
+                _check_length("exclude_ids", len(asked.exclude_ids or ()), "max_ids", self._settings.max_ids)
+
+    def _begin(self, job: StoredJob) -> tuple[Work, str]:
+        return self._make(REQUESTS.validate_json(job.request), job.id)
+
+    def _make(self, asked: AttributionsJob | CoresetJob | EvaluationJob, job_id: str) -> tuple[Work, str]:
+        served = self._engine.served(asked.index)
+        work: Work
+        match asked:
+            case AttributionsJob():
+                work = AttributionsWork(
+                    served, asked, lambda item: self._limits(asked.index, item), self._settings.job_threads, job_id
+                )
+            case CoresetJob():
+                work = CoresetWork(served, asked)
+            case _:
+                work = EvaluationWork(served, asked, self._settings.max_groups, job_id)
+        return work, served.index.revision
+
+    def _revision_of(self, index: str) -> str:
+        return self._engine.served(index).index.revision
+
+
+def is_over(job: StoredJob) -> bool:
+    """Return whether a job is done, failed or cancelled."""
+    return job.state in OVER
+
+
+def _check_length(name: str, length: int, limit: str, most: int) -> None:
+    if length > most:
+        raise LimitExceededError(
+            f"{name}: {length} is more than this service allows in one job ({limit} is {most})",
+            pointer=f"/{name}",
+            allowed={limit: most},
+        )
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
