@@ -47,7 +47,11 @@ class AsyncJobHandle:
         return self.job
 
     async def cancel(self) -> Job:
-        """Stop the job, and return it as it stands."""
+        """Stop the job; the items it has stay.
+
+        Returns:
+            The job as it stands.
+        """
         self.job = await self._make(job_calls.cancellation(self.id))
         return self.job
 

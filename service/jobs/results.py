@@ -20,54 +20,48 @@ FORMS = (JSON, NDJSON, PARQUET)
 GROUP_ITEMS = 2000
 READ_BYTES = 1 << 20
 
-_ITEM = [("position", pa.int64()), ("status", pa.int64()), ("problem_code", pa.string())]
+_ITEM: list[tuple[str, pa.DataType]] = [("position", pa.int64()), ("status", pa.int64()), ("problem_code", pa.string())]
 #: Columns by type of job: one row for a hit, a pick, or a subset of a query; one for an item that is a problem.
-SCHEMAS: dict[str, pa.Schema] = {
-    "attributions": pa.schema(
-        [
-            *_ITEM,
-            ("revision", pa.string()),
-            ("method", pa.string()),
-            ("noise_variance", pa.float64()),
-            ("relative_noise", pa.float64()),
-            ("query_label", pa.int64()),
-            ("infogain_nats", pa.float64()),
-            ("infoloss_nats", pa.float64()),
-            ("available_nats", pa.float64()),
-            ("exact", pa.bool_()),
-            ("rank", pa.int64()),
-            ("row", pa.int64()),
-            ("id", pa.string()),
-            ("label", pa.int64()),
-            ("score", pa.float64()),
-            ("covariance", pa.float64()),
-            ("step_nats", pa.float64()),
-            ("cumulative_nats", pa.float64()),
-            ("represents", pa.int64()),
-        ]
-    ),
-    "coreset": pa.schema(
-        [
-            ("position", pa.int64()),
-            ("rank", pa.int64()),
-            ("row", pa.int64()),
-            ("id", pa.string()),
-            ("label", pa.int64()),
-            ("score", pa.float64()),
-            ("mean_nats", pa.float64()),
-        ]
-    ),
-    "evaluation": pa.schema(
-        [
-            *_ITEM,
-            ("noise_variance", pa.float64()),
-            ("relative_noise", pa.float64()),
-            ("available_nats", pa.float64()),
-            ("group", pa.string()),
-            ("infogain_nats", pa.float64()),
-            ("infoloss_nats", pa.float64()),
-        ]
-    ),
+COLUMNS: dict[str, list[tuple[str, pa.DataType]]] = {
+    "attributions": [
+        *_ITEM,
+        ("revision", pa.string()),
+        ("method", pa.string()),
+        ("noise_variance", pa.float64()),
+        ("relative_noise", pa.float64()),
+        ("query_label", pa.int64()),
+        ("infogain_nats", pa.float64()),
+        ("infoloss_nats", pa.float64()),
+        ("available_nats", pa.float64()),
+        ("exact", pa.bool_()),
+        ("rank", pa.int64()),
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("label", pa.int64()),
+        ("score", pa.float64()),
+        ("covariance", pa.float64()),
+        ("step_nats", pa.float64()),
+        ("cumulative_nats", pa.float64()),
+        ("represents", pa.int64()),
+    ],
+    "coreset": [
+        ("position", pa.int64()),
+        ("rank", pa.int64()),
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("label", pa.int64()),
+        ("score", pa.float64()),
+        ("mean_nats", pa.float64()),
+    ],
+    "evaluation": [
+        *_ITEM,
+        ("noise_variance", pa.float64()),
+        ("relative_noise", pa.float64()),
+        ("available_nats", pa.float64()),
+        ("group", pa.string()),
+        ("infogain_nats", pa.float64()),
+        ("infoloss_nats", pa.float64()),
+    ],
 }
 
 
@@ -139,7 +133,7 @@ def as_parquet(job: StoredJob, items: Iterator[Item], folder: Path) -> Iterator[
     Yields:
         Parts of the file.
     """
-    schema = SCHEMAS[job.type].with_metadata(
+    schema = pa.schema(COLUMNS[job.type]).with_metadata(
         {"job": job.id, "index": job.index_name, "revision": job.revision, "facts": json.dumps(job.facts)}
     )
     with tempfile.TemporaryFile(dir=folder) as file:

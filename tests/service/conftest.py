@@ -58,9 +58,11 @@ async def http(settings: Settings, engine: Engine, tmp_path: Path) -> AsyncItera
 
 
 @pytest.fixture(scope="session")
-def server(index_root: Path) -> Iterator[str]:
+def server(index_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A service process of its own on a loopback port."""
     from service.local_server import local_server
 
-    with local_server(index_root / "own", "--max-budget", "50", "--max-body-bytes", "100000", start_seconds=300) as url:
+    store = str(tmp_path_factory.mktemp("jobs") / "jobs.sqlite3")
+    options = ("--max-budget", "50", "--max-body-bytes", "100000", "--job-store", store)
+    with local_server(index_root / "own", *options, start_seconds=300) as url:
         yield url

@@ -2,13 +2,18 @@
 
 import inspect
 import typing
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from service.async_client_jobs import AsyncJobHandle
 from service.calls import AttributionOptions, InformationOptions, ScoresOptions
 from service.client import AsyncClient, Client, NotOurServiceError, ProblemError
+from service.client_jobs import JobHandle
 from service.schemas.answers import AnswerFacts, Hit, StreamStart
 from service.schemas.groups import InformationRequest
+from service.schemas.jobs import Job, Progress
 from service.schemas.problem import ProblemItem, make_problem
 from service.schemas.questions import AttributionRequest, RowQuery, ScoresRequest
 
@@ -30,6 +35,7 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments():
         return {name: list(inspect.signature(method).parameters) for name, method in found if not name.startswith("__")}
 
     assert methods(Client) == methods(AsyncClient)
+    assert methods(JobHandle) == methods(AsyncJobHandle)
 
 
 @pytest.mark.slow
@@ -61,6 +67,42 @@ def test_the_client_asks_everything(server: str):
         assert client.examples("own", limit=3).total == 60
         assert client.example("own", 2, "query").id == "query:2"
         assert client.content("own", 2)[0] == "image/png"
+
+
+JOB = {"type": "attributions", "index": "own", "requests": [{"query": ROW, "budget": 2, "relative_noise": 1.0}] * 30}
+
+
+@pytest.mark.slow
+def test_the_client_hands_in_a_job_and_waits_for_it(server: str, tmp_path: Path):
+    with Client(server) as client:
+        seen: list[Job] = []
+        job = client.submit(JOB, idempotency_key="of-the-client's-test")
+        assert job.wait(on_progress=seen.append, timeout=60).state == "done"
+        assert [now.progress.done for now in seen] == sorted({now.progress.done for now in seen})
+        assert seen[-1].progress.done == 30
+        assert client.submit(JOB, idempotency_key="of-the-client's-test").id == job.id
+        items = list(job.items())
+        assert [item["position"] for item in items] == list(range(30))
+        assert job.result().items == items
+        job.save_parquet(tmp_path / "hits.parquet")
+        assert pq.read_table(tmp_path / "hits.parquet").num_rows == 60
+        assert client.job(job.id).wait(timeout=5) == job.refresh()
+        assert job.cancel().state == "done"
+        assert client.jobs(state="done").jobs[0].id == job.id
+        with pytest.raises(ProblemError, match="unknown_job"):
+            client.job("nothing")
+        with pytest.raises(ProblemError, match="/budget"):
+            client.submit({"type": "coreset", "index": "own"})
+
+
+def test_a_client_waits_no_longer_than_it_was_told(tmp_path: Path):
+    job = Job(
+        id="a", type="coreset", index="own", revision="r", state="running", progress=Progress(done=1, total=2),
+        created_at="", started_at=None, finished_at=None, expires_at=None, cancel_requested=False,
+        result_url="", events_url="", warnings=[], problem=None,
+    )  # fmt: skip
+    with Client("http://127.0.0.1:9") as client, pytest.raises(TimeoutError, match="is not over within"):
+        JobHandle(client.http, job).wait(timeout=0.5)
 
 
 @pytest.mark.slow
@@ -114,7 +156,7 @@ def test_something_that_is_not_this_service_is_named_so():
 
 @pytest.mark.slow
 @pytest.mark.anyio
-async def test_the_asynchronous_client_does_the_same(server: str):
+async def test_the_asynchronous_client_does_the_same(server: str, tmp_path: Path):
     async with AsyncClient(server) as client:
         assert await client.ready()
         assert (await client.info()).indexes == [card.name for card in await client.indexes()]
@@ -129,5 +171,14 @@ async def test_the_asynchronous_client_does_the_same(server: str):
         assert (await client.examples("own")).total == 60
         assert (await client.example("own", 1)).row == 1
         assert (await client.content("own", 1))[0] == "image/png"
+        job = await client.submit(JOB)
+        seen: list[Job] = []
+        assert (await job.wait(on_progress=seen.append, timeout=60)).state == seen[-1].state == "done"
+        assert [item["position"] async for item in job.items()] == list(range(30))
+        assert len((await job.result()).items) == 30
+        await job.save_parquet(tmp_path / "hits.parquet")
+        assert pq.read_table(tmp_path / "hits.parquet").num_rows == 60
+        assert (await (await client.job(job.id)).cancel()) == await job.refresh()
+        assert (await client.jobs()).total >= 1
         with pytest.raises(ProblemError):
             await client.index("nothing")

@@ -4,7 +4,6 @@ import io
 import json
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -243,8 +242,8 @@ class Gate:
 
 
 @pytest.fixture
-def gate(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    yield Gate(engine, monkeypatch)
+def gate(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(engine, monkeypatch)
 
 
 async def test_a_cancelled_job_keeps_what_it_has(http: httpx.AsyncClient, gate: Gate) -> None:
@@ -270,12 +269,12 @@ async def test_a_stopped_service_goes_on_where_it_was(settings: Settings, engine
     settings = settings.model_copy(update={"job_store": tmp_path / "jobs.sqlite3"})
     app = create_app(settings, engine)
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
-        async with app.router.lifespan_context(app):
-            id = (await submit(http, MANY))["id"]
-            gate.go.release(7)
-            while (await http.get(f"/v1/jobs/{id}")).json()["progress"]["done"] < 7:
-                await anyio.sleep(0.02)
+    client = httpx.AsyncClient(transport=transport, base_url="http://service")
+    async with client as http, app.router.lifespan_context(app):
+        id = (await submit(http, MANY))["id"]
+        gate.go.release(7)
+        while (await http.get(f"/v1/jobs/{id}")).json()["progress"]["done"] < 7:
+            await anyio.sleep(0.02)
     gate.go.release(1000)
     app = create_app(settings, engine)
     async with (
