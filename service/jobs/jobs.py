@@ -42,10 +42,9 @@ class Jobs:
         self._settings = settings
         self._engine = engine
         self._limits = limits
-        self.store = JobStore(settings.job_store)
-        self._runner = Runner(
-            self.store, self._begin, self._revision_of, settings.job_workers, settings.job_retention_seconds
-        )
+        self._path = settings.job_store
+        self.store = JobStore(self._path)  # here, so that a service whose store is not sound does not start to listen
+        self._runner = self._new_runner()
 
     @property
     def stopping(self) -> bool:
@@ -53,7 +52,10 @@ class Jobs:
         return self._runner.stopping
 
     def start(self) -> None:
-        """Take up what an earlier process left, and begin."""
+        """Take up what an earlier process left, and begin; also after a stop."""
+        if self.store.closed:
+            self.store = JobStore(self._path)
+            self._runner = self._new_runner()
         self._runner.start()
 
     def stop(self) -> None:
@@ -111,6 +113,10 @@ class Jobs:
                 "problem": job.problem,
             }
         )
+
+    def _new_runner(self) -> Runner:
+        settings = self._settings
+        return Runner(self.store, self._begin, self._revision_of, settings.job_workers, settings.job_retention_seconds)
 
     def _check_limits(self, asked: AttributionsJob | CoresetJob | EvaluationJob) -> None:
         most = self._settings.max_job_requests

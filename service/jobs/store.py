@@ -141,6 +141,7 @@ class JobStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.closed = False
         self._lock = threading.RLock()
         self._owner = FileLock(f"{path}.lock", thread_local=False)
         try:
@@ -183,6 +184,7 @@ class JobStore:
         with self._lock:
             self._db.close()
             self._owner.release()
+            self.closed = True
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:

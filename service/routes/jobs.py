@@ -17,6 +17,15 @@ from service.schemas.values import LARGEST_INTEGER
 from service.state import JsonBody, Service
 
 router = APIRouter(tags=["jobs"])
+EVENT = {
+    "type": "object",
+    "description": "One event.",
+    "properties": {
+        "event": {"type": "string", "enum": ["progress", "over"]},
+        "id": {"type": "string", "description": "Grows with every change of the job."},
+        "data": {"type": "string", "contentMediaType": "application/json", "description": "The job, as Job."},
+    },
+}
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -126,7 +135,7 @@ async def read_result(job: JobId, request: Request, service: Service) -> Streami
     summary="A job's progress as server-sent events",
     dependencies=[WithoutParameters],
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Events."},
+        200: {"content": {"text/event-stream": {"schema": EVENT}}, "description": "Events."},
         204: {"description": "The job is over, and Last-Event-ID was its last event: nothing will follow."},
     },
 )
