@@ -23,7 +23,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python 
 PARALLEL := -n logical --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check serve format clean lint venv
+.PHONY: help demo test test-reliability check serve format clean lint venv
 
 ## help     list the targets
 help:
@@ -55,6 +55,10 @@ test: lint
 ## check    the same without the slow tests; under a minute
 check: lint
 	$(PYTEST) $(PARALLEL) -m "not gpu and not slow"
+
+## test-reliability  the long form of tests/reliability: kills, repeats, loads; half an hour or more
+test-reliability: $(READY)
+	NATTRIBUTE_RELIABILITY=long $(PYTEST) -s tests/reliability
 
 lint: $(READY)
 	$(BIN)/ruff format --check $(SOURCES)

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from indexer.attributor import GroupNats, GroupQuestion, QuerySketch
+from indexer.attributor.pool import rows_of_ids
+from indexer.attributor.questions import check_noise
 from service.group_answers import groups_of
 from service.jobs.store import Item, finite
 from service.jobs.work import Check, StoredItems
@@ -29,6 +31,8 @@ class EvaluationWork:
         self._served = served
         self._asked = asked
         self._job_id = job_id
+        check_noise(asked.noise_variance, asked.relative_noise)
+        rows_of_ids(served.index, asked.exclude_ids or (), "/exclude_ids")
         self._groups = groups_of(served.attributor, asked.groups, most_groups)
         self.total = len(asked.queries)
         self.facts: dict[str, Any] = {

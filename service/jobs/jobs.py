@@ -131,7 +131,7 @@ class Jobs:
                 _check_length("exclude_ids", len(asked.exclude_ids or ()), "max_ids", self._settings.max_ids)
 
     def _begin(self, job: StoredJob) -> tuple[Work, str]:
-        return self._make(REQUESTS.validate_json(job.request), job.id)
+        return self._make(REQUESTS.validate_json(self.store.request(job)), job.id)
 
     def _make(self, asked: AttributionsJob | CoresetJob | EvaluationJob, job_id: str) -> tuple[Work, str]:
         served = self._engine.served(asked.index)

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,11 @@ CREATE TABLE items (
     PRIMARY KEY (job, position)
 ) WITHOUT ROWID;
 """
+#: Everything of a job but its request, which may be long.
+JOB = (
+    "number, id, type, index_name, revision, state, done, total, created, started, finished, cancel_requested, "
+    "attempts, version, facts, warnings, problem"
+)
 #: Items read at a time, so that a reader of a long result holds up nobody.
 READ_ITEMS = 500
 
@@ -94,7 +99,6 @@ class StoredJob:
         type: attributions, coreset or evaluation.
         index_name: The index's name.
         revision: The revision its items are of.
-        request: The request as JSON text.
         state: queued, running, done, failed or cancelled.
         done: Items stored.
         total: Items there can be.
@@ -114,7 +118,6 @@ class StoredJob:
     type: str
     index_name: str
     revision: str
-    request: str
     state: str
     done: int
     total: int
@@ -191,16 +194,15 @@ class JobStore:
         with self._lock:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
+                yield self._db
                 self._db.execute("COMMIT")
             except sqlite3.Error as error:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
                 raise JobStoreError(f"the job store cannot be written: {error}") from error
+            finally:
+                # Nothing is left half done; a full disk has ended the transaction already.
+                with suppress(sqlite3.ProgrammingError):  # closed meanwhile
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
 
     def _reading(self, statement: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         with self._lock:
@@ -250,7 +252,7 @@ class JobStore:
         Raises:
             IdempotencyKeyReusedError: If the key belongs to another request.
         """
-        found = self._reading("SELECT * FROM jobs WHERE idempotency_key = ?", (key,))
+        found = self._reading(f"SELECT request_digest, {JOB} FROM jobs WHERE idempotency_key = ?", (key,))
         if not found:
             return None
         if found[0]["request_digest"] != digest:
@@ -269,7 +271,7 @@ class JobStore:
         Raises:
             UnknownJobError: If there is none.
         """
-        found = self._reading("SELECT * FROM jobs WHERE id = ?", (id,))
+        found = self._reading(f"SELECT {JOB} FROM jobs WHERE id = ?", (id,))
         if not found:
             raise UnknownJobError(id)
         return _job(found[0])
@@ -288,7 +290,7 @@ class JobStore:
         where, values = ("WHERE state = ?", (state,)) if state is not None else ("", ())
         total = self._reading(f"SELECT count(*) FROM jobs {where}", values)[0][0]
         rows = self._reading(
-            f"SELECT * FROM jobs {where} ORDER BY number DESC LIMIT ? OFFSET ?", (*values, limit, offset)
+            f"SELECT {JOB} FROM jobs {where} ORDER BY number DESC LIMIT ? OFFSET ?", (*values, limit, offset)
         )
         return [_job(row) for row in rows], total
 
@@ -422,6 +424,10 @@ class JobStore:
         self.cancelled.add(id)
         return self._changed(id)
 
+    def request(self, job: StoredJob) -> str:
+        """Return a job's request as JSON text."""
+        return str(self._reading("SELECT request FROM jobs WHERE number = ?", (job.number,))[0][0])
+
     def positions(self, job: StoredJob) -> set[int]:
         """Return the positions that a job has items for."""
         return {row[0] for row in self._reading("SELECT position FROM items WHERE job = ?", (job.number,))}
@@ -476,8 +482,7 @@ class JobStore:
 
 def _job(row: sqlite3.Row) -> StoredJob:
     found = dict(row)
-    for unused in ("idempotency_key", "request_digest"):
-        del found[unused]
+    found.pop("request_digest", None)
     found["cancel_requested"] = bool(found["cancel_requested"])
     for field in ("facts", "warnings", "problem"):
         found[field] = None if found[field] is None else json.loads(found[field])

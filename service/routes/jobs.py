@@ -56,9 +56,7 @@ LastEventId = Annotated[
     dependencies=[JsonBody, WithoutParameters],
     openapi_extra=job_examples(),
 )
-async def submit(
-    asked: Annotated[JobRequest, ...], response: Response, service: Service, key: IdempotencyKey = None
-) -> Job:
+async def submit(asked: JobRequest, response: Response, service: Service, key: IdempotencyKey = None) -> Job:
     """Answered once the job is on disk. It survives a crash and a restart, and is not done twice."""
     jobs = service.jobs_or_refuse()
     job = await service.workplace.run(lambda: jobs.submit(asked, key), service.deadline())
@@ -148,4 +146,4 @@ async def read_events(job: JobId, request: Request, service: Service, last_event
     found = await to_thread.run_sync(jobs.store.get, job)
     if is_over(found) and last_event_id is not None and found.version <= last_event_id:
         return Response(status_code=204)
-    return follow(jobs, found, request, last_event_id)
+    return follow(jobs, found, request, last_event_id, lambda: jobs.stopping or not service.ready)

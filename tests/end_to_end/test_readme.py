@@ -66,6 +66,14 @@ def test_streaming_example_prints_each_hit(folder):
     assert [line.split()[0] for line in printed.splitlines()] == [str(rank) for rank in range(1, 11)]
 
 
+def test_groups_and_jobs_example_ends_with_a_coreset(folder):
+    with local_server(folder / "indexes" / "digits", "--job-store", str(folder / "jobs.sqlite3")) as url:
+        printed = run(folder, "-c", block_with("client.submit(").replace("http://127.0.0.1:8000", url)).splitlines()
+    assert [line.split()[0] for line in printed[:2]] == ["Ada", "Ben"]
+    assert "20 of 20" in printed
+    assert printed[-1].count("train:") == 20
+
+
 def test_regression_example_passes_the_commands_shown_below_it(folder):
     (folder / "diabetes.py").write_text(block_with("load_diabetes"), encoding="utf-8")
     (commands,) = [block for block in CONSOLE_BLOCKS if "diabetes.py" in block]

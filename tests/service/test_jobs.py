@@ -17,6 +17,7 @@ from service.app import create_app
 from service.engine import Engine
 from service.errors import JobStoreError
 from service.jobs.store import JobStore, NewJob
+from service.schemas.jobs import AttributionsJob, CoresetJob
 from service.settings import Settings
 from tests.index_factory import make_index
 
@@ -198,6 +199,8 @@ async def test_what_cannot_be_a_job_is_refused_before_it_is_accepted(http: httpx
         ({"type": "coreset", "index": "margin", "budget": 3, "bugdet": 1}, 422, "unknown_field", "/bugdet"),
         (EVALUATION | {"groups": {"by": "colour"}}, 422, "unknown_metadata", "/groups/by"),
         (EVALUATION | {"queries": [{"type": "row", "row": -1}]}, 422, "out_of_range", "/queries/0/row"),
+        (EVALUATION | {"exclude_ids": ["train:1", "train:x"]}, 422, "unknown_id", "/exclude_ids/1"),
+        (EVALUATION | {"noise_variance": 1.0}, 422, "noise_conflict", "/relative_noise"),
         (MANY | {"requests": []}, 422, "wrong_length", "/requests"),
         (MANY | {"requests": [{}] * 10_001}, 422, "limit_exceeded", "/requests"),
     ):
@@ -390,6 +393,32 @@ def test_a_job_that_ends_the_process_every_time_fails(settings: Settings, engine
     job = jobs.describe(jobs.store.get(id))
     jobs.stop()
     assert (job.state, job.problem.code) == ("failed", "job_failed")
+
+
+def test_a_full_disk_refuses_new_jobs_and_holds_up_the_accepted(settings: Settings, engine: Engine, tmp_path: Path):
+    app = create_app(settings.model_copy(update={"job_store": tmp_path / "jobs.sqlite3"}), engine)
+    jobs = app.state.service.jobs
+    coreset = CoresetJob.model_validate(CORESET)
+    accepted = jobs.submit(coreset, "first")
+    # SQLite's own limit of a file: from here on every page more is SQLITE_FULL.
+    pages = jobs.store._db.execute("PRAGMA page_count").fetchone()[0]
+    jobs.store._db.execute(f"PRAGMA max_page_count = {pages}")
+    fill = (jobs.submit(coreset, f"k{number}") for number in range(1000))
+    with pytest.raises(JobStoreError, match="full"):
+        list(fill)
+    many = AttributionsJob.model_validate(MANY)
+    with pytest.raises(JobStoreError, match="full"):
+        jobs.submit(many, None)
+    waiting = len(jobs.store.page("queued", 0, 1000)[0])
+    jobs.start()
+    time.sleep(1.5)
+    assert any(job.finished is None for job in jobs.store.page(None, 0, 1000)[0])
+    jobs.store._db.execute("PRAGMA max_page_count = 1000000")
+    while any(job.finished is None for job in jobs.store.page(None, 0, 1000)[0]):
+        time.sleep(0.02)
+    assert jobs.store.page("done", 0, 1000)[1] == waiting
+    assert [body["rank"] for _, body in jobs.store.items(accepted)] == list(range(1, 13))
+    jobs.stop()
 
 
 def test_a_store_belongs_to_one_process_and_one_version(tmp_path: Path) -> None:
