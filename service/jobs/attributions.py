@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from service.jobs.stopping import StopJob
-from service.jobs.store import Item
+from service.jobs.stored_job import Item
 from service.jobs.work import Check, StoredItems
 from service.problems import problem_of
 from service.schemas.jobs import AttributionsJob

@@ -9,7 +9,7 @@ from indexer.attributor import QuestionError
 from indexer.attributor.coreset import Coreset, CoresetQuestion
 from indexer.attributor.noise import naming_the_noise
 from service.errors import LimitExceededError
-from service.jobs.store import Item, finite
+from service.jobs.stored_job import Item, finite
 from service.jobs.work import Check, StoredItems
 from service.schemas.jobs import CoresetJob
 from service.served_index import ServedIndex

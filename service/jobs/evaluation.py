@@ -7,7 +7,7 @@ from indexer.attributor import GroupNats, GroupQuestion, QuerySketch
 from indexer.attributor.pool import rows_of_ids
 from indexer.attributor.questions import check_noise
 from service.group_answers import groups_of
-from service.jobs.store import Item, finite
+from service.jobs.stored_job import Item, finite
 from service.jobs.work import Check, StoredItems
 from service.problems import problem_of
 from service.schemas.jobs import EvaluationJob

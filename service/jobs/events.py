@@ -9,7 +9,7 @@ from fastapi import Request
 from fastapi.sse import EventSourceResponse, format_sse_event
 
 from service.jobs.jobs import Jobs, is_over
-from service.jobs.store import StoredJob
+from service.jobs.stored_job import StoredJob
 
 LOOK_SECONDS = 0.1
 #: After so long without an event a comment is sent, so that nobody between takes the connection for dead.

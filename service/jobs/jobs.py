@@ -13,7 +13,8 @@ from service.jobs.attributions import AttributionsWork
 from service.jobs.coreset import CoresetWork
 from service.jobs.evaluation import EvaluationWork
 from service.jobs.runner import Runner
-from service.jobs.store import JobStore, NewJob, StoredJob
+from service.jobs.store import JobStore
+from service.jobs.stored_job import NewJob, StoredJob
 from service.jobs.work import Work
 from service.schemas.groups import GroupsByColumn
 from service.schemas.jobs import OVER, AttributionsJob, CoresetJob, EvaluationJob, Job, JobRequest, Progress

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.errors import NotAcceptableError
-from service.jobs.store import Item, StoredJob
+from service.jobs.stored_job import Item, StoredJob
 from service.schemas.jobs import Job
 
 JSON, NDJSON, PARQUET = "application/json", "application/x-ndjson", "application/vnd.apache.parquet"

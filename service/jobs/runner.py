@@ -9,7 +9,8 @@ import structlog
 
 from service.errors import JobFailedError, JobStoreError
 from service.jobs.stopping import StopJob
-from service.jobs.store import Item, JobStore, StoredJob
+from service.jobs.store import JobStore
+from service.jobs.stored_job import Item, StoredJob
 from service.jobs.work import Work
 from service.problems import problem_of
 from sketchstore.errors import CorruptIndexError

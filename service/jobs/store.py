@@ -5,20 +5,19 @@ process owns the file; its threads take turns on one connection.
 """
 
 import json
-import math
 import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from service.errors import IdempotencyKeyReusedError, JobQueueFullError, JobStoreError, UnknownJobError
+from service.jobs.stored_job import JOB, Item, NewJob, StoredJob, job_of
 
 VERSION = 1
 SCHEMA = """
@@ -52,84 +51,8 @@ CREATE TABLE items (
     PRIMARY KEY (job, position)
 ) WITHOUT ROWID;
 """
-#: Everything of a job but its request, which may be long.
-JOB = (
-    "number, id, type, index_name, revision, state, done, total, created, started, finished, cancel_requested, "
-    "attempts, version, facts, warnings, problem"
-)
 #: Items read at a time, so that a reader of a long result holds up nobody.
 READ_ITEMS = 500
-
-Item = tuple[int, dict[str, Any]]
-
-
-def finite(value: float | None) -> float | None:
-    """Return a number as JSON can say it: infinite nats, of a query of which nothing is left unknown, are null."""
-    return value if value is not None and math.isfinite(value) else None
-
-
-@dataclass(frozen=True)
-class NewJob:
-    """A job that is not accepted yet.
-
-    Attributes:
-        type: attributions, coreset or evaluation.
-        index: The index's name.
-        revision: Its revision when the job was judged.
-        request: The request as JSON text.
-        digest: Digest of the request, to tell whether a key is used for the same one again.
-        total: Items there can be.
-    """
-
-    type: str
-    index: str
-    revision: str
-    request: str
-    digest: str
-    total: int
-
-
-@dataclass(frozen=True)
-class StoredJob:
-    """A job as it is on disk; times are seconds since 1970.
-
-    Attributes:
-        number: Order of acceptance.
-        id: What clients call it.
-        type: attributions, coreset or evaluation.
-        index_name: The index's name.
-        revision: The revision its items are of.
-        state: queued, running, done, failed or cancelled.
-        done: Items stored.
-        total: Items there can be.
-        created: When it was accepted.
-        started: When it was first begun.
-        finished: When it was over.
-        cancel_requested: Whether somebody asked to stop it.
-        attempts: How often it was begun since it last got on.
-        version: Grows with every change.
-        facts: What holds for all items.
-        warnings: What to beware of.
-        problem: Why it failed, as JSON.
-    """
-
-    number: int
-    id: str
-    type: str
-    index_name: str
-    revision: str
-    state: str
-    done: int
-    total: int
-    created: float
-    started: float | None
-    finished: float | None
-    cancel_requested: bool
-    attempts: int
-    version: int
-    facts: dict[str, Any]
-    warnings: list[str]
-    problem: dict[str, Any] | None
 
 
 class JobStore:
@@ -257,7 +180,7 @@ class JobStore:
             return None
         if found[0]["request_digest"] != digest:
             raise IdempotencyKeyReusedError(found[0]["id"])
-        return _job(found[0])
+        return job_of(found[0])
 
     def get(self, id: str) -> StoredJob:
         """Read a job.
@@ -274,7 +197,7 @@ class JobStore:
         found = self._reading(f"SELECT {JOB} FROM jobs WHERE id = ?", (id,))
         if not found:
             raise UnknownJobError(id)
-        return _job(found[0])
+        return job_of(found[0])
 
     def page(self, state: str | None, offset: int, limit: int) -> tuple[list[StoredJob], int]:
         """Read some jobs, the newest first.
@@ -292,7 +215,7 @@ class JobStore:
         rows = self._reading(
             f"SELECT {JOB} FROM jobs {where} ORDER BY number DESC LIMIT ? OFFSET ?", (*values, limit, offset)
         )
-        return [_job(row) for row in rows], total
+        return [job_of(row) for row in rows], total
 
     def recover(self) -> int:
         """Put what a process that ended was working on back into the queue.
@@ -478,12 +401,3 @@ class JobStore:
         job = self.get(id)
         self.versions[id] = job.version
         return job
-
-
-def _job(row: sqlite3.Row) -> StoredJob:
-    found = dict(row)
-    found.pop("request_digest", None)
-    found["cancel_requested"] = bool(found["cancel_requested"])
-    for field in ("facts", "warnings", "problem"):
-        found[field] = None if found[field] is None else json.loads(found[field])
-    return StoredJob(**found)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from service.jobs.store import Item
+from service.jobs.stored_job import Item
 
 Check = Callable[[], None]
 

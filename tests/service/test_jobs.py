@@ -16,7 +16,8 @@ import pytest
 from service.app import create_app
 from service.engine import Engine
 from service.errors import JobStoreError
-from service.jobs.store import JobStore, NewJob
+from service.jobs.store import JobStore
+from service.jobs.stored_job import NewJob
 from service.schemas.jobs import AttributionsJob, CoresetJob
 from service.settings import Settings
 from tests.index_factory import make_index
