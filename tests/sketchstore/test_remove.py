@@ -63,6 +63,8 @@ def assert_rows_are(found: Index, index: Index, left: np.ndarray) -> None:
         assert found.examples.label(row) == index.examples.label(old)
         assert found.examples.metadata(row) == index.examples.metadata(old)
         assert found.examples.preview(row) == index.examples.preview(old)
+    values, places = found.examples.values("source")
+    assert [values[place] for place in places.tolist()] == ["web" if old % 2 else "book" for old in left.tolist()]
     books = found.examples.where({"source": "book"}).tolist()
     assert [found.examples.id(row) for row in books] == [f"train:{old}" for old in left if old % 2 == 0]
 

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sketchstore.arrays import map_npy, map_tensor, npy_header, tensor_file_bytes, tensor_header
-from sketchstore.errors import ExampleValueError, Float16RangeError, NotFiniteSketchError, SketchBlockError
+from sketchstore.errors import (
+    ExampleValueError,
+    Float16RangeError,
+    NotFiniteSketchError,
+    SketchBlockError,
+    UnknownMetadataError,
+)
 from sketchstore.float16 import scale_exponent_for, to_float16
 from sketchstore.plan import MAX_SHARD_BYTES, shard_rows_for
 from sketchstore.reader import open_index
@@ -276,6 +282,11 @@ def test_metadata_may_be_missing_and_widen_from_int_to_float(tmp_path):
     assert index.examples.metadata(0) == {"flag": None, "none": None, "x": None}
     assert index.examples.metadata(1) == {"flag": True, "none": None, "x": 1.0}
     assert index.examples.where({"flag": True}).tolist() == [1]
+    values, places = index.examples.values("x")
+    assert (values, places.tolist()) == ([0.5, 1.0], [-1, 1, 0])
+    assert index.examples.values("none")[0] == []
+    with pytest.raises(UnknownMetadataError, match="'y'"):
+        index.examples.values("y")
     assert index.predicted_labels is None
 
 

@@ -16,7 +16,11 @@ from indexer.attributor.errors import (
     UnknownIdError,
     UnknownMetadataError,
 )
+from sketchstore.reader import open_index
+from sketchstore.tables import ExampleRow
+from sketchstore.writer import IndexWriter
 from tests import oracles
+from tests.index_factory import make_contents, make_plan, write_contents
 from tests.indexer.attributor.asking import attributor, close, comparable, small_index
 
 
@@ -39,6 +43,22 @@ def test_groups_by_metadata_are_its_values(asked: Attributor) -> None:
     assert [group.name for group in labels.groups] == ["0", "1", "2"]
     assert torch.equal(asked.index.labels[labels.groups[2].rows], torch.full((40,), 2))
     assert found.num_without == labels.num_without == 0
+
+
+def test_rows_without_a_value_or_a_label_are_in_no_group(tmp_path: Path) -> None:
+    plan = make_plan(num_rows=4, num_classes=1, view="margin")
+    with IndexWriter.create(tmp_path / "small", plan) as writer:
+        write_contents(writer, make_contents(plan, num_classes=1), num_queries=0)
+        metadata: list[dict[str, str | None]] = [{}, {"source": "b"}, {"source": None}, {"source": "a"}]
+        labels = [5, -1, 5, 2]
+        writer.write_examples([ExampleRow(f"{row}", labels[row], metadata=metadata[row]) for row in range(4)])
+        asked = Attributor(open_index(writer.publish()))
+    found = asked.groups("source")
+    assert [(group.name, group.rows.tolist()) for group in found.groups] == [("a", [3]), ("b", [1])]
+    assert found.num_without == 2
+    found = asked.groups("label")
+    assert [(group.name, group.rows.tolist()) for group in found.groups] == [("2", [3]), ("5", [0, 2])]
+    assert found.num_without == 1
 
 
 def test_groups_by_a_column_that_cannot_be_are_refused(asked: Attributor) -> None:
