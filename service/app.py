@@ -64,6 +64,9 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
     state.jobs = Jobs(settings, engine, state.check_attribution) if settings.job_store is not None else None
 
+    if state.jobs is not None:
+        state.metrics.watch_jobs(state.jobs.count)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if state.jobs is not None:

@@ -1,5 +1,8 @@
 """What /metrics shows to Prometheus: requests, attributions, sketches, the queue. One registry for one app."""
 
+from collections.abc import Callable
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from service.workplace import Workplace
@@ -52,6 +55,16 @@ class Metrics:
         busy.set_function(lambda: workplace.busy)
         waiting = Gauge("nattribute_queue_waiting", "Requests that wait now.", registry=self._registry)
         waiting.set_function(lambda: workplace.waiting)
+
+    def watch_jobs(self, count: Callable[[str], int]) -> None:
+        """Show how many jobs wait and run.
+
+        Args:
+            count: Counts the jobs in a state.
+        """
+        jobs = Gauge("nattribute_jobs", "Jobs by state.", ["state"], registry=self._registry)
+        for state in ("queued", "running"):
+            jobs.labels(state).set_function(partial(count, state))
 
     def text(self) -> bytes:
         """Return everything in the Prometheus text format."""

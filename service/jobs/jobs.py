@@ -52,6 +52,10 @@ class Jobs:
         """Whether no job gets on any more."""
         return self._runner.stopping
 
+    def count(self, state: str) -> int:
+        """Return how many jobs are in a state."""
+        return self.store.page(state, 0, 0)[1]
+
     def start(self) -> None:
         """Take up what an earlier process left, and begin; also after a stop."""
         if self.store.closed:

@@ -257,6 +257,9 @@ async def test_a_cancelled_job_keeps_what_it_has(http: httpx.AsyncClient, gate: 
     while (await http.get(f"/v1/jobs/{first}")).json()["progress"]["done"] < 5:
         await anyio.sleep(0.02)
     assert (await http.get(f"/v1/jobs/{second}")).json()["state"] == "queued"
+    metrics = (await http.get("/metrics")).text
+    assert 'nattribute_jobs{state="queued"} 1.0' in metrics
+    assert 'nattribute_jobs{state="running"} 1.0' in metrics
     waiting = (await http.delete(f"/v1/jobs/{second}")).json()
     assert (waiting["state"], waiting["cancel_requested"]) == ("cancelled", True)
     assert (await http.delete(f"/v1/jobs/{first}")).json()["cancel_requested"]
