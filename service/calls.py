@@ -36,6 +36,8 @@ from service.validation import problem_of_items, validation_items
 Model = TypeVar("Model", bound=BaseModel)
 QueryLike = Mapping[str, Any] | Query
 StreamPart = StreamStart | Hit | AnswerFacts
+DEFAULT_URL = "http://127.0.0.1:8000"
+TIMEOUT_SECONDS = 120.0
 
 
 class QuestionOptions(TypedDict, total=False):
@@ -78,6 +80,11 @@ class InformationOptions(TypedDict, total=False):
     criteria: Sequence[Criterion]
     exclude_ids: Sequence[str] | None
     removal_order: int
+
+
+def authorization(api_key: str | None) -> dict[str, str]:
+    """Return the headers that an API key needs."""
+    return {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
 
 
 class ProblemError(Exception):
