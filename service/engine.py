@@ -20,11 +20,12 @@ from service.about import ABOUT
 from service.card import index_card
 from service.errors import UnknownIndexError
 from service.group_answers import information
+from service.query_resolver import Check
 from service.schemas.answers import Answer, AnswerFacts, Hit, ScoresResponse, SketchesResponse, StreamStart
 from service.schemas.cards import IndexCard, Info, Limits
 from service.schemas.groups import InformationRequest, InformationResponse
 from service.schemas.questions import AttributionRequest, Method, ScoresRequest, SketchesRequest, Strategy
-from service.served_index import Check, FileCheck, ServedIndex, never_stop
+from service.served_index import FileCheck, ServedIndex, never_stop
 from service.settings import Settings
 from service.watched import Watched
 

@@ -33,9 +33,9 @@ def information(
     """
     began = time.perf_counter()
     if asked.query is not None:
-        queries = [served.resolve(asked.query, asked.target, "/query")[0]]
+        queries = [served.queries.resolve(asked.query, asked.target, "/query")[0]]
     else:
-        queries = served.resolve_all(asked.queries or [], asked.target, check)
+        queries = served.queries.resolve_all(asked.queries or [], asked.target, check)
     groups = groups_of(served.attributor, asked.groups, most_groups)
     prepared = time.perf_counter()
     nats = served.attributor.group_nats(_question_of(queries, groups, asked), check)

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-import torch
+from typing import Literal, TypeVar
 
 from indexer.attributor import Attribution, Attributor, CandidateFilter, QuerySketch, Question
 from indexer.attributor.errors import QuestionError
@@ -17,8 +15,9 @@ from indexer.attributor.mistakes import mistakes_in
 from indexer.attributor.noise import naming_the_noise
 from indexer.recipe import Recipe, RecipeError
 from indexer.recipe_file import load_recipe
-from service.errors import ExampleUnsupportedError, InvalidExampleError, ServiceError, refuse
+from service.errors import ServiceError, refuse
 from service.example_sketcher import ExampleSketcher
+from service.query_resolver import MISTAKES, Check, QueryResolver
 from service.schemas.answers import (
     Answer,
     AnswerFacts,
@@ -32,23 +31,14 @@ from service.schemas.answers import (
 from service.schemas.questions import (
     AttributionRequest,
     ExampleQuery,
-    Query,
-    RowQuery,
     ScoresRequest,
     SketchesRequest,
-    SketchQuery,
-    Target,
 )
-from sketchstore.errors import IncompatibleSketchError
 from sketchstore.first_use import Stamp, stamp_of
 from sketchstore.manifest import MANIFEST
 from sketchstore.reader import Index, open_index
 
-Check = Callable[[], None]
 FileCheck = Literal["use", "start"]
-SKETCH_TIMING = "sketch"
-# What is the question's fault: it is told together with whatever else is wrong with it.
-MISTAKES = (QuestionError, ExampleUnsupportedError, InvalidExampleError)
 AnswerKind = TypeVar("AnswerKind", bound=AnswerFacts)
 
 
@@ -70,6 +60,7 @@ class ServedIndex:
         stamp: What its manifest's file was when it was opened.
         attributor: Answers questions on it.
         reference: What its answers say they are from.
+        queries: Turns what requests name into queries.
     """
 
     def __init__(
@@ -106,6 +97,7 @@ class ServedIndex:
         if check == "start":
             self.attributor.load()
         self.methods = self.attributor.methods
+        self.queries = QueryResolver(name, self.attributor, sketcher, no_recipe_reason)
 
     @classmethod
     def open(
@@ -215,7 +207,7 @@ class ServedIndex:
             Nats of the set and of each member.
         """
         with self._telling_all_mistakes(asked) as resolved:
-            query, _ = self.resolve(asked.query, asked.target, "/query")
+            query, _ = self.queries.resolve(asked.query, asked.target, "/query")
             resolved.append(query)
             with naming_the_noise(self.index, query, asked.noise_variance):
                 scores = self.attributor.scores(
@@ -243,32 +235,9 @@ class ServedIndex:
         return SketchesResponse(
             sketches=[
                 Sketch(values=query.sketch.tolist(), label=query.label, predicted_label=query.predicted_label)
-                for query in self.resolve_all(asked.queries, asked.target, check)
+                for query in self.queries.resolve_all(asked.queries, asked.target, check)
             ]
         )
-
-    def resolve_all(self, queries: Sequence[Query], target: Target | None, check: Check) -> list[QuerySketch]:
-        """Turn what a request names into queries, or refuse it for all of them that are wrong.
-
-        Args:
-            queries: What it names under /queries.
-            target: The class to explain.
-            check: Called between queries; may raise to stop.
-
-        Returns:
-            The queries, in order.
-        """
-        resolved: list[QuerySketch] = []
-        found: list[QuestionError | ServiceError] = []
-        for position, query in enumerate(queries):
-            check()
-            try:
-                resolved.append(self.resolve(query, target, f"/queries/{position}")[0])
-            except MISTAKES as error:
-                found.append(error)
-        if found:
-            refuse(found)
-        return resolved
 
     def mistakes(
         self, asked: AttributionRequest | ScoresRequest, query: QuerySketch | None = None
@@ -285,7 +254,7 @@ class ServedIndex:
         found: list[QuestionError | ServiceError] = []
         if query is None and not isinstance(asked.query, ExampleQuery):
             try:
-                query, _ = self.resolve(asked.query, asked.target, "/query")
+                query, _ = self.queries.resolve(asked.query, asked.target, "/query")
             except MISTAKES as error:
                 found.append(error)
         wanted, budget = CandidateFilter(), None
@@ -330,7 +299,7 @@ class ServedIndex:
 
     def _ask(self, asked: AttributionRequest) -> tuple[Attribution, QuerySketch, dict[str, float]]:
         with self._telling_all_mistakes(asked) as resolved:
-            query, timings = self.resolve(asked.query, asked.target, "/query")
+            query, timings = self.queries.resolve(asked.query, asked.target, "/query")
             resolved.append(query)
             question = Question(
                 query=query,
@@ -350,55 +319,6 @@ class ServedIndex:
             )
             with naming_the_noise(self.index, query, asked.noise_variance):
                 return self.attributor.ask(question), query, timings
-
-    def resolve(self, query: Query, target: Target | None, pointer: str) -> tuple[QuerySketch, dict[str, float]]:
-        """Turn what a request names into a query.
-
-        Args:
-            query: What it names.
-            target: The class to explain.
-            pointer: Where it stands in the request.
-
-        Returns:
-            The query, and milliseconds by stage that this took.
-        """  # noqa: DOC501 - passes on what the attributor refuses
-        label = None if target is None else target.label
-        timings: dict[str, float] = {}
-        try:
-            match query:
-                case RowQuery(split="query"):
-                    resolved = self.attributor.resolve_query_row(query.row, label)
-                case RowQuery():
-                    resolved = self.attributor.resolve_train_row(query.row, label, include_self=query.include_self)
-                case SketchQuery():
-                    values = torch.tensor(query.values, dtype=torch.float64)
-                    resolved = self.attributor.resolve_sketch(values, query.label, label)
-                case ExampleQuery():
-                    resolved, timings = self._sketch_example(query, label, pointer)
-                case _:
-                    resolved = self.attributor.resolve_train_id(query.id, label, include_self=query.include_self)
-        except QuestionError as error:
-            if error.pointer is not None and error.pointer.startswith("/query/"):
-                error.pointer = pointer + error.pointer.removeprefix("/query")
-            raise
-        return resolved, timings
-
-    def _sketch_example(self, query: ExampleQuery, label: Any, pointer: str) -> tuple[QuerySketch, dict[str, float]]:
-        if self.sketcher is None:
-            raise ExampleUnsupportedError(
-                f"index {self.name!r} takes no queries by example: {self.no_recipe_reason}",
-                pointer=f"{pointer}/type",
-                allowed=["row", "train_id", "sketch"],
-            )
-        try:
-            self.sketcher.load()
-        except (IncompatibleSketchError, RecipeError) as error:
-            raise ExampleUnsupportedError(
-                f"index {self.name!r} takes no queries by example: {error}", pointer=f"{pointer}/type"
-            ) from error
-        sketched = self.sketcher.sketch(query.content, "predicted" if label is None else label, pointer)
-        resolved = QuerySketch(sketched.sketch, sketched.view, sketched.label, sketched.predicted_label)
-        return resolved, {SKETCH_TIMING: sketched.seconds * 1000}
 
     def _facts(
         self, kind: type[AnswerKind], attribution: Attribution, timings: dict[str, float], check: Check

@@ -11,10 +11,10 @@ from service.engine import Engine
 from service.errors import JobStoreError, LimitExceededError, UnsupportedMediaTypeError, refuse
 from service.jobs.jobs import Jobs
 from service.metrics import Metrics
+from service.query_resolver import SKETCH_TIMING
 from service.schemas.answers import Answer, AnswerFacts, Hit, ScoresResponse, SketchesResponse, StreamStart
 from service.schemas.groups import GroupsByColumn, InformationRequest, InformationResponse
 from service.schemas.questions import AttributionRequest, ScoresRequest, SketchesRequest
-from service.served_index import SKETCH_TIMING
 from service.settings import Settings
 from service.workplace import Deadline, Workplace
 

@@ -10,8 +10,9 @@ from service.group_answers import groups_of
 from service.jobs.stored_job import Item, finite
 from service.jobs.work import Check, StoredItems
 from service.problems import problem_of
+from service.query_resolver import MISTAKES
 from service.schemas.jobs import EvaluationJob
-from service.served_index import MISTAKES, ServedIndex
+from service.served_index import ServedIndex
 
 #: Queries evaluated with one factorisation of every subset. A resumed job makes the same chunks, so the same bits.
 CHUNK = 512
@@ -66,7 +67,9 @@ class EvaluationWork:
         for place in places:
             check()
             try:
-                query = self._served.resolve(self._asked.queries[place], self._asked.target, f"/queries/{place}")[0]
+                query = self._served.queries.resolve(
+                    self._asked.queries[place], self._asked.target, f"/queries/{place}"
+                )[0]
             except MISTAKES as error:
                 items.append(self._problem(place, error))
             else:
