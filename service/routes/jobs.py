@@ -26,6 +26,16 @@ EVENT = {
         "data": {"type": "string", "contentMediaType": "application/json", "description": "The job, as Job."},
     },
 }
+# What can be done with the id of a job that was accepted.
+LINKS = {
+    name: {"operationId": f"{operation}_v1_jobs__job_{path}", "parameters": {"job": "$response.body#/id"}}
+    for name, operation, path in (
+        ("job", "read_job", "_get"),
+        ("cancellation", "cancel_job", "_delete"),
+        ("result", "read_result", "_result_get"),
+        ("events", "read_events", "_events_get"),
+    )
+}
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -55,6 +65,7 @@ LastEventId = Annotated[
     summary="Hand in long work",
     dependencies=[JsonBody, WithoutParameters],
     openapi_extra=job_examples(),
+    responses={202: {"links": LINKS}},
 )
 async def submit(asked: JobRequest, response: Response, service: Service, key: IdempotencyKey = None) -> Job:
     """Answered once the job is on disk. It survives a crash and a restart, and is not done twice."""

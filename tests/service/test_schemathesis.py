@@ -70,3 +70,27 @@ def test_no_generated_request_breaks_the_contract(
         case.call_and_validate()
 
     check()
+
+
+@pytest.mark.slow
+def test_what_follows_a_job_s_links_keeps_the_contract(described: Described) -> None:
+    accepted = []
+
+    class Aimed(described.schema.as_state_machine()):  # type: ignore[misc]
+        def before_call(self, case: schemathesis.Case) -> None:
+            super().before_call(case)
+            if case.operation.label == "POST /v1/jobs" and case.meta.generation.mode is POSITIVE:
+                case.body["index"] = "margin"
+
+        def after_call(self, response: schemathesis.Response, case: schemathesis.Case) -> None:
+            super().after_call(response, case)
+            if "/v1/jobs/{job}" in case.operation.label and response.status_code == 200:
+                accepted.append(case.operation.label)
+
+    Aimed.run(
+        settings=hypothesis.settings(
+            max_examples=10, stateful_step_count=5, deadline=None, derandomize=True, database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+    )  # fmt: skip
+    assert len(set(accepted)) > 1  # links of jobs that were accepted were followed
