@@ -23,7 +23,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python 
 PARALLEL := -n logical --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check serve format clean lint venv
+.PHONY: help demo experiments test check serve format clean lint venv
 
 ## help     list the targets
 help:
@@ -47,6 +47,13 @@ venv: $(READY)
 ## demo     train a model on handwritten digits, index it, serve it and ask it over HTTP
 demo: $(READY)
 	$(BIN)/python -m experiments.demo
+
+## experiments  every experiment of the paper in its small size (DATA=folder of data sets), into results/small
+experiments: $(READY)
+	@for name in $$($(BIN)/python -m experiments --list); do \
+		OMP_NUM_THREADS=2 $(BIN)/python -m experiments $$name --size small --out results/small/$$name \
+			$(if $(DATA),--data-dir $(DATA)) || exit 1; \
+	done
 
 ## test     everything: format, lint, types, import contract, all tests
 test: lint

@@ -1,0 +1,167 @@
+"""Brittleness (Figure 3): is a correct prediction lost when the network is retrained without the selected examples?
+
+Paper: the three information methods flip more predictions than every baseline at every size.
+
+Fashion-MNIST, 25 % of the training set, the MLP of method.md section 8; candidates are the rows of the query's class,
+queries correctly classified test images. D is the whole training set, sketched at the query's class logit;
+``infoloss_own_label`` is InfoLoss with D the candidates only, which is what an index of own-label logits can compute.
+Retraining starts from the same weights and keeps the order of the rows. A query that flips at one size is not
+retrained at larger ones and counts as flipped there.
+
+The work is ordered query by query, so that what is finished at any moment is a balanced table.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from experiments.brittle_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
+from experiments.brittleness_report import report
+from experiments.indexing import Sketched, frozen_index
+from experiments.information import METHODS as INFORMATION
+from experiments.information import random_rows, select_rows
+from experiments.journal import Journal
+from experiments.noise_by_removal import TuningSettings, tune
+from experiments.report import Report
+from indexer.attributor import Attributor
+from indexer.progress import Progress
+from indexer.training import TrainingSettings
+
+TITLE = "brittleness: predictions lost when the selected examples are removed (Figure 3)"
+OWN_LABEL = "infoloss_own_label"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much of the experiment is done.
+
+    Attributes:
+        mlp: The network.
+        queries: Queries that are done, of those stored.
+        stored_queries: Queries stored in the index.
+        tuning_queries: Stored queries of the other half of the test set, for the noise.
+        tuning: What is tried there.
+        sizes: How many examples are removed, ascending.
+        dim: d of the sketches.
+    """
+
+    mlp: MlpSettings
+    queries: int
+    stored_queries: int
+    tuning_queries: int
+    tuning: TuningSettings
+    sizes: tuple[int, ...]
+    dim: int
+
+
+PAPER = Settings(
+    mlp=PAPER_MLP,
+    queries=100,
+    stored_queries=100,
+    tuning_queries=10,
+    tuning=TuningSettings(queries=6, noises=(0.1, 1.0, 10.0, 100.0)),
+    sizes=(50, 100, 200, 400),
+    dim=4096,
+)
+SMALL = replace(
+    PAPER,
+    mlp=replace(PAPER_MLP, train_fraction=0.1, training=replace(PAPER_MLP.training, epochs=10)),
+    queries=6,
+    stored_queries=6,
+    tuning_queries=2,
+    tuning=TuningSettings(queries=2, noises=(1.0, 10.0)),
+    sizes=(30, 120),
+    dim=1024,
+)
+SMOKE = Settings(
+    mlp=MlpSettings(
+        "digits", 1.0, (64, 32, 10), TrainingSettings(epochs=3, batch_size=32, peak_rate=0.03, weight_decay=1e-3)
+    ),
+    queries=2,
+    stored_queries=2,
+    tuning_queries=1,
+    tuning=TuningSettings(queries=1, noises=(1.0, 10.0), num_removed=20),
+    sizes=(5, 20),
+    dim=256,
+)
+SIZES = {"smoke": SMOKE, "small": SMALL, "paper": PAPER}
+
+Ranker = Callable[[int, int, int], list[int]]
+"""Ranks training rows: (stored query, its label, how many) → rows, most influential first."""
+
+
+def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress) -> Report:
+    """Train, index, tune, remove and retrain; continue where an earlier run stopped."""
+    mlp = RetrainedMlp(
+        settings.mlp,
+        data_dir,
+        out / "network.safetensors",
+        num_tuning=settings.tuning_queries,
+        num_queries=settings.stored_queries,
+    )
+    index = frozen_index(mlp.file, out / "class-logit", Sketched("class_logit", True, settings.dim), progress)
+    attributor = Attributor(index, engine="brute_force")
+    journal = Journal(out / "trainings.jsonl", {"mlp": str(settings.mlp), "dim": settings.dim})
+    tuning = settings.tuning
+    progress.phase("tuning the noise", tuning.queries * len(tuning.noises) * len(tuning.methods), even=False)
+    noises = tune(mlp, attributor, tuning, journal, lambda: progress.advance(1))
+    progress.note(f"relative noise by margin drop on the tuning queries: {noises}")
+    rankers = all_rankers(mlp, attributor, noises)
+    remove_and_retrain(settings, mlp, rankers, journal, progress)
+    return report(settings.sizes, settings.tuning, mlp, list(rankers), noises, journal)
+
+
+def all_rankers(mlp: RetrainedMlp, attributor: Attributor, noises: Mapping[str, float]) -> dict[str, Ranker]:
+    """Return every method's ranking of the rows of a query's class."""
+
+    def information(method: str, condition: str = "comparable") -> Ranker:
+        return lambda query, label, budget: select_rows(
+            attributor, query, label, method, budget, noises[method], condition=condition
+        )
+
+    labels = mlp.frozen.train.labels
+
+    def at_random(query: int, label: int, budget: int) -> list[int]:
+        return random_rows(torch.nonzero(labels == label).squeeze(1), budget, seed=query)
+
+    return {
+        **{method: information(method) for method in INFORMATION},
+        OWN_LABEL: information("infoloss", "pool"),
+        "random": at_random,
+    }
+
+
+def remove_and_retrain(
+    settings: Settings,
+    mlp: RetrainedMlp,
+    rankers: Mapping[str, Ranker],
+    journal: Journal,
+    progress: Progress,
+) -> None:
+    """Fill the journal query by query: ``rows/query/method``, and ``removed/query/method/size`` until a query flips."""
+    progress.phase("removing and retraining", settings.queries * len(rankers) * len(settings.sizes), even=False)
+    for row in mlp.query_rows[: settings.queries]:
+        label = int(mlp.frozen.queries.labels[row])
+        for method, ranker in rankers.items():
+            rows = journal.once(f"rows/{row}/{method}", lambda: ranker(row, label, settings.sizes[-1]))  # noqa: B023
+            flipped = False
+            for size in settings.sizes:
+                if not flipped:
+                    outcome = journal.once(
+                        f"removed/{row}/{method}/{size}",
+                        lambda: _outcome(mlp, row, rows[:size]),  # noqa: B023
+                    )
+                    flipped = bool(outcome["flipped"])
+                progress.advance(1)
+                if progress.stop_requested():
+                    return
+
+
+def _outcome(mlp: RetrainedMlp, row: int, removed: list[int]) -> dict[str, float | bool]:
+    weights = mlp.retrain(removed)
+    return {
+        "flipped": bool(mlp.misclassified(weights, [row])[0]),
+        "margin": float(mlp.query_margins(weights, [row])[0]),
+    }

@@ -1,0 +1,31 @@
+"""Which experiments there are: one line each."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import brittleness
+from experiments.report import Report
+from indexer.progress import Progress
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One program.
+
+    Attributes:
+        title: What it shows.
+        sizes: Settings by size: ``small``, ``paper``, and ``smoke`` for the tests.
+        run: Does it: (settings, data folder, output folder, progress) → report.
+    """
+
+    title: str
+    sizes: Mapping[str, Any]
+    run: Callable[[Any, Path | None, Path, Progress], Report]
+
+
+def experiments() -> dict[str, Experiment]:
+    """Return every experiment by name."""
+    modules = {"brittleness": brittleness}
+    return {name: Experiment(module.TITLE, module.SIZES, module.run) for name, module in modules.items()}
