@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-from experiments.brittle_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
 from experiments.brittleness_report import report
 from experiments.indexing import Sketched, frozen_index
 from experiments.information import METHODS as INFORMATION
@@ -25,6 +24,7 @@ from experiments.information import random_rows, select_rows
 from experiments.journal import Journal
 from experiments.noise_by_removal import TuningSettings, tune
 from experiments.report import Report
+from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
 from indexer.attributor import Attributor
 from indexer.progress import Progress
 from indexer.training import TrainingSettings

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.brittle_mlp import RetrainedMlp
 from experiments.journal import Journal
 from experiments.noise_by_removal import TuningSettings, mean_margin
 from experiments.plots import draw_lines, figure
 from experiments.report import Report
+from experiments.retrained_mlp import RetrainedMlp
 from experiments.statistics import with_error
 
 

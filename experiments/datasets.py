@@ -1,5 +1,7 @@
 """The image sets of the experiments, read by the project's own recipes."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -46,6 +48,14 @@ def read_images(name: str, data_dir: Path | None, *, train_fraction: float = 1.0
         return Images(torch.from_numpy(read.pixels), labels, recipe.max_value, mean, deviation)
 
     return images("train"), images("query")
+
+
+def of_classes(images: Images, classes: Sequence[int]) -> Images:
+    """Keep the images of some classes, in their order, and number the classes anew from 0."""
+    numbers = {label: number for number, label in enumerate(classes)}
+    rows = torch.tensor([row for row, label in enumerate(images.labels.tolist()) if label in numbers])
+    kept = images.take(rows)
+    return replace(kept, labels=torch.tensor([numbers[int(label)] for label in kept.labels]))
 
 
 def shuffled(count: int, seed: int) -> torch.Tensor:

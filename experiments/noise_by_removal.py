@@ -7,9 +7,9 @@ query's margin is compared with what it was. `indexer tune` answers the same que
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from experiments.brittle_mlp import RetrainedMlp
 from experiments.information import select_rows
 from experiments.journal import Journal
+from experiments.retrained_mlp import RetrainedMlp
 from indexer.attributor import Attributor
 
 

@@ -1,6 +1,6 @@
-"""The network of the brittleness experiment: trained here, asked about correctly classified test images, retrained.
+"""A bias-free network, trained here, asked about correctly classified test images, and retrained without examples.
 
-Shared by brittleness and the tuning of its noise, which ask about different halves of the test set.
+Shared by brittleness and the tuning of its noise, which ask about different halves of the test set, and by the sweeps.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from experiments.datasets import read_images, shuffled
+from experiments.datasets import of_classes, read_images, shuffled
 from experiments.frozen import Frozen, Images, load_frozen, save_frozen
 from experiments.mlp_training import linear_weights, margins, mlp_logits, train_mlp
 from experiments.networks import initial_network
@@ -27,6 +27,7 @@ class MlpSettings:
         widths: Widths of the network's layers, inputs and classes included.
         training: How it is trained.
         seed: Seed of the initialisation and of the row order.
+        classes: Only images of these classes, numbered anew from 0; None for all.
     """
 
     data: str
@@ -34,6 +35,7 @@ class MlpSettings:
     widths: tuple[int, ...]
     training: TrainingSettings
     seed: int = 0
+    classes: tuple[int, ...] | None = None
 
     @property
     def network(self) -> str:
@@ -122,7 +124,8 @@ class RetrainedMlp:
 
     def _trained(self, data_dir: Path | None) -> Frozen:
         how = self.settings
-        train, test = read_images(how.data, data_dir, train_fraction=how.train_fraction)
+        read = read_images(how.data, data_dir, train_fraction=how.train_fraction)
+        train, test = read if how.classes is None else (of_classes(images, how.classes) for images in read)
         weights = train_mlp(
             self.initial, train.inputs(flat=True), train.labels, how.training, seed=how.seed, removed=None
         )
