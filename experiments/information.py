@@ -32,8 +32,7 @@ def select_rows(
     Returns:
         Rows in the order of selection.
     """
-    has_classes = attributor.index.manifest.measurement.name != "margin"
-    query = attributor.resolve_query_row(query_row, label if has_classes else None)
+    query = attributor.resolve_query_row(query_row, label)
     question = Question(
         query=query,
         method=method,
