@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import backdoor, brittleness, information_sweeps, lds
+from experiments import backdoor, brittleness, coreset, information_sweeps, lds
 from experiments.report import Report
 from indexer.progress import Progress
 
@@ -27,5 +27,11 @@ class Experiment:
 
 def experiments() -> dict[str, Experiment]:
     """Return every experiment by name."""
-    modules = {"relative-information": information_sweeps, "brittleness": brittleness, "backdoor": backdoor, "lds": lds}
+    modules = {
+        "relative-information": information_sweeps,
+        "brittleness": brittleness,
+        "backdoor": backdoor,
+        "coreset": coreset,
+        "lds": lds,
+    }
     return {name: Experiment(module.TITLE, module.SIZES, module.run) for name, module in modules.items()}
