@@ -1,6 +1,6 @@
 """One entry point for the paper's experiments.
 
-    python -m experiments NAME --size small|paper --out DIR [--data-dir DIR] [--queries N]
+    python -m experiments NAME --size small|paper --out DIR [--data-dir DIR] [--queries N] [--seeds N]
     python -m experiments --list
 
 Progress with the time left goes to the standard error, the table to the standard output, and NAME.json, NAME.csv and
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument(
         "--queries", type=int, help="how many queries, where an experiment asks about queries one by one"
     )
+    parser.add_argument("--seeds", type=int, help="how many of its seeds, where an experiment has several")
     arguments = parser.parse_args()
     experiment = known[arguments.name]
     settings = experiment.sizes[arguments.size]
@@ -56,6 +57,10 @@ def main() -> None:
         if not hasattr(settings, "queries"):
             parser.error(f"{arguments.name} has no --queries")
         settings = replace(settings, queries=arguments.queries)
+    if arguments.seeds is not None:
+        if not hasattr(settings, "seeds"):
+            parser.error(f"{arguments.name} has no --seeds")
+        settings = replace(settings, seeds=settings.seeds[: arguments.seeds])
     arguments.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     try:

@@ -5,11 +5,11 @@ Paper: Recall@50 / MRR of InfoLoss 1.000 / 0.999, RepSim 0.985 / 1.000, InfoGain
 Class-cyclic BadNets: 50 images of every class i get the class's trigger and the label i + 1. A query is a triggered
 test image of class i that the network calls i + 1; what is explained is the logit of i + 1, candidates are the rows
 labelled i + 1, and the truth is the 50 poisoned ones among them. D is the whole training set. The noise of each
-information method is the one with the highest recall on queries of the test set's first half; the queries reported
-are of the second.
+information method, and λ of TRAK and RelatIF in the same unit, is the one with the highest recall on queries of the
+test set's first half; the queries reported are of the second. Baselines are of the margin, without NTK scales.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from experiments.indexing import Sketched, frozen_index
 from experiments.information import METHODS as INFORMATION
 from experiments.information import random_rows, select_rows
 from experiments.journal import Journal
+from experiments.margin_baselines import MarginBaselines, ranked
 from experiments.networks import initial_network, is_flat
 from experiments.plots import figure, style_of
 from experiments.poisoning import Triggers, poisoned, relabelled
@@ -34,6 +35,9 @@ from indexer.training import TrainingSettings, train_classifier
 
 TITLE = "backdoor: poisoned training images found (Table 1)"
 OWN_LABEL = "infoloss_own_label"
+#: Methods with a noise, or a λ, that is chosen on the tuning queries; and those without.
+TUNED = (*INFORMATION, OWN_LABEL, "trak", "relatif")
+UNTUNED = ("graddot", "repsim", "random")
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Settings:
         trigger: Side of a trigger in pixels.
         queries: Queries reported, the same number of each class where the network has as many.
         tuning_queries: Queries for the noise.
-        noises: Relative noises tried.
+        noises: Relative noises tried, and λ of TRAK and RelatIF.
         dim: d of the sketches.
         seeds: One network, one set of triggers and one sketch for each.
     """
@@ -113,8 +117,12 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
         progress.note(f"seed {seed}: {success[seed]:.1%} of triggered test images are called the next class")
         how = Sketched("class_logit", True, settings.dim, seed=seed, dtype="float16")
         index = frozen_index(file, file.parent / "class-logit", how, progress)
+        margin = frozen_index(
+            file, file.parent / "margin", Sketched("margin", False, settings.dim, seed=seed, dtype="float16"), progress
+        )
         ask(settings, frozen, Attributor(index, engine="brute_force"), seed, journal, progress)
-    return report(settings, out, success, journal)
+        ask_baselines(settings, frozen, MarginBaselines(frozen, margin, 1.0), seed, journal, progress)
+    return report(settings, success, journal)
 
 
 def trained(settings: Settings, data_dir: Path | None, seed: int, progress: Progress) -> Frozen:
@@ -163,19 +171,14 @@ def ask(
     for query in sorted(range(len(labels)), key=lambda query: int(labels[query])):
         label = int(labels[query])
         pool = torch.nonzero(frozen.train.labels == label).squeeze(1)
-        truth = set(
-            torch.nonzero((frozen.train.labels == label) & (frozen.metadata["poisoned"] == 1)).squeeze(1).tolist()
-        )
-
-        def measured(ranking: list[int], truth: set[int] = truth) -> list[float]:
-            return [recall_at(ranking, truth, budget), reciprocal_rank(ranking, truth, budget)]
+        measured = _measured(frozen, label, budget)
 
         for noise in settings.noises:
             for method in (*INFORMATION, OWN_LABEL):
                 rule, condition = ("infoloss", "pool") if method == OWN_LABEL else (method, "comparable")
                 journal.once(
                     f"{seed}/{query}/{method}/{noise:g}",
-                    lambda: measured(
+                    lambda: measured(  # noqa: B023
                         select_rows(attributor, query, label, rule, budget, noise, condition=condition)  # noqa: B023
                     ),
                 )
@@ -183,7 +186,36 @@ def ask(
         progress.advance(1)
 
 
-def report(settings: Settings, out: Path, success: Mapping[int, float], journal: Journal) -> Report:
+def ask_baselines(
+    settings: Settings, frozen: Frozen, baselines: MarginBaselines, seed: int, journal: Journal, progress: Progress
+) -> None:
+    """Fill the journal with the baselines: ``seed/query/method``, and ``seed/query/method/λ`` of TRAK and RelatIF."""
+    labels, budget = frozen.queries.labels, settings.per_class
+    progress.phase(f"asking the baselines, seed {seed}", len(labels) * len(settings.noises), even=False)
+    for number, regularisation in enumerate(settings.noises):
+        baselines = baselines.regularised(regularisation)
+        methods = ("trak", "relatif", "graddot", "repsim") if number == 0 else ("trak", "relatif")
+        for query in range(len(labels)):
+            label = int(labels[query])
+            pool = torch.nonzero(frozen.train.labels == label).squeeze(1)
+            measured = _measured(frozen, label, budget)
+            for method in methods:
+                key = f"{seed}/{query}/{method}" + (f"/{regularisation:g}" if method in TUNED else "")
+                journal.once(
+                    key,
+                    lambda: measured(ranked(baselines.scores(query, (method,))[method], pool, budget)),  # noqa: B023
+                )
+            progress.advance(1)
+
+
+def _measured(frozen: Frozen, label: int, k: int) -> Callable[[list[int]], list[float]]:
+    # Recall and reciprocal rank of a ranking of the rows of one label.
+    is_true = (frozen.train.labels == label) & (frozen.metadata["poisoned"] == 1)
+    truth = set(torch.nonzero(is_true).squeeze(1).tolist())
+    return lambda ranking: [recall_at(ranking, truth, k), reciprocal_rank(ranking, truth, k)]
+
+
+def report(settings: Settings, success: Mapping[int, float], journal: Journal) -> Report:
     """Choose each method's noise on the tuning queries, and average what is left over queries and seeds."""
     tuning = range(settings.tuning_queries)
     reported = range(settings.tuning_queries, settings.tuning_queries + settings.queries)
@@ -191,16 +223,12 @@ def report(settings: Settings, out: Path, success: Mapping[int, float], journal:
     def mean_recall(method: str, noise: float) -> float:
         return mean_and_error(journal[f"{s}/{q}/{method}/{noise:g}"][0] for s in settings.seeds for q in tuning)[0]
 
-    chosen = {
-        method: max(settings.noises, key=lambda noise: mean_recall(method, noise))
-        for method in (*INFORMATION, OWN_LABEL)
-    }
+    chosen = {method: max(settings.noises, key=lambda noise: mean_recall(method, noise)) for method in TUNED}
     table: list[dict[str, Any]] = []
     for method, noise in chosen.items():
         keys = [f"{method}/{noise:g}"]
         table.append({"method": method, "relative_noise": noise, **_measures(settings, reported, keys[0], journal)})
-    others = dict.fromkeys(key.split("/", 2)[2] for key in journal if key.count("/") == 2)
-    table += [{"method": key, "relative_noise": None, **_measures(settings, reported, key, journal)} for key in others]
+    table += [{"method": key, "relative_noise": None, **_measures(settings, reported, key, journal)} for key in UNTUNED]
     over_noise = [
         {"method": method, "relative_noise": noise, **_measures(settings, reported, f"{method}/{noise:g}", journal)}
         for method in chosen

@@ -22,6 +22,8 @@ from experiments.indexing import Sketched, frozen_index
 from experiments.information import METHODS as INFORMATION
 from experiments.information import random_rows, select_rows
 from experiments.journal import Journal
+from experiments.margin_baselines import METHODS as BASELINES
+from experiments.margin_baselines import MarginBaselines, ranked
 from experiments.noise_by_removal import TuningSettings, tune
 from experiments.report import Report
 from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
@@ -45,6 +47,7 @@ class Settings:
         tuning: What is tried there.
         sizes: How many examples are removed, ascending.
         dim: d of the sketches.
+        regularisation: λ of TRAK and RelatIF in units of the mean squared norm, from the experiment ``lds``.
     """
 
     mlp: MlpSettings
@@ -54,6 +57,7 @@ class Settings:
     tuning: TuningSettings
     sizes: tuple[int, ...]
     dim: int
+    regularisation: float = 1.0
 
 
 PAPER = Settings(
@@ -108,13 +112,17 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     progress.phase("tuning the noise", tuning.queries * len(tuning.noises) * len(tuning.methods), even=False)
     noises = tune(mlp, attributor, tuning, journal, lambda: progress.advance(1))
     progress.note(f"relative noise by margin drop on the tuning queries: {noises}")
-    rankers = all_rankers(mlp, attributor, noises)
+    margin = frozen_index(mlp.file, out / "margin", Sketched("margin", False, settings.dim), progress)
+    rankers = {
+        **information_rankers(mlp, attributor, noises),
+        **baseline_rankers(mlp, MarginBaselines(mlp.frozen, margin, settings.regularisation)),
+    }
     remove_and_retrain(settings, mlp, rankers, journal, progress)
     return report(settings.sizes, settings.tuning, mlp, list(rankers), noises, journal)
 
 
-def all_rankers(mlp: RetrainedMlp, attributor: Attributor, noises: Mapping[str, float]) -> dict[str, Ranker]:
-    """Return every method's ranking of the rows of a query's class."""
+def information_rankers(mlp: RetrainedMlp, attributor: Attributor, noises: Mapping[str, float]) -> dict[str, Ranker]:
+    """Return the information methods' rankings of the rows of a query's class, and a random one."""
 
     def information(method: str, condition: str = "comparable") -> Ranker:
         return lambda query, label, budget: select_rows(
@@ -131,6 +139,20 @@ def all_rankers(mlp: RetrainedMlp, attributor: Attributor, noises: Mapping[str, 
         OWN_LABEL: information("infoloss", "pool"),
         "random": at_random,
     }
+
+
+def baseline_rankers(mlp: RetrainedMlp, baselines: MarginBaselines) -> dict[str, Ranker]:
+    """Return the baselines' rankings of the rows of a query's class."""
+    labels = mlp.frozen.train.labels
+
+    def by_score(method: str) -> Ranker:
+        def rank(query: int, label: int, budget: int) -> list[int]:
+            scores = baselines.scores(query, (method,))[method]
+            return ranked(scores, torch.nonzero(labels == label).squeeze(1), budget)
+
+        return rank
+
+    return {method: by_score(method) for method in BASELINES}
 
 
 def remove_and_retrain(
