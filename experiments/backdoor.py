@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from experiments.datasets import read_images, shuffled
+from experiments.ekfac import ekfac_scores
+from experiments.ekfac import is_available as ekfac_is_available
 from experiments.frozen import Frozen, Images, load_frozen, save_frozen
 from experiments.indexing import Sketched, frozen_index
 from experiments.information import METHODS as INFORMATION
@@ -122,6 +124,11 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
         )
         ask(settings, frozen, Attributor(index, engine="brute_force"), seed, journal, progress)
         ask_baselines(settings, frozen, MarginBaselines(frozen, margin, 1.0), seed, journal, progress)
+        if ekfac_is_available():
+            progress.phase("EK-FAC influence", 0)
+            ask_ekfac(settings, frozen, ekfac_scores(frozen, file.parent / "ekfac"), seed, journal)
+        else:
+            progress.note("EK-FAC is left out: kronfluence is not installed")
     return report(settings, success, journal)
 
 
@@ -208,6 +215,14 @@ def ask_baselines(
             progress.advance(1)
 
 
+def ask_ekfac(settings: Settings, frozen: Frozen, scores: torch.Tensor, seed: int, journal: Journal) -> None:
+    """Fill the journal with EK-FAC: ``seed/query/ekfac``."""
+    for query, label in enumerate(frozen.queries.labels.tolist()):
+        pool = torch.nonzero(frozen.train.labels == label).squeeze(1)
+        ranking = ranked(scores[query], pool, settings.per_class)
+        journal.once(f"{seed}/{query}/ekfac", lambda: _measured(frozen, label, settings.per_class)(ranking))  # noqa: B023
+
+
 def _measured(frozen: Frozen, label: int, k: int) -> Callable[[list[int]], list[float]]:
     # Recall and reciprocal rank of a ranking of the rows of one label.
     is_true = (frozen.train.labels == label) & (frozen.metadata["poisoned"] == 1)
@@ -228,7 +243,8 @@ def report(settings: Settings, success: Mapping[int, float], journal: Journal) -
     for method, noise in chosen.items():
         keys = [f"{method}/{noise:g}"]
         table.append({"method": method, "relative_noise": noise, **_measures(settings, reported, keys[0], journal)})
-    table += [{"method": key, "relative_noise": None, **_measures(settings, reported, key, journal)} for key in UNTUNED]
+    untuned = [*UNTUNED, "ekfac"] if f"{settings.seeds[0]}/0/ekfac" in journal else [*UNTUNED]
+    table += [{"method": key, "relative_noise": None, **_measures(settings, reported, key, journal)} for key in untuned]
     over_noise = [
         {"method": method, "relative_noise": noise, **_measures(settings, reported, f"{method}/{noise:g}", journal)}
         for method in chosen

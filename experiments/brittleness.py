@@ -18,6 +18,8 @@ from pathlib import Path
 import torch
 
 from experiments.brittleness_report import report
+from experiments.ekfac import ekfac_scores
+from experiments.ekfac import is_available as ekfac_is_available
 from experiments.indexing import Sketched, frozen_index
 from experiments.information import METHODS as INFORMATION
 from experiments.information import random_rows, select_rows
@@ -116,6 +118,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     rankers = {
         **information_rankers(mlp, attributor, noises),
         **baseline_rankers(mlp, MarginBaselines(mlp.frozen, margin, settings.regularisation)),
+        **ekfac_ranker(mlp, out, progress),
     }
     remove_and_retrain(settings, mlp, rankers, journal, progress)
     return report(settings.sizes, settings.tuning, mlp, list(rankers), noises, journal)
@@ -153,6 +156,18 @@ def baseline_rankers(mlp: RetrainedMlp, baselines: MarginBaselines) -> dict[str,
         return rank
 
     return {method: by_score(method) for method in BASELINES}
+
+
+def ekfac_ranker(mlp: RetrainedMlp, out: Path, progress: Progress) -> dict[str, Ranker]:
+    """Return EK-FAC's ranking of the rows of a query's class; nothing where kronfluence is not installed."""
+    if not ekfac_is_available():
+        progress.note("EK-FAC is left out: kronfluence is not installed")
+        return {}
+    progress.phase("EK-FAC influence", 0)
+    scores, labels = ekfac_scores(mlp.frozen, out / "ekfac"), mlp.frozen.train.labels
+    return {
+        "ekfac": lambda query, label, budget: ranked(scores[query], torch.nonzero(labels == label).squeeze(1), budget)
+    }
 
 
 def remove_and_retrain(

@@ -25,6 +25,8 @@ from attribution.many_queries import select_many, select_many_infoloss
 from attribution.posterior import SetPosterior, Spectrum
 from attribution.steps import ManyStep
 from experiments.datasets import read_images
+from experiments.ekfac import ekfac_scores
+from experiments.ekfac import is_available as ekfac_is_available
 from experiments.frozen import Images
 from experiments.indexing import Sketched, frozen_index
 from experiments.information import METHODS as INFORMATION
@@ -130,11 +132,11 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     _, test = read_images(settings.mlp.data, data_dir)
     half = len(test) // 2
     halves = test.take(torch.arange(half)), test.take(torch.arange(half, len(test)))
-    selector = Selector(settings, mlp, index)
+    selector = Selector(settings, mlp, index, ekfac_scores(mlp.frozen, out / "ekfac") if ekfac_is_available() else None)
     noises = tuned(settings, selector, halves[0], journal, progress)
     progress.note(f"relative noise by accuracy for the tuning queries: {noises}")
     units = [(balanced, size) for balanced in (False, True) for size in settings.sizes]
-    methods = (*INFORMATION, *BASELINES, "random")
+    methods = (*INFORMATION, *BASELINES, *(("ekfac",) if ekfac_is_available() else ()), "random")
     progress.phase("selecting and training", len(units) * len(methods) * len(settings.seeds), even=False)
     for balanced, size in units:
         for method in methods:
@@ -175,9 +177,11 @@ class Selector:
         settings: Sizes and λ.
         mlp: The network with its rows and queries.
         index: Its index of margins.
+        ekfac: EK-FAC scores ``[q, n]``, where there are some.
     """
 
-    def __init__(self, settings: Settings, mlp: RetrainedMlp, index: Index) -> None:
+    def __init__(self, settings: Settings, mlp: RetrainedMlp, index: Index, ekfac: Tensor | None) -> None:
+        self._ekfac = ekfac
         self.mlp, self._index = mlp, index
         view = index.view("margin")
         self._unit = view.mean_squared_norm()
@@ -190,6 +194,9 @@ class Selector:
     def select(self, method: str, budget: int, balanced: bool, noise: float | None, tuning: bool) -> list[int]:
         """Select rows for the queries, or for the tuning queries; balanced: as many of every class."""
         asked = list(self.mlp.tuning_rows if tuning else self.mlp.query_rows)
+        if method == "ekfac":
+            assert self._ekfac is not None, "a method only where there are scores"
+            return self._largest(self._ekfac[asked].mean(dim=0), budget, balanced)
         if noise is None:
             scores = torch.stack([self._baselines.scores(row, (method,))[method] for row in asked]).mean(dim=0)
             return self._largest(scores, budget, balanced)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from experiments.datasets import shuffled
+from experiments.ekfac import ekfac_scores
+from experiments.ekfac import is_available as ekfac_is_available
 from experiments.indexing import Sketched, frozen_index
 from experiments.journal import Journal
 from experiments.margin_baselines import MarginBaselines
@@ -113,6 +115,10 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
         baselines = baselines.regularised(regularisation or 1.0)
         (values,) = correlations(baselines, reported, (method,), halves, trained).values()
         table.append({"method": method, "regularisation": regularisation, **with_error("lds", values)})
+    if ekfac_is_available():
+        scores = ekfac_scores(mlp.frozen, out / "ekfac")
+        values = [spearman(_sums(scores[row], halves), trained[:, row]) for row in reported]
+        table.append({"method": "ekfac", "regularisation": None, **with_error("lds", values)})
     values = [
         spearman(_sums(torch.rand(halves.shape[1], generator=_seeded(row)), halves), trained[:, row])
         for row in reported
