@@ -20,6 +20,7 @@ from service.schemas.cards import Example, ExamplePage, Health, IndexCard, Index
 from service.schemas.problem import Problem
 from service.schemas.questions import (
     AttributionRequest,
+    Baseline,
     BatchRequest,
     Condition,
     Criterion,
@@ -65,6 +66,7 @@ class ScoresOptions(QuestionOptions, total=False):
     """The optional fields of a scores request."""
 
     criteria: Sequence[Criterion]
+    methods: Sequence[Baseline]
     exclude_ids: Sequence[str] | None
 
 

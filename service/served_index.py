@@ -220,6 +220,7 @@ class ServedIndex:
                     query,
                     ids=asked.ids,
                     criteria=asked.criteria,
+                    methods=asked.methods,
                     noise_variance=asked.noise_variance,
                     relative_noise=asked.relative_noise,
                     condition=asked.condition,
@@ -371,7 +372,13 @@ class ServedIndex:
                 f"index {self.name!r} takes no queries by example: {error}", pointer=f"{pointer}/type"
             ) from error
         sketched = self.sketcher.sketch(query.content, "predicted" if label is None else label, pointer)
-        resolved = QuerySketch(sketched.sketch, sketched.view, sketched.label, sketched.predicted_label)
+        resolved = QuerySketch(
+            sketched.sketch,
+            sketched.view,
+            sketched.label,
+            sketched.predicted_label,
+            representation=sketched.representation,
+        )
         return resolved, {SKETCH_TIMING: sketched.seconds * 1000}
 
     def _facts(
