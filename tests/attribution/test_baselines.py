@@ -29,13 +29,15 @@ def test_trak_is_the_posterior_covariance_with_lambda_as_noise(case, noise, one_
 
 
 def test_trak_without_regularisation_is_the_package_s_formula():
-    # traker: x (XᵀX)⁻¹ x_* and the loss gradient 1 − p, here by the pseudo-inverse.
     generator = torch.Generator().manual_seed(3)
     sketches = torch.randn(40, 8, generator=generator, dtype=torch.float64)
     queries = torch.randn(5, 8, generator=generator, dtype=torch.float64)
     one_minus_p = torch.rand(40, generator=generator, dtype=torch.float64)
-    wanted = queries @ torch.linalg.pinv(sketches) * one_minus_p
-    torch.testing.assert_close(trak(queries, sketches, one_minus_p, 0.0), wanted, rtol=1e-10, atol=1e-13)
+    found, package = trak(queries, sketches, one_minus_p, 0.0), oracles.traker_scores(queries, sketches, one_minus_p, 0)
+    torch.testing.assert_close(found, queries @ torch.linalg.pinv(sketches) * one_minus_p, rtol=1e-10, atol=1e-13)
+    # One positive constant for all queries and rows.
+    torch.testing.assert_close(package / found, (package / found)[0, 0].expand(5, 40), rtol=1e-8, atol=0)
+    assert float(package[0, 0] / found[0, 0]) > 0
 
 
 def test_trak_without_regularisation_is_refused_where_rows_do_not_span():

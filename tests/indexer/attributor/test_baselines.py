@@ -77,6 +77,20 @@ def test_picks_and_scores_are_those_of_the_dense_formula(asked: Attributor, meth
     assert answer.nats_criterion == "infogain"
 
 
+def test_trak_of_the_index_is_the_package_s_up_to_scale(asked: Attributor) -> None:
+    ids = [f"train:{row}" for row in range(120)]
+    index = asked.index
+    for row in range(3):
+        query = asked.resolve_query_row(row)
+        scores = asked.scores(query, ids, criteria=[], relative_noise=1.0, methods=["trak"])
+        ours = torch.tensor([member.scores["trak"] for member in scores.members], dtype=torch.float64)
+        rows = index.view("margin").sketches(torch.arange(120))
+        theirs = oracles.traker_scores(query.sketch[None], rows, index.column("one_minus_p"), scores.noise_variance)[0]
+        scale = ours @ theirs / (theirs @ theirs)
+        assert scale > 0
+        torch.testing.assert_close(ours, scale * theirs, rtol=1e-7, atol=1e-12)
+
+
 @pytest.mark.parametrize("method", BASELINES)
 def test_the_nats_are_the_infogain_of_what_was_taken(asked: Attributor, method: str) -> None:
     query = asked.resolve_query_row(3)
