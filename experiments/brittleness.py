@@ -59,7 +59,7 @@ class Settings:
     tuning: TuningSettings
     sizes: tuple[int, ...]
     dim: int
-    regularisation: float = 1.0
+    regularisation: float = 10.0
 
 
 PAPER = Settings(

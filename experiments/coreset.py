@@ -85,7 +85,7 @@ PAPER = Settings(
     tuning_size=300,
     sizes=(150, 300, 600, 1500),
     steps=1000,
-    regularisation=1.0,
+    regularisation=10.0,
     dim=2048,
     seeds=(0, 1, 2),
 )
