@@ -12,10 +12,10 @@ test set's first half; the queries reported are of the second. Baselines are of 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from experiments.backdoor_report import OWN_LABEL, TUNED, chosen_noises, key_of, report
 from experiments.datasets import read_images, shuffled
 from experiments.ekfac import ekfac_scores
 from experiments.ekfac import is_available as ekfac_is_available
@@ -24,22 +24,20 @@ from experiments.indexing import Sketched, frozen_index
 from experiments.information import METHODS as INFORMATION
 from experiments.information import random_rows, select_rows
 from experiments.journal import Journal
+from experiments.margin_baselines import METHODS as BASELINES
 from experiments.margin_baselines import MarginBaselines, ranked
 from experiments.networks import initial_network, is_flat
-from experiments.plots import figure, style_of
 from experiments.poisoning import Triggers, poisoned, relabelled
 from experiments.report import Report
 from experiments.retrieval import recall_at, reciprocal_rank
-from experiments.statistics import mean_and_error, with_error
 from indexer.attributor import Attributor
 from indexer.progress import Progress
 from indexer.training import TrainingSettings, train_classifier
 
+Ranker = Callable[[int, int, float | None], list[int]]
+"""Ranks training rows: (stored query, its label, relative noise or λ) → the first rows, most influential first."""
+
 TITLE = "backdoor: poisoned training images found (Table 1)"
-OWN_LABEL = "infoloss_own_label"
-#: Methods with a noise, or a λ, that is chosen on the tuning queries; and those without.
-TUNED = (*INFORMATION, OWN_LABEL, "trak", "relatif")
-UNTUNED = ("graddot", "repsim", "random")
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,10 @@ class Settings:
         train_rows: Training images, drawn at random.
         per_class: Poisoned images of every class, which is also the cutoff of both measures.
         trigger: Side of a trigger in pixels.
-        queries: Queries reported, the same number of each class where the network has as many.
-        tuning_queries: Queries for the noise.
+        queries: Queries reported, of those stored.
+        tuning_queries: Queries for the noise, of those stored.
+        stored_queries: Queries stored, the same number of each class where the network has as many.
+        stored_tuning: The same of the test set's first half.
         noises: Relative noises tried, and λ of TRAK and RelatIF.
         dim: d of the sketches.
         seeds: One network, one set of triggers and one sketch for each.
@@ -68,6 +68,8 @@ class Settings:
     trigger: int
     queries: int
     tuning_queries: int
+    stored_queries: int
+    stored_tuning: int
     noises: tuple[float, ...]
     dim: int
     seeds: tuple[int, ...]
@@ -82,12 +84,14 @@ PAPER = Settings(
     per_class=50,
     trigger=4,
     queries=100,
-    tuning_queries=20,
+    tuning_queries=10,
+    stored_queries=100,
+    stored_tuning=20,
     noises=(0.01, 0.1, 1.0, 10.0, 100.0),
     dim=2048,
     seeds=(0, 1, 2),
 )
-SMALL = replace(PAPER, train_rows=10_000, queries=40, tuning_queries=10, noises=(0.1, 1.0, 10.0), dim=1024, seeds=(0,))
+SMALL = replace(PAPER, train_rows=10_000, queries=20, noises=(0.1, 1.0, 10.0), dim=1024, seeds=(0,))
 SMOKE = replace(
     SMALL,
     data="digits",
@@ -98,6 +102,8 @@ SMOKE = replace(
     trigger=3,
     queries=5,
     tuning_queries=2,
+    stored_queries=5,
+    stored_tuning=2,
     noises=(1.0, 10.0),
     dim=256,
 )
@@ -105,31 +111,101 @@ SIZES = {"smoke": SMOKE, "small": SMALL, "paper": PAPER}
 
 
 def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress) -> Report:
-    """Poison, train, index and ask, once for every seed."""
-    journal = Journal(out / "rankings.jsonl", {"settings": str(replace(settings, seeds=()))})
-    success: dict[int, float] = {}
-    for seed in settings.seeds:
-        file = out / f"seed-{seed}" / "network.safetensors"
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            progress.phase(f"training on poisoned images, seed {seed}", 0)
-            save_frozen(trained(settings, data_dir, seed, progress), file)
-        frozen = load_frozen(file)
-        success[seed] = float(frozen.metadata["success_percent"][0]) / 100
-        progress.note(f"seed {seed}: {success[seed]:.1%} of triggered test images are called the next class")
-        how = Sketched("class_logit", True, settings.dim, seed=seed, dtype="float16")
-        index = frozen_index(file, file.parent / "class-logit", how, progress)
-        margin = frozen_index(
-            file, file.parent / "margin", Sketched("margin", False, settings.dim, seed=seed, dtype="float16"), progress
-        )
-        ask(settings, frozen, Attributor(index, engine="brute_force"), seed, journal, progress)
-        ask_baselines(settings, frozen, MarginBaselines(frozen, margin, 1.0), seed, journal, progress)
-        if ekfac_is_available():
-            progress.phase("EK-FAC influence", 0)
-            ask_ekfac(settings, frozen, ekfac_scores(frozen, file.parent / "ekfac"), seed, journal)
-        else:
-            progress.note("EK-FAC is left out: kronfluence is not installed")
-    return report(settings, success, journal)
+    """Poison, train and index once for every seed; ask the tuning queries, choose the noises, ask the others."""
+    kept = replace(settings, seeds=(), queries=0, tuning_queries=0)
+    journal = Journal(out / "rankings.jsonl", {"settings": str(kept)})
+    networks = {seed: network(settings, data_dir, out / f"seed-{seed}", seed, progress) for seed in settings.seeds}
+    rankers = {
+        seed: rankers_of(settings, frozen, out / f"seed-{seed}", seed, progress) for seed, frozen in networks.items()
+    }
+    tuning = range(settings.tuning_queries)
+    reported = range(settings.stored_tuning, settings.stored_tuning + settings.queries)
+    for seed, frozen in networks.items():
+        progress.phase(f"tuning queries, seed {seed}", len(tuning) * len(settings.noises), even=False)
+        for query in tuning:
+            for noise in settings.noises:
+                for method in TUNED:
+                    ask(settings, frozen, rankers[seed], journal, seed, query, method, noise)
+                progress.advance(1)
+    chosen = chosen_noises(settings, tuning, journal)
+    progress.note(f"noise, and λ, by recall on the tuning queries: {chosen}")
+    for seed, frozen in networks.items():
+        progress.phase(f"queries, seed {seed}", len(reported), even=False)
+        for query in reported:
+            for method in rankers[seed]:
+                ask(settings, frozen, rankers[seed], journal, seed, query, method, chosen.get(method))
+            progress.advance(1)
+    methods = list(rankers[settings.seeds[0]])
+    success = {seed: float(frozen.metadata["success_percent"][0]) / 100 for seed, frozen in networks.items()}
+    return report(settings, methods, tuning, reported, chosen, success, journal)
+
+
+def network(settings: Settings, data_dir: Path | None, folder: Path, seed: int, progress: Progress) -> Frozen:
+    """Return the network of a seed, trained if it is not there."""
+    file = folder / "network.safetensors"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        progress.phase(f"training on poisoned images, seed {seed}", 0)
+        save_frozen(trained(settings, data_dir, seed, progress), file)
+    return load_frozen(file)
+
+
+def rankers_of(settings: Settings, frozen: Frozen, folder: Path, seed: int, progress: Progress) -> dict[str, Ranker]:
+    """Return every method's ranking of the rows of a query's class; builds the indexes that are not there."""
+    file, labels, k = folder / "network.safetensors", frozen.train.labels, settings.per_class
+    how = Sketched("class_logit", True, settings.dim, seed=seed, dtype="float16")
+    attributor = Attributor(frozen_index(file, folder / "class-logit", how, progress), engine="brute_force")
+    plain = replace(how, measurement="margin", ntk=False)
+    baselines = MarginBaselines(frozen, frozen_index(file, folder / "margin", plain, progress), 1.0)
+
+    def information(rule: str, condition: str = "comparable") -> Ranker:
+        return lambda query, label, noise: select_rows(attributor, query, label, rule, k, noise, condition=condition)
+
+    def scored(method: str) -> Ranker:
+        def rank(query: int, label: int, regularisation: float | None) -> list[int]:
+            of_noise = baselines if regularisation is None else baselines.regularised(regularisation)
+            return ranked(of_noise.scores(query, (method,))[method], pool_of(label), k)
+
+        return rank
+
+    def pool_of(label: int) -> torch.Tensor:
+        return torch.nonzero(labels == label).squeeze(1)
+
+    found = {
+        **{method: information(method) for method in INFORMATION},
+        OWN_LABEL: information("infoloss", "pool"),
+        **{method: scored(method) for method in BASELINES},
+        "random": lambda query, label, _: random_rows(pool_of(label), k, seed=query),
+    }
+    if ekfac_is_available():
+        progress.phase("EK-FAC influence", 0)
+        scores = ekfac_scores(frozen, folder / "ekfac")
+        found["ekfac"] = lambda query, label, _: ranked(scores[query], pool_of(label), k)
+    else:
+        progress.note("EK-FAC is left out: kronfluence is not installed")
+    return found
+
+
+def ask(
+    settings: Settings,
+    frozen: Frozen,
+    rankers: Mapping[str, Ranker],
+    journal: Journal,
+    seed: int,
+    query: int,
+    method: str,
+    noise: float | None,
+) -> None:
+    """Keep recall and reciprocal rank of one ranking as ``seed/query/method/noise``."""
+    label, k = int(frozen.queries.labels[query]), settings.per_class
+
+    def measured() -> list[float]:
+        is_true = (frozen.train.labels == label) & (frozen.metadata["poisoned"] == 1)
+        truth = set(torch.nonzero(is_true).squeeze(1).tolist())
+        ranking = rankers[method](query, label, noise)
+        return [recall_at(ranking, truth, k), reciprocal_rank(ranking, truth, k)]
+
+    journal.once(key_of(seed, query, method, noise), measured)
 
 
 def trained(settings: Settings, data_dir: Path | None, seed: int, progress: Progress) -> Frozen:
@@ -150,8 +226,8 @@ def trained(settings: Settings, data_dir: Path | None, seed: int, progress: Prog
     progress.note(f"accuracy on clean test images {right:.1%}")
     half = len(test) // 2
     chosen = [
-        *_balanced(triggered, fooled, range(half), settings.tuning_queries, classes),
-        *_balanced(triggered, fooled, range(half, len(test)), settings.queries, classes),
+        *_balanced(triggered, fooled, range(half), settings.stored_tuning, classes),
+        *_balanced(triggered, fooled, range(half, len(test)), settings.stored_queries, classes),
     ]
     percent = torch.full((len(train),), round(float(fooled.float().mean()) * 100))
     columns = {"poisoned": is_poisoned.long(), "success_percent": percent}
@@ -167,127 +243,3 @@ def _balanced(images: Images, allowed: torch.Tensor, rows: range, wanted: int, c
     if len(turns) < wanted:
         raise ValueError(f"the triggers fool the network on {len(turns)} test images; {wanted} queries are wanted")
     return turns[:wanted]
-
-
-def ask(
-    settings: Settings, frozen: Frozen, attributor: Attributor, seed: int, journal: Journal, progress: Progress
-) -> None:
-    """Fill the journal with the first ``per_class`` rows of every ranking, by ``seed/query/method/noise``."""
-    labels, budget = frozen.queries.labels, settings.per_class
-    progress.phase(f"asking, seed {seed}", len(labels), even=False)
-    for query in sorted(range(len(labels)), key=lambda query: int(labels[query])):
-        label = int(labels[query])
-        pool = torch.nonzero(frozen.train.labels == label).squeeze(1)
-        measured = _measured(frozen, label, budget)
-
-        for noise in settings.noises:
-            for method in (*INFORMATION, OWN_LABEL):
-                rule, condition = ("infoloss", "pool") if method == OWN_LABEL else (method, "comparable")
-                journal.once(
-                    f"{seed}/{query}/{method}/{noise:g}",
-                    lambda: measured(  # noqa: B023
-                        select_rows(attributor, query, label, rule, budget, noise, condition=condition)  # noqa: B023
-                    ),
-                )
-        journal.once(f"{seed}/{query}/random", lambda: measured(random_rows(pool, budget, seed=query)))  # noqa: B023
-        progress.advance(1)
-
-
-def ask_baselines(
-    settings: Settings, frozen: Frozen, baselines: MarginBaselines, seed: int, journal: Journal, progress: Progress
-) -> None:
-    """Fill the journal with the baselines: ``seed/query/method``, and ``seed/query/method/λ`` of TRAK and RelatIF."""
-    labels, budget = frozen.queries.labels, settings.per_class
-    progress.phase(f"asking the baselines, seed {seed}", len(labels) * len(settings.noises), even=False)
-    for number, regularisation in enumerate(settings.noises):
-        baselines = baselines.regularised(regularisation)
-        methods = ("trak", "relatif", "graddot", "repsim") if number == 0 else ("trak", "relatif")
-        for query in range(len(labels)):
-            label = int(labels[query])
-            pool = torch.nonzero(frozen.train.labels == label).squeeze(1)
-            measured = _measured(frozen, label, budget)
-            for method in methods:
-                key = f"{seed}/{query}/{method}" + (f"/{regularisation:g}" if method in TUNED else "")
-                journal.once(
-                    key,
-                    lambda: measured(ranked(baselines.scores(query, (method,))[method], pool, budget)),  # noqa: B023
-                )
-            progress.advance(1)
-
-
-def ask_ekfac(settings: Settings, frozen: Frozen, scores: torch.Tensor, seed: int, journal: Journal) -> None:
-    """Fill the journal with EK-FAC: ``seed/query/ekfac``."""
-    for query, label in enumerate(frozen.queries.labels.tolist()):
-        pool = torch.nonzero(frozen.train.labels == label).squeeze(1)
-        ranking = ranked(scores[query], pool, settings.per_class)
-        journal.once(f"{seed}/{query}/ekfac", lambda: _measured(frozen, label, settings.per_class)(ranking))  # noqa: B023
-
-
-def _measured(frozen: Frozen, label: int, k: int) -> Callable[[list[int]], list[float]]:
-    # Recall and reciprocal rank of a ranking of the rows of one label.
-    is_true = (frozen.train.labels == label) & (frozen.metadata["poisoned"] == 1)
-    truth = set(torch.nonzero(is_true).squeeze(1).tolist())
-    return lambda ranking: [recall_at(ranking, truth, k), reciprocal_rank(ranking, truth, k)]
-
-
-def report(settings: Settings, success: Mapping[int, float], journal: Journal) -> Report:
-    """Choose each method's noise on the tuning queries, and average what is left over queries and seeds."""
-    tuning = range(settings.tuning_queries)
-    reported = range(settings.tuning_queries, settings.tuning_queries + settings.queries)
-
-    def mean_recall(method: str, noise: float) -> float:
-        return mean_and_error(journal[f"{s}/{q}/{method}/{noise:g}"][0] for s in settings.seeds for q in tuning)[0]
-
-    chosen = {method: max(settings.noises, key=lambda noise: mean_recall(method, noise)) for method in TUNED}
-    table: list[dict[str, Any]] = []
-    for method, noise in chosen.items():
-        keys = [f"{method}/{noise:g}"]
-        table.append({"method": method, "relative_noise": noise, **_measures(settings, reported, keys[0], journal)})
-    untuned = [*UNTUNED, "ekfac"] if f"{settings.seeds[0]}/0/ekfac" in journal else [*UNTUNED]
-    table += [{"method": key, "relative_noise": None, **_measures(settings, reported, key, journal)} for key in untuned]
-    over_noise = [
-        {"method": method, "relative_noise": noise, **_measures(settings, reported, f"{method}/{noise:g}", journal)}
-        for method in chosen
-        for noise in settings.noises
-    ]
-    facts = {
-        "seeds": len(settings.seeds),
-        "errors_over": f"{len(settings.seeds)} seeds" if len(settings.seeds) > 1 else f"{settings.queries} queries",
-        "queries": settings.queries,
-        "success": success,
-        "train_rows": settings.train_rows,
-        "network": settings.network,
-        "recall_on_tuning_queries": {
-            method: {f"{noise:g}": mean_recall(method, noise) for noise in settings.noises} for method in chosen
-        },
-        "over_noise": over_noise,
-    }
-    return Report(f"Backdoor: Recall@{settings.per_class} and MRR", table, facts, _draw(table, over_noise))
-
-
-def _measures(settings: Settings, queries: range, key: str, journal: Journal) -> dict[str, float | None]:
-    # Errors over seeds where there are several, else over queries.
-    found = [[journal[f"{seed}/{query}/{key}"] for query in queries] for seed in settings.seeds]
-    columns: dict[str, float | None] = {}
-    for number, name in enumerate(("recall", "mrr")):
-        by_seed = [[one[number] for one in of_seed] for of_seed in found]
-        columns |= with_error(name, by_seed[0] if len(by_seed) == 1 else [mean_and_error(v)[0] for v in by_seed])
-    return columns
-
-
-def _draw(table: list[dict[str, Any]], over_noise: list[dict[str, Any]]) -> Any:
-    def draw(path: Path) -> None:
-        from experiments.plots import draw_lines
-
-        with figure(path, 2, width=5.2) as (bars, lines):
-            for place, row in enumerate(reversed(table)):
-                style = style_of(row["method"])
-                bars.barh(place, row["recall"], color=style.colour, xerr=row["recall_standard_error"] or 0.0)
-            bars.set_yticks(range(len(table)), [style_of(row["method"]).title for row in reversed(table)], fontsize=8)
-            bars.set_xlim(0, 1)
-            bars.set_xlabel("recall")
-            draw_lines(lines, over_noise, x="relative_noise", y="recall")
-            lines.set_xscale("log")
-            lines.set_ylim(0, 1.03)
-
-    return draw

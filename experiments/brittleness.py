@@ -5,8 +5,9 @@ Paper: the three information methods flip more predictions than every baseline a
 Fashion-MNIST, 25 % of the training set, the MLP of method.md section 8; candidates are the rows of the query's class,
 queries correctly classified test images. D is the whole training set, sketched at the query's class logit;
 ``infoloss_own_label`` is InfoLoss with D the candidates only, which is what an index of own-label logits can compute.
-Retraining starts from the same weights and keeps the order of the rows. A query that flips at one size is not
-retrained at larger ones and counts as flipped there.
+Retraining starts from the same weights and keeps the order of the rows. Flips are taken to be monotone in the number
+of rows removed: the largest size comes first, a query that survives it is not retrained at smaller ones, and one that
+flips is bisected.
 
 The work is ordered query by query, so that what is finished at any moment is a balanced table.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.brittleness_report import report
+from experiments.brittleness_report import next_size, report
 from experiments.ekfac import ekfac_scores
 from experiments.ekfac import is_available as ekfac_is_available
 from experiments.indexing import Sketched, frozen_index
@@ -59,7 +60,7 @@ class Settings:
     tuning: TuningSettings
     sizes: tuple[int, ...]
     dim: int
-    regularisation: float = 1.0
+    regularisation: float = 10.0
 
 
 PAPER = Settings(
@@ -177,23 +178,20 @@ def remove_and_retrain(
     journal: Journal,
     progress: Progress,
 ) -> None:
-    """Fill the journal query by query: ``rows/query/method``, and ``removed/query/method/size`` until a query flips."""
-    progress.phase("removing and retraining", settings.queries * len(rankers) * len(settings.sizes), even=False)
+    """Fill the journal query by query: ``rows/query/method``, and ``removed/query/method/size`` until all is known."""
+    progress.phase("removing and retraining", settings.queries * len(rankers), even=False)
     for row in mlp.query_rows[: settings.queries]:
         label = int(mlp.frozen.queries.labels[row])
         for method, ranker in rankers.items():
+            if progress.stop_requested():
+                return
             rows = journal.once(f"rows/{row}/{method}", lambda: ranker(row, label, settings.sizes[-1]))  # noqa: B023
-            flipped = False
-            for size in settings.sizes:
-                if not flipped:
-                    outcome = journal.once(
-                        f"removed/{row}/{method}/{size}",
-                        lambda: _outcome(mlp, row, rows[:size]),  # noqa: B023
-                    )
-                    flipped = bool(outcome["flipped"])
-                progress.advance(1)
-                if progress.stop_requested():
-                    return
+            while (size := next_size(journal, row, method, settings.sizes)) is not None:
+                journal.once(
+                    f"removed/{row}/{method}/{size}",
+                    lambda: _outcome(mlp, row, rows[:size]),  # noqa: B023
+                )
+            progress.advance(1)
 
 
 def _outcome(mlp: RetrainedMlp, row: int, removed: list[int]) -> dict[str, float | bool]:

@@ -22,8 +22,8 @@ def report(
 ) -> Report:
     """Make the table of every method and size over the queries that all methods have finished.
 
-    ``flipped`` counts a query that flipped at a smaller size; ``margin_drop`` is the mean fall of the query's margin at
-    the smallest size, where every query was retrained, and is empty at larger ones.
+    ``margin_drop`` is the mean fall of the query's margin at the largest size, where every query is retrained, and is
+    empty at smaller ones.
 
     Args:
         sizes: How many examples are removed.
@@ -40,11 +40,11 @@ def report(
         for size in sizes:
             flips = [float(flipped_at(journal, row, method, sizes, size)) for row in rows]
             drops = [
-                float(before[row - mlp.num_tuning]) - journal[f"removed/{row}/{method}/{sizes[0]}"]["margin"]
+                float(before[row - mlp.num_tuning]) - journal[f"removed/{row}/{method}/{sizes[-1]}"]["margin"]
                 for row in rows
             ]
             drop = with_error("margin_drop", drops)
-            if size != sizes[0]:
+            if size != sizes[-1]:
                 drop = dict.fromkeys(drop)
             table.append({"method": method, "removed": size, **with_error("flipped", flips), **drop})
     trainings = sum(key.startswith("removed/") for key in journal)
@@ -83,24 +83,32 @@ def report(
 
 def finished(mlp: RetrainedMlp, methods: Sequence[str], sizes: Sequence[int], journal: Journal) -> list[int]:
     """Return the queries for which every method has an outcome at every size; at least one."""
-    rows = [
-        row
-        for row in mlp.query_rows
-        if all(flipped_at(journal, row, method, sizes, sizes[-1]) is not None for method in methods)
-    ]
+    rows = [row for row in mlp.query_rows if all(next_size(journal, row, method, sizes) is None for method in methods)]
     if not rows:
         raise ValueError("no query is finished yet: start the experiment again, it continues where it stopped")
     return rows
 
 
 def flipped_at(journal: Journal, row: int, method: str, sizes: Sequence[int], size: int) -> bool | None:
-    """Say whether a query's prediction is lost at a size or a smaller one; None where that is not known yet."""
-    for smaller in sizes:
-        key = f"removed/{row}/{method}/{smaller}"
-        if key not in journal:
-            return None
-        if journal[key]["flipped"]:
-            return True
-        if smaller == size:
-            return False
-    raise ValueError(f"size {size} is none of {list(sizes)}")
+    """Say whether a query's prediction is lost at a size: None where what was retrained does not tell.
+
+    A flip at a smaller size is one here, and a survival at a larger size is one here; a flip counts more.
+    """
+    known = {
+        other: bool(journal[f"removed/{row}/{method}/{other}"]["flipped"])
+        for other in sizes
+        if f"removed/{row}/{method}/{other}" in journal
+    }
+    if any(flipped and other <= size for other, flipped in known.items()):
+        return True
+    if any(not flipped and other >= size for other, flipped in known.items()):
+        return False
+    return None
+
+
+def next_size(journal: Journal, row: int, method: str, sizes: Sequence[int]) -> int | None:
+    """Return the size to retrain a query at next: the largest, then the middle of those not known; None at the end."""
+    if f"removed/{row}/{method}/{sizes[-1]}" not in journal:
+        return sizes[-1]
+    unknown = [size for size in sizes if flipped_at(journal, row, method, sizes, size) is None]
+    return unknown[len(unknown) // 2] if unknown else None

@@ -79,13 +79,13 @@ class Settings:
 
 PAPER = Settings(
     mlp=PAPER_MLP,
-    queries=500,
-    tuning_queries=200,
+    queries=200,
+    tuning_queries=100,
     noises=(0.1, 1.0, 10.0, 100.0),
     tuning_size=300,
-    sizes=(150, 300, 600, 1500),
+    sizes=(150, 300, 600, 1200),
     steps=1000,
-    regularisation=1.0,
+    regularisation=10.0,
     dim=2048,
     seeds=(0, 1, 2),
 )

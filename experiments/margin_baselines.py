@@ -25,7 +25,7 @@ class MarginBaselines:
     Args:
         frozen: The network with its training rows and queries, in the index's order.
         index: An index of its margins with the one view ``margin``, all queries stored.
-        regularisation: λ of TRAK and RelatIF in units of the rows' mean squared norm; 0 needs N ≥ d.
+        regularisation: λ of TRAK and RelatIF in units of the rows' mean squared norm, positive.
     """
 
     def __init__(self, frozen: Frozen, index: Index, regularisation: float) -> None:
@@ -37,6 +37,7 @@ class MarginBaselines:
 
     def regularised(self, regularisation: float) -> "MarginBaselines":
         """Return the same with another λ; what does not depend on it is shared."""
+        _ = self._rotated, self._errors
         other = copy.copy(self)
         other.regularisation = regularisation
         other.__dict__.pop("_self_influence", None)
@@ -68,24 +69,17 @@ class MarginBaselines:
                 case "graddot":
                     found[method] = self._errors * (self._rows @ query)
                 case "trak":
-                    found[method] = self._errors * (self._rows @ self.solved(query))
+                    found[method] = self._errors * (self._rotated @ self._solved(query))
                 case "relatif":
                     # Both variances have the factor λ that the covariance has.
-                    own = (query @ self.solved(query)).sqrt()
-                    found[method] = (self._rows @ self.solved(query)) / (self._self_influence.sqrt() * own)
+                    own = self._self_influence * self._query_influence(query)
+                    found[method] = (self._rotated @ self._solved(query)) / own.sqrt()
                 case _:
                     raise ValueError(f"method {method!r}; allowed are {', '.join(METHODS)}")
         return found
 
-    def solved(self, vector: Tensor) -> Tensor:
-        """Return (ΦᵀΦ + λI)⁻¹ times a vector ``[d]`` or the rows of a matrix ``[b, d]``."""
-        if self._spectrum.form == "gram":
-            vectors = self._spectrum.eigenvectors
-            return ((vector @ vectors) * self._weights) @ vectors.T
-        # ΦᵀΦ has rank n < d: (ΦᵀΦ + λI)⁻¹ = (I − Φᵀ (K + λI)⁻¹ Φ) / λ.
-        vectors = self._spectrum.eigenvectors
-        across = vector @ self._rows.T
-        return (vector - ((across @ vectors * self._weights) @ vectors.T) @ self._rows) / self._lambda
+    # With ΦᵀΦ = V diag(e) Vᵀ and Z = ΦV, φ_*ᵀ (ΦᵀΦ + λI)⁻¹ φ_i = Σ_j Z_ij (Vᵀφ_*)_j / (e_j + λ), whatever of φ_* lies
+    # outside the span of V: Z is made once for all λ and queries.
 
     @property
     def _lambda(self) -> float:
@@ -93,7 +87,32 @@ class MarginBaselines:
 
     @property
     def _weights(self) -> Tensor:
-        return 1.0 / (self._spectrum.eigenvalues.clamp(min=0.0) + self._lambda)
+        return 1.0 / (self._eigenvalues + self._lambda)
+
+    @property
+    def _eigenvalues(self) -> Tensor:
+        return self._basis[1]
+
+    @cached_property
+    def _basis(self) -> tuple[Tensor, Tensor]:
+        # V [d, m] and e [m]; from the kernel form, whose eigenvectors are of ΦΦᵀ, V = ΦᵀU/√e.
+        values, vectors = self._spectrum.eigenvalues, self._spectrum.eigenvectors
+        if self._spectrum.form == "gram":
+            return vectors, values.clamp(min=0.0)
+        kept = values > 1e-10 * float(values[-1])  # below it, rounding
+        return self._rows.T @ (vectors[:, kept] / values[kept].sqrt()), values[kept]
+
+    @cached_property
+    def _rotated(self) -> Tensor:
+        return self._rows @ self._basis[0]
+
+    def _solved(self, query: Tensor) -> Tensor:
+        return self._weights * (query @ self._basis[0])
+
+    def _query_influence(self, query: Tensor) -> Tensor:
+        along = query @ self._basis[0]
+        rest = (query @ query - along @ along).clamp(min=0.0)
+        return self._weights @ along.square() + rest / self._lambda
 
     @cached_property
     def _rows(self) -> Tensor:
@@ -107,7 +126,7 @@ class MarginBaselines:
 
     @cached_property
     def _self_influence(self) -> Tensor:
-        return torch.cat([(part * self.solved(part)).sum(dim=1) for part in self._rows.split(2048)])
+        return torch.cat([part.square() @ self._weights for part in self._rotated.split(2048)])
 
     @cached_property
     def _features(self) -> Tensor:
