@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.backdoor_report import OWN_LABEL, TUNED, chosen_noises, key_of, report
+from experiments.backdoor_report import TUNED, chosen_noises, key_of, report
 from experiments.datasets import read_images, shuffled
 from experiments.ekfac import ekfac_scores
 from experiments.ekfac import is_available as ekfac_is_available
@@ -84,7 +84,7 @@ PAPER = Settings(
     per_class=50,
     trigger=4,
     queries=100,
-    tuning_queries=10,
+    tuning_queries=5,
     stored_queries=100,
     stored_tuning=20,
     noises=(0.01, 0.1, 1.0, 10.0, 100.0),
@@ -158,8 +158,8 @@ def rankers_of(settings: Settings, frozen: Frozen, folder: Path, seed: int, prog
     plain = replace(how, measurement="margin", ntk=False)
     baselines = MarginBaselines(frozen, frozen_index(file, folder / "margin", plain, progress), 1.0)
 
-    def information(rule: str, condition: str = "comparable") -> Ranker:
-        return lambda query, label, noise: select_rows(attributor, query, label, rule, k, noise, condition=condition)
+    def information(rule: str) -> Ranker:
+        return lambda query, label, noise: select_rows(attributor, query, label, rule, k, noise)
 
     def scored(method: str) -> Ranker:
         def rank(query: int, label: int, regularisation: float | None) -> list[int]:
@@ -173,7 +173,6 @@ def rankers_of(settings: Settings, frozen: Frozen, folder: Path, seed: int, prog
 
     found = {
         **{method: information(method) for method in INFORMATION},
-        OWN_LABEL: information("infoloss", "pool"),
         **{method: scored(method) for method in BASELINES},
         "random": lambda query, label, _: random_rows(pool_of(label), k, seed=query),
     }

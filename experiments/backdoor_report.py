@@ -10,9 +10,8 @@ from experiments.plots import draw_lines, figure, style_of
 from experiments.report import Report
 from experiments.statistics import mean_and_error, with_error
 
-OWN_LABEL = "infoloss_own_label"
 #: Methods with a noise, or a λ, that is chosen on the tuning queries.
-TUNED = (*INFORMATION, OWN_LABEL, "trak", "relatif")
+TUNED = (*INFORMATION, "trak", "relatif")
 
 
 class Asked(Protocol):
