@@ -87,11 +87,11 @@ PAPER = Settings(
     tuning_queries=5,
     stored_queries=100,
     stored_tuning=20,
-    noises=(0.01, 0.1, 1.0, 10.0, 100.0),
+    noises=(0.01, 1.0, 100.0, 1000.0, 10000.0),
     dim=2048,
     seeds=(0, 1, 2),
 )
-SMALL = replace(PAPER, train_rows=10_000, queries=20, noises=(0.1, 1.0, 10.0), dim=1024, seeds=(0,))
+SMALL = replace(PAPER, train_rows=10_000, queries=20, noises=(1.0, 100.0, 10000.0), dim=1024, seeds=(0,))
 SMOKE = replace(
     SMALL,
     data="digits",
@@ -112,7 +112,7 @@ SIZES = {"smoke": SMOKE, "small": SMALL, "paper": PAPER}
 
 def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress) -> Report:
     """Poison, train and index once for every seed; ask the tuning queries, choose the noises, ask the others."""
-    kept = replace(settings, seeds=(), queries=0, tuning_queries=0)
+    kept = replace(settings, seeds=(), queries=0, tuning_queries=0, noises=())
     journal = Journal(out / "rankings.jsonl", {"settings": str(kept)})
     networks = {seed: network(settings, data_dir, out / f"seed-{seed}", seed, progress) for seed in settings.seeds}
     rankers = {
