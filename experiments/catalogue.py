@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import backdoor, brittleness, coreset, information_sweeps, lds, stability
+from experiments import backdoor, brittleness, coreset, information_sweeps, lds, panels, panels_text, stability
 from experiments.report import Report
 from indexer.progress import Progress
 
@@ -33,6 +33,8 @@ def experiments() -> dict[str, Experiment]:
         "backdoor": backdoor,
         "coreset": coreset,
         "lds": lds,
+        "panels": panels,
+        "panels-text": panels_text,
         "stability": stability,
     }
     return {name: Experiment(module.TITLE, module.SIZES, module.run) for name, module in modules.items()}
