@@ -12,6 +12,9 @@ PORT ?= 8000
 
 # For the interpreter that tests the GPU kernel; a CUDA build of torch brings the version it needs (decision 13).
 TRITON := triton==3.9.0
+# For EK-FAC in the experiments. Without dependencies: it names torchvision, which it does not import and whose usual
+# wheel wants a CUDA torch.
+KRONFLUENCE := kronfluence==1.0.1 einconv==0.1.0 einops==0.8.2 opt_einsum==3.4.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRAS)
@@ -39,6 +42,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable '.[$(EXTRAS),text,lora,text-models,experiments,dev]'
 	@test $(EXTRAS) != cpu || $(BIN)/python -m pip install --no-deps $(TRITON) || echo "no triton here: its test is skipped"
+	@$(BIN)/python -m pip install --no-deps $(KRONFLUENCE) || echo "no kronfluence here: experiments leave EK-FAC out"
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
