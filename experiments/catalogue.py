@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import backdoor, brittleness, coreset, information_sweeps, lds, panels, panels_text, stability
+from experiments import (
+    backdoor,
+    brittleness,
+    coreset,
+    information_sweeps,
+    lds,
+    noise_tuning,
+    panels,
+    panels_text,
+    stability,
+)
 from experiments.report import Report
 from indexer.progress import Progress
 
@@ -33,6 +43,7 @@ def experiments() -> dict[str, Experiment]:
         "backdoor": backdoor,
         "coreset": coreset,
         "lds": lds,
+        "noise-tuning": noise_tuning,
         "panels": panels,
         "panels-text": panels_text,
         "stability": stability,
