@@ -81,7 +81,7 @@ PAPER = Settings(
     mlp=PAPER_MLP,
     queries=200,
     tuning_queries=100,
-    noises=(0.1, 1.0, 10.0, 100.0),
+    noises=(0.01, 0.1, 1.0, 10.0),
     tuning_size=300,
     sizes=(150, 300, 600, 1200),
     steps=1000,
@@ -94,7 +94,7 @@ SMALL = replace(
     mlp=replace(PAPER_MLP, train_fraction=0.1, training=replace(PAPER_MLP.training, epochs=10)),
     queries=200,
     tuning_queries=100,
-    noises=(1.0, 100.0),
+    noises=(0.01, 0.1, 1.0),
     tuning_size=120,
     sizes=(60, 120, 300),
     steps=400,
@@ -127,11 +127,12 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
         num_queries=settings.queries,
     )
     index = frozen_index(mlp.file, out / "margin", Sketched("margin", False, settings.dim), progress)
-    without = replace(settings, sizes=(), seeds=())
+    without = replace(settings, sizes=(), seeds=(), noises=())
     journal = Journal(out / "coresets.jsonl", {"settings": str(without)})
     _, test = read_images(settings.mlp.data, data_dir)
     half = len(test) // 2
     halves = test.take(torch.arange(half)), test.take(torch.arange(half, len(test)))
+    progress.phase("EK-FAC influence" if ekfac_is_available() else "reading sketches", 0)
     selector = Selector(settings, mlp, index, ekfac_scores(mlp.frozen, out / "ekfac") if ekfac_is_available() else None)
     noises = tuned(settings, selector, halves[0], journal, progress)
     progress.note(f"relative noise by accuracy for the tuning queries: {noises}")
