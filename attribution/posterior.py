@@ -191,6 +191,27 @@ class QueryPosterior:
         groups = [self._removal.evaluate(group)[0][:, 0] for group in torch.split(positions, _GROUP_ROWS)]
         return self.posterior.noise_variance * torch.cat(groups)
 
+    def direction(self) -> Float[Tensor, " d"] | None:
+        r"""Give the vector whose products with sketches are covariances, so that a pass can have them all.
+
+        .. math:: c(x_*, n \mid T \setminus S) = \phi_n \cdot r, \quad r = \sigma^2 D_* + D_S^\top L^{-\top} z
+
+        with the D, L and z of :class:`attribution.removal.Removal`: the residual (15) of the query given all of T.
+
+        Returns:
+            r, shape [d], measurement; None in the kernel form, which has the covariances without it.
+        """
+        if self.posterior.is_kernel:
+            return None
+        found = self.posterior.noise_variance * self._removal.duals[0]
+        if self.excluded:
+            factor = torch.zeros(len(self.excluded), len(self.excluded), dtype=torch.float64)
+            for place, row in enumerate(self._removal.factor):
+                factor[place, : len(row)] = torch.tensor(row, dtype=torch.float64)
+            shares = torch.linalg.solve_triangular(factor.T, self._removal.coefficients[:, :1], upper=True)
+            found = found + weighted_sum(self._removal.directions, shares[:, 0].contiguous())
+        return found
+
     def variances(self, positions: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
         r"""Compute v(n | T) of members of T by sums of fixed order, what is left out of T not counted.
 

@@ -171,7 +171,7 @@ def trak_scores(index: Index, asked: Asked, pointer: str) -> Tensor:
         Scores, float64 [c], no unit.
     """
     given = asked.conditioning.posterior(pointer)
-    covariances = given.covariances(asked.conditioning.positions(asked.pool.candidates))
+    covariances = _covariances(asked, given)
     covariances = _settle_twins(asked, given, asked.pool.candidates, covariances)
     return _column(index, ONE_MINUS_P, asked.pool.candidates) * covariances / asked.noise_variance
 
@@ -188,7 +188,7 @@ def relatif_scores(asked: Asked, pointer: str) -> Tensor:
     """
     given = asked.conditioning.posterior(pointer)
     positions = asked.conditioning.positions(asked.pool.candidates)
-    scores = _correlations(given, given.covariances(positions), given.variances(positions))
+    scores = _correlations(given, _covariances(asked, given), given.variances(positions))
     return _settle_twins(asked, given, asked.pool.candidates, scores)
 
 
@@ -206,7 +206,7 @@ def best_relatif(asked: Asked, budget: int) -> Tensor:
     """
     given = asked.conditioning.posterior("/method")
     positions = asked.conditioning.positions(asked.pool.candidates)
-    covariances = given.covariances(positions)
+    covariances = _covariances(asked, given)
     variances, error = given.nominated_variances(positions)
     scores = _correlations(given, covariances, variances)
     slack = error * scores.abs()
@@ -216,6 +216,14 @@ def best_relatif(asked: Asked, budget: int) -> Tensor:
     found = _correlations(given, covariances[contenders], given.variances(positions[contenders]))
     exact[contenders] = _settle_twins(asked, given, asked.pool.candidates[contenders], found)
     return exact
+
+
+def _covariances(asked: Asked, given: QueryPosterior) -> Tensor:
+    # c(x_*, n | D) of the candidates: one pass on all cores, or sums over eigenvectors in the kernel form.
+    residual = given.direction()
+    if residual is None:
+        return given.covariances(asked.conditioning.positions(asked.pool.candidates))
+    return asked.stored.products(asked.pool.candidates, residual)
 
 
 def _settle_twins(asked: Asked, given: QueryPosterior, rows: Tensor, values: Tensor) -> Tensor:
