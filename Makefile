@@ -12,6 +12,9 @@ PORT ?= 8000
 
 # For the interpreter that tests the GPU kernel; a CUDA build of torch brings the version it needs (decision 13).
 TRITON := triton==3.9.0
+# For EK-FAC in the experiments. Without dependencies: it names torchvision, which it does not import and whose usual
+# wheel wants a CUDA torch.
+KRONFLUENCE := kronfluence==1.0.1 einconv==0.1.0 einops==0.8.2 opt_einsum==3.4.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRAS)
@@ -23,7 +26,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python 
 PARALLEL := -n logical --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-reliability check serve format clean lint venv
+.PHONY: help demo experiments test test-reliability check serve format clean lint venv
 
 ## help     list the targets
 help:
@@ -39,6 +42,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable '.[$(EXTRAS),text,lora,text-models,experiments,dev]'
 	@test $(EXTRAS) != cpu || $(BIN)/python -m pip install --no-deps $(TRITON) || echo "no triton here: its test is skipped"
+	@$(BIN)/python -m pip install --no-deps $(KRONFLUENCE) || echo "no kronfluence here: experiments leave EK-FAC out"
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
@@ -47,6 +51,13 @@ venv: $(READY)
 ## demo     train a model on handwritten digits, index it, serve it and ask it over HTTP
 demo: $(READY)
 	$(BIN)/python -m experiments.demo
+
+## experiments  every experiment of the paper in its small size (DATA=folder of data sets), into results/small
+experiments: $(READY)
+	@for name in $$($(BIN)/python -m experiments --list); do \
+		OMP_NUM_THREADS=2 $(BIN)/python -m experiments $$name --size small --out results/small/$$name \
+			$(if $(DATA),--data-dir $(DATA)) || exit 1; \
+	done
 
 ## test     everything: format, lint, types, import contract, all tests
 test: lint

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attribution.checks import check_query
 from attribution.errors import ShapeError
-from attribution.exact_sums import inner_product, inner_products, weighted_sum
+from attribution.exact_sums import inner_product, inner_product_error, inner_products, row_dots, weighted_sum
 from attribution.information import info_gain_nats, info_loss_nats
 from attribution.inverse_covariance import InverseCovariance
 from attribution.leverages import SketchReader
@@ -178,6 +178,84 @@ class QueryPosterior:
             Nats lost about the query when S is removed from T.
         """
         return info_loss_nats(self.variance, self.increase(positions))
+
+    def covariances(self, positions: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
+        """Compute c(x_*, n | T) of members of T by sums of fixed order, what is left out of T not counted.
+
+        Args:
+            positions: Their positions in T, shape [s], none left out.
+
+        Returns:
+            Covariances, shape [s], measurement², exactly 0 where they are within rounding of 0.
+        """
+        groups = [self._removal.evaluate(group)[0][:, 0] for group in torch.split(positions, _GROUP_ROWS)]
+        return self.posterior.noise_variance * torch.cat(groups)
+
+    def direction(self) -> Float[Tensor, " d"] | None:
+        r"""Give the vector whose products with sketches are covariances, so that a pass can have them all.
+
+        .. math:: c(x_*, n \mid T \setminus S) = \phi_n \cdot r, \quad r = \sigma^2 D_* + D_S^\top L^{-\top} z
+
+        with the D, L and z of :class:`attribution.removal.Removal`: the residual (15) of the query given all of T.
+
+        Returns:
+            r, shape [d], measurement; None in the kernel form, which has the covariances without it.
+        """
+        if self.posterior.is_kernel:
+            return None
+        found = self.posterior.noise_variance * self._removal.duals[0]
+        if self.excluded:
+            factor = torch.zeros(len(self.excluded), len(self.excluded), dtype=torch.float64)
+            for place, row in enumerate(self._removal.factor):
+                factor[place, : len(row)] = torch.tensor(row, dtype=torch.float64)
+            shares = torch.linalg.solve_triangular(factor.T, self._removal.coefficients[:, :1], upper=True)
+            found = found + weighted_sum(self._removal.directions, shares[:, 0].contiguous())
+        return found
+
+    def variances(self, positions: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
+        r"""Compute v(n | T) of members of T by sums of fixed order, what is left out of T not counted.
+
+        .. math:: v(n \mid T) = \sigma^2 h_n, \quad
+            v(n \mid T \setminus S) = v(n \mid T) + \sigma^4 (P_{nn} - P^{T \setminus S}_{nn})
+
+        with leverages h_n = φ_nᵀ(Φ_TᵀΦ_T + σ²I)⁻¹φ_n: sums of positive terms, nothing cancels.
+
+        Args:
+            positions: Their positions in T, shape [s], none left out; d² each in the gram form.
+
+        Returns:
+            Variances, shape [s], measurement².
+        """
+        rows = self.posterior.rows(positions, self.sketches)
+        if self.posterior.is_kernel:
+            shares = (self.posterior.eigenvalues * self.posterior.weights).numpy()
+            leverages = torch.from_numpy(row_dots(rows.numpy() * shares, rows.contiguous().numpy()))
+        else:
+            found = [inner_product(row, self.posterior.direction(row)) for row in rows]
+            leverages = torch.tensor(found, dtype=torch.float64)
+        return self._given_what_is_left(positions, leverages)
+
+    def nominated_variances(self, positions: Int[Tensor, " s"]) -> tuple[Float[Tensor, " s"], float]:
+        """Compute v(n | T) of members of T fast, to nominate.
+
+        Args:
+            positions: Their positions in T, shape [s], none left out.
+
+        Returns:
+            Variances, shape [s], measurement², and a bound of their relative difference to :meth:`variances`.
+        """
+        if self.posterior.leverages is None:
+            return self.variances(positions), 0.0
+        leverages = self.posterior.leverages.of(positions, self.sketches)
+        rounding = 8 * inner_product_error(self.query.shape[0], torch.float64)
+        return self._given_what_is_left(positions, leverages), self.posterior.leverages.relative_error + rounding
+
+    def _given_what_is_left(self, positions: Int[Tensor, " s"], leverages: Tensor) -> Tensor:
+        noise = self.posterior.noise_variance
+        if not self.excluded:
+            return noise * leverages
+        taken = [self._removal.evaluate(group)[1] for group in torch.split(positions, _GROUP_ROWS)]
+        return noise * leverages + noise**2 * torch.cat(taken)
 
     def removal(self) -> Removal:
         """Start removing examples one by one, the excluded already removed.

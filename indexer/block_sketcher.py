@@ -146,6 +146,19 @@ class BlockSketcher:
         outputs: Tensor = self._fit(rows, lambda at_once: self._outputs(reader, rows, at_once))[0]
         return outputs
 
+    def representations(self, reader: ExampleReader, rows: CollatedRows) -> Tensor | None:
+        """The penultimate features of rows.
+
+        Args:
+            reader: Where they were read.
+            rows: The rows.
+
+        Returns:
+            float32 [b, k] on the CPU; None where the recipe has none.
+        """
+        features: Tensor | None = self._fit(rows, lambda at_once: self._representations(reader, rows, at_once))[0]
+        return features
+
     def _fit(self, rows: CollatedRows, compute: Callable[[int], Any]) -> tuple[Any, int]:
         what = f"rows {rows.start} to {rows.start + len(rows.examples) - 1}"
         return halving(compute, self.prepared.compute_rows, what, self.note)
@@ -171,6 +184,13 @@ class BlockSketcher:
             if labels_are_outputs:
                 log_p = outputs.double().log_softmax(1).gather(1, rows.labels[:, None]).squeeze(1)
                 columns["one_minus_p"] = -torch.expm1(log_p).numpy()
+        features = self._representations(reader, rows, at_once)
+        if features is not None:
+            columns["representations"] = features.numpy()
+        return columns
+
+    def _representations(self, reader: ExampleReader, rows: CollatedRows, at_once: int) -> Tensor | None:
+        prepared = self.prepared
         features: Tensor | None = None
         for positions, inputs, _ in self._batches(reader, rows, at_once):
             with torch.no_grad():
@@ -178,13 +198,13 @@ class BlockSketcher:
             if part is None:
                 break
             if part.ndim != 2 or part.shape[0] != len(positions):
-                raise ExampleError("train", rows.start, f"representation() gave shape {list(part.shape)}, not [b, h]")
+                raise ExampleError(
+                    reader.split, rows.start, f"representation() gave shape {list(part.shape)}, not [b, h]"
+                )
             if features is None:
                 features = torch.empty(len(rows.labels), part.shape[1])
             features[positions] = part.float().cpu()
-        if features is not None:
-            columns["representations"] = features.numpy()
-        return columns
+        return features
 
     def _outputs(self, reader: ExampleReader, rows: CollatedRows, at_once: int) -> Tensor:
         found: Tensor | None = None

@@ -250,12 +250,15 @@ class _Build:
         self.progress.phase("sketching queries", reader.num_rows * len(self._views))
         sketches: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {view: [] for view in self._views}
         predicted = np.full(reader.num_rows, UNLABELLED, dtype=np.int64)
+        features: list[Tensor] = []
         for number, rows in enumerate(reader.blocks(self.prepared.block_rows)):
             stop = rows.start + len(rows.examples)
             self.blocks.check_unchanged(reader, rows, once.block_digests[number])
             outputs = self.blocks.outputs(reader, rows)
             guessed = outputs.argmax(1) if self.prepared.classifies else torch.full_like(rows.labels, UNLABELLED)
             predicted[rows.start : stop] = guessed.numpy()
+            represented = self.blocks.representations(reader, rows)
+            features += [] if represented is None else [represented]
             for view in self._views:
                 positions, targets, stored = self._targets(view, rows.labels, guessed)
                 chosen = [rows.examples[i] for i in positions]
@@ -266,7 +269,10 @@ class _Build:
                 self._pause()
         joined = {view: _sorted_by_row(parts, self.prepared.spec.dim) for view, parts in sketches.items()}
         writer.write_queries(
-            self._example_rows(reader, once, predicted if self.prepared.classifies else None), reader.num_rows, joined
+            self._example_rows(reader, once, predicted if self.prepared.classifies else None),
+            reader.num_rows,
+            joined,
+            torch.cat(features).numpy() if features else None,
         )
 
     def _queries_written(self, writer: IndexWriter) -> bool:

@@ -53,7 +53,9 @@ def query(
         str | None,
         typer.Option(help="The class to explain: predicted, true or its number. Default: what the model predicts."),
     ] = None,
-    method: Annotated[str, typer.Option(help="infogain_approx, infogain, infoloss or random.")] = "infogain_approx",
+    method: Annotated[
+        str, typer.Option(help="infogain_approx, infogain, infoloss, trak, graddot, repsim, relatif or random.")
+    ] = "infogain_approx",
     budget: Annotated[int, typer.Option(help="How many examples to select.")] = 10,
     noise_variance: Annotated[float | None, typer.Option(help="σ² in squared units of the measurement.")] = None,
     relative_noise: Annotated[

@@ -21,6 +21,7 @@ from service.schemas.groups import InformationRequest, InformationResponse
 from service.schemas.problem import Problem
 from service.schemas.questions import (
     AttributionRequest,
+    Baseline,
     BatchRequest,
     Condition,
     Criterion,
@@ -68,6 +69,7 @@ class ScoresOptions(QuestionOptions, total=False):
     """The optional fields of a scores request."""
 
     criteria: Sequence[Criterion]
+    methods: Sequence[Baseline]
     exclude_ids: Sequence[str] | None
 
 

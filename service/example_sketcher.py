@@ -7,13 +7,15 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
+from indexer.batches import move
 from indexer.featurise import Featuriser
 from indexer.index_recipe import load_model
 from indexer.jacobians import JacobianError
@@ -35,6 +37,7 @@ class SketchedExample:
         label: The class whose measurement was sketched; None where the measurement has none.
         predicted_label: The model's prediction; None where it predicts no class.
         seconds: What sketching cost.
+        representation: Gives its penultimate features, float64 [k], or None where the recipe has none.
     """
 
     sketch: Tensor
@@ -42,6 +45,7 @@ class SketchedExample:
     label: int | None
     predicted_label: int | None
     seconds: float
+    representation: Callable[[], Tensor | None]
 
 
 class ExampleSketcher:
@@ -126,7 +130,8 @@ class ExampleSketcher:
                 f"the model has no finite gradient at this example: {error}", pointer=f"{pointer}/content"
             ) from error
         seconds = self.last_seconds = time.perf_counter() - begun
-        return SketchedExample(sketched[0].double(), view, label, predicted, seconds)
+        features = partial(self._representation, featuriser, example)
+        return SketchedExample(sketched[0].double(), view, label, predicted, seconds, features)
 
     def warm_up(self) -> None:
         """Load the model, and sketch one stored example where its preview is content the recipe reads.
@@ -150,6 +155,12 @@ class ExampleSketcher:
         except InvalidExampleError:
             if preview[0] == "image/png":
                 raise  # a recipe's own JSON need not be content that it reads
+
+    def _representation(self, featuriser: Featuriser, example: Any) -> Tensor | None:
+        inputs, _ = self._recipe.collate([example])
+        with torch.no_grad():
+            features = self._recipe.representation(featuriser.model, move(inputs, featuriser.device))
+        return None if features is None else features[0].float().cpu().double()
 
     def _parse(self, content: Mapping[str, Any], pointer: str) -> Any:
         try:

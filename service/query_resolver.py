@@ -106,5 +106,11 @@ class QueryResolver:
                 f"index {self._name!r} takes no queries by example: {error}", pointer=f"{pointer}/type"
             ) from error
         sketched = self._sketcher.sketch(query.content, "predicted" if label is None else label, pointer)
-        resolved = QuerySketch(sketched.sketch, sketched.view, sketched.label, sketched.predicted_label)
+        resolved = QuerySketch(
+            sketched.sketch,
+            sketched.view,
+            sketched.label,
+            sketched.predicted_label,
+            representation=sketched.representation,
+        )
         return resolved, {SKETCH_TIMING: sketched.seconds * 1000}

@@ -214,6 +214,7 @@ class ServedIndex:
                     query,
                     ids=asked.ids,
                     criteria=asked.criteria,
+                    methods=asked.methods,
                     noise_variance=asked.noise_variance,
                     relative_noise=asked.relative_noise,
                     condition=asked.condition,

@@ -32,6 +32,7 @@ from sketchstore.manifest import (
     DERIVED,
     MANIFEST,
     NO_LABEL,
+    QUERY_REPRESENTATIONS,
     Manifest,
     column_file,
     query_file,
@@ -140,6 +141,8 @@ def _inspections(
     yield {file}, lambda: _example_damage(store.examples, file, path, manifest, depth)
     for name in manifest.queries.sketches:
         yield {query_file(name)}, lambda name=name: _query_damage(store, name, depth)  # type: ignore[misc]
+    if QUERY_REPRESENTATIONS in manifest.files:
+        yield {QUERY_REPRESENTATIONS}, lambda: _representation_damage(store, depth)
 
 
 def _label_damage(path: Path, manifest: Manifest) -> Iterator[CorruptIndexError]:
@@ -234,6 +237,12 @@ def _example_damage(
         wrong = np.flatnonzero(labels.to_numpy() != stored)
         if wrong.size:
             yield LabelMismatchError(file, f"row {int(wrong[0])} has another label than {labels_file}")
+
+
+def _representation_damage(store: QueryStore, depth: Depth) -> Iterator[CorruptIndexError]:
+    values = store.representations()
+    if depth == "values" and (bad := _first_not_finite(values.sum(axis=1, dtype=np.float64))) is not None:
+        yield NotFiniteValueError(QUERY_REPRESENTATIONS, f"row {bad} is not finite")
 
 
 def _query_damage(store: QueryStore, name: str, depth: Depth) -> Iterator[CorruptIndexError]:

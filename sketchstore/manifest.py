@@ -263,6 +263,8 @@ class Manifest(Section):
         needed = {"examples.parquet"} | {column_file(name) for name in self.columns}
         if self.queries is not None:
             needed |= {"queries/examples.parquet"} | {query_file(view) for view in self.queries.sketches}
+        elif QUERY_REPRESENTATIONS in self.files:
+            raise ValueError(f"files lists {QUERY_REPRESENTATIONS}, and queries is null")
         if not needed <= set(self.files):
             raise ValueError(f"files does not list {sorted(needed - set(self.files))[0]}")
         if any(PurePosixPath(file).parts[0] == DERIVED or file in (MANIFEST, BUILD_LOG) for file in self.files):
@@ -307,6 +309,10 @@ def query_file(view: str) -> str:
         Path inside the index directory.
     """
     return f"queries/{view}.safetensors"
+
+
+QUERY_REPRESENTATIONS = "queries/representations.npy"
+"""Where the queries' penultimate features lie, in an index that has them."""
 
 
 def shard_file(view: str, number: int) -> str:

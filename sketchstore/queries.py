@@ -6,11 +6,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sketchstore.arrays import Array, map_tensor
-from sketchstore.errors import MissingQuerySketchError, QueryTableError, UnknownRowError, UnknownViewError, listed
+from sketchstore.arrays import Array, map_npy, map_tensor
+from sketchstore.errors import (
+    MissingQuerySketchError,
+    QueryTableError,
+    RowCountError,
+    UnknownRowError,
+    UnknownViewError,
+    listed,
+)
 from sketchstore.examples import ExampleTable
 from sketchstore.first_use import PublishedFiles
-from sketchstore.manifest import NO_LABEL, Queries, query_file
+from sketchstore.manifest import NO_LABEL, QUERY_REPRESENTATIONS, Queries, query_file
 
 
 @dataclass(frozen=True)
@@ -27,10 +34,14 @@ class QueryStore:
         files: The files of the index directory.
         queries: The manifest's entry.
         sketch_dim: d.
+        has_representations: Whether the queries' penultimate features are stored.
     """
 
-    def __init__(self, files: PublishedFiles, queries: Queries, sketch_dim: int) -> None:
+    def __init__(
+        self, files: PublishedFiles, queries: Queries, sketch_dim: int, *, has_representations: bool = False
+    ) -> None:
         self.count = queries.count
+        self.has_representations = has_representations
         self.examples = ExampleTable(files, "queries/examples.parquet", queries.count, "query")
         self._files = files
         self._counts = queries.sketches
@@ -62,6 +73,21 @@ class QueryStore:
         rows = map_tensor(path, file, "query_rows", dtype="<i8", shape=(count,))
         targets = map_tensor(path, file, "target_labels", dtype="<i8", shape=(count,))
         return sketches, rows, targets
+
+    def representations(self) -> Array:
+        """The queries' penultimate features, memory-mapped; only where ``has_representations``.
+
+        Returns:
+            float32 [count, k].
+
+        Raises:
+            RowCountError: If the file has another shape.
+        """
+        file = QUERY_REPRESENTATIONS
+        values = map_npy(self._files.path(file), file, dtype="<f4")
+        if values.ndim != 2 or values.shape[0] != self.count:
+            raise RowCountError(file, f"has shape {list(values.shape)}, must be [{self.count}, k]")
+        return values
 
     def damage(self, view: str) -> Iterator[QueryTableError]:
         """What is wrong with the rows and targets of a view's query sketches.

@@ -23,7 +23,7 @@ from sketchstore.first_use import PublishedFiles
 from sketchstore.held import HeldDirectory
 from sketchstore.inspection import Damage, find_damage
 from sketchstore.layout import PARTIAL_SUFFIX
-from sketchstore.manifest import MANIFEST, Manifest, column_file, read_manifest
+from sketchstore.manifest import MANIFEST, QUERY_REPRESENTATIONS, Manifest, column_file, read_manifest
 from sketchstore.queries import QueryStore
 from sketchstore.view import View
 
@@ -52,7 +52,16 @@ class Index:
         self.labels = self.column("labels")
         self.views = {name: View(self.files, manifest, name, self.labels) for name in manifest.views}
         self.examples = ExampleTable(self.files, "examples.parquet", manifest.num_rows, "train", self._kept)
-        self.queries = QueryStore(self.files, manifest.queries, manifest.sketch_dim) if manifest.queries else None
+        self.queries = (
+            QueryStore(
+                self.files,
+                manifest.queries,
+                manifest.sketch_dim,
+                has_representations=QUERY_REPRESENTATIONS in manifest.files,
+            )
+            if manifest.queries
+            else None
+        )
         self.derived = Derived(self.files, manifest, self.views)
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ from sketchstore.arrays import Array, map_npy, tensor_file_bytes
 from sketchstore.errors import EveryRowRemovedError, NothingToPurgeError
 from sketchstore.examples import ExampleTable
 from sketchstore.kept import Kept, places_in, ranges_of
-from sketchstore.manifest import column_file, query_file, shard_file
+from sketchstore.manifest import QUERY_REPRESENTATIONS, column_file, query_file, shard_file
 from sketchstore.reader import Index
 from sketchstore.revising import Draft, drafted, fields_of
 from sketchstore.row_facts import state_rows
@@ -176,6 +176,9 @@ def _without_queries(index: Index, draft: Draft, fields: dict[str, Any], ids: se
             ),
         )
         counts[view] = int(chosen.sum())
+    if index.queries.has_representations:
+        with draft.writing(QUERY_REPRESENTATIONS) as path:
+            write_column(path, [kept.take(index.queries.representations())])
     with draft.writing(QUERIES) as path:
         copy_tables(path, [(ExampleTable(index.files, QUERIES, len(found), "query"), kept)])
     fields["queries"] = {"count": kept.num_rows, "sketches": counts}

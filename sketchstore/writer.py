@@ -30,7 +30,7 @@ from sketchstore.errors import (
 from sketchstore.float16 import check_subnormals
 from sketchstore.journal import BlockLine, FileLine, Journal
 from sketchstore.layout import finish_file, write_file
-from sketchstore.manifest import BUILD_LOG, column_file, query_file
+from sketchstore.manifest import BUILD_LOG, QUERY_REPRESENTATIONS, column_file, query_file
 from sketchstore.plan import Block, BuildPlan, published_from
 from sketchstore.publish import publish
 from sketchstore.tables import ExampleRow, write_examples_table
@@ -277,7 +277,11 @@ class IndexWriter:
         self._finished(file)
 
     def write_queries(
-        self, rows: Iterable[ExampleRow], count: int, sketches: Mapping[str, tuple[Array, Array, Array]]
+        self,
+        rows: Iterable[ExampleRow],
+        count: int,
+        sketches: Mapping[str, tuple[Array, Array, Array]],
+        representations: Array | None = None,
     ) -> None:
         """Store the query set and its sketches.
 
@@ -286,6 +290,7 @@ class IndexWriter:
             count: How many.
             sketches: By view: sketches float32 [M, d] in true units, query rows int64 [M], target labels int64 [M]
                 (−1 for a measurement without a target).
+            representations: Penultimate features, float32 [count, k], if there are any.
 
         Raises:
             SketchBlockError: If a view is not one of the plan's.
@@ -297,6 +302,10 @@ class IndexWriter:
             data = as_queries(file, values, query_rows, targets, count, self.plan.sketch.dim)
             write_file(self._content / file, tensor_file_bytes(data))
             self._finished(file)
+        if representations is not None:
+            array = as_column("representations", representations, count)
+            write_file(self._content / QUERY_REPRESENTATIONS, npy_header(array.dtype, array.shape) + array.tobytes())
+            self._finished(QUERY_REPRESENTATIONS)
         self._write_table("queries/examples.parquet", rows, count)
 
     def write_model(self, tensors: Mapping[str, Tensor]) -> None:

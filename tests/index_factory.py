@@ -129,7 +129,14 @@ def query_examples(num_queries: int, num_classes: int) -> list[ExampleRow]:
     ]
 
 
-def write_contents(writer: IndexWriter, contents: Contents, *, num_queries: int = 6, num_classes: int = 3) -> None:
+def write_contents(
+    writer: IndexWriter,
+    contents: Contents,
+    *,
+    num_queries: int = 6,
+    num_classes: int = 3,
+    query_representations: np.ndarray | None = None,
+) -> None:
     """Everything but publication, only what is still pending."""
     if writer.scales is None:
         writer.set_scales({view: scale_exponent_for(values) for view, values in contents.sketches.items()})
@@ -145,6 +152,7 @@ def write_contents(writer: IndexWriter, contents: Contents, *, num_queries: int 
                 view: (contents.query_sketches[view], contents.query_rows[view], contents.target_labels[view])
                 for view in contents.sketches
             },
+            query_representations,
         )
 
 
@@ -163,13 +171,15 @@ def make_index(
     labels: np.ndarray | None = None,
     default_relative_noise: float | None = None,
     columns: Mapping[str, np.ndarray] | None = None,
+    representations: int | None = None,
     faiss: str | None = None,
     **plan_changes: Any,
 ) -> Index:
     """Write, publish and open a small index at tmp_path/name.
 
     ``view``: "own", "margin", "custom" or "class" (one view per class). ``sketches`` (float32 [n, d] by view) and
-    ``labels`` replace the random ones. ``faiss``: also write derived FAISS indexes with this factory string.
+    ``labels`` replace the random ones. ``representations``: also penultimate features of so many values.
+    ``faiss``: also write derived FAISS indexes with this factory string.
     """
     if sketches is not None:
         num_rows, dim = next(iter(sketches.values())).shape
@@ -189,9 +199,17 @@ def make_index(
     if labels is not None:
         contents.labels[:] = labels
     with IndexWriter.create(tmp_path / name, plan) as writer:
-        write_contents(writer, contents, num_queries=num_queries, num_classes=num_classes)
+        features = np.random.default_rng(seed + 1).random((num_rows + num_queries, representations or 1), np.float32)
+        write_contents(
+            writer,
+            contents,
+            num_queries=num_queries,
+            num_classes=num_classes,
+            query_representations=features[num_rows:] if representations else None,
+        )
         one_minus_p = np.linspace(0.0, 0.9, num_rows)
-        writer.write_columns({"one_minus_p": one_minus_p, **(columns or {})})
+        represented = {"representations": features[:num_rows]} if representations else {}
+        writer.write_columns({"one_minus_p": one_minus_p, **represented, **(columns or {})})
         path = writer.publish(default_relative_noise=default_relative_noise)
     index = open_index(path)
     if faiss is not None:

@@ -147,6 +147,14 @@ def many_values(
     return values
 
 
+def traker_scores(queries: Tensor, sketches: Tensor, one_minus_p: Tensor, regularisation: float) -> Tensor:
+    """TRAK as the traker package computes it (score_computers.py, traker.py 0.3.2), with its constant, in float64."""
+    features = sketches.double()
+    inverse = torch.linalg.inv(features.T @ features + regularisation * torch.eye(features.shape[1]).double())
+    inverse /= inverse.abs().mean()
+    return ((features @ inverse) @ queries.double().T * one_minus_p.double()[:, None]).T
+
+
 def _best(values: Tensor, taken: list[int]) -> int:
     """Lowest row among the largest values."""
     values = values.clone()

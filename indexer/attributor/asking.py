@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from attribution.acquired import acquire
 from attribution.information import info_gain
 from indexer.attributor.answers import Answer, IndexReference, MemberScores, Scores, SetScores
+from indexer.attributor.baselines import BASELINES, check_servable, lacking, member_scores
 from indexer.attributor.candidates import PoolRows
 from indexer.attributor.coarse import CoarseViews
 from indexer.attributor.coarse import compile_kernels as compile_scans
@@ -38,6 +41,7 @@ from indexer.attributor.questions import (
     Question,
     Target,
     check_budget,
+    check_method,
     check_option,
     check_question,
 )
@@ -86,11 +90,19 @@ class Attributor:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Methods this index can serve; infoloss needs a Gram matrix, stored or small enough to compute."""
-        can_lose = any(
+        """Methods this index can serve."""
+        return tuple(method for method in METHODS if method not in self.lacking)
+
+    @cached_property
+    def lacking(self) -> Mapping[str, str]:
+        """By method that this index cannot serve: what it lacks, and how to build one that has it."""
+        has_posterior = any(
             self._spectra.available(view, label) for view in self.index.views.values() for label in view.partitions
         )
-        return tuple(method for method in METHODS if method != "infoloss" or can_lose)
+        found = lacking(self.index, has_posterior=has_posterior)
+        if not has_posterior:
+            found["infoloss"] = "no Gram matrix of its rows is stored. Write them with `indexer derive`"
+        return found
 
     def warm(self) -> None:
         """Compile the kernels, so that no question waits for a compiler. Reads no file of the index."""
@@ -171,7 +183,7 @@ class Attributor:
             Facts at once, hits as they are asked for, then the answer.
         """
         started = time.perf_counter()
-        check_question(question, self.methods)
+        check_question(question, self.methods, self.lacking)
         check_query(self.index, question.query)
         pool = resolve_pool(self.index, question.query, question.filter, question.condition)
         noise = resolve_noise(self.index, pool.view.name, pool.label, question.noise_variance, question.relative_noise)
@@ -188,6 +200,7 @@ class Attributor:
             search, warning = self._engines.search(pool.view, pool.label)
             warnings += [] if warning is None else [warning]
         asked = self._asked(question, pool, noise, budget)
+        check_servable(self.index, asked, question.method, question.query)
         if question.method == "infoloss":
             asked.conditioning.posterior("/method")
         elif question.information_fraction is not None:
@@ -239,10 +252,11 @@ class Attributor:
         noise_variance: float | None = None,
         relative_noise: float | None = None,
         criteria: Sequence[str] = CRITERIA,
+        methods: Sequence[str] = (),
         condition: str = "comparable",
         exclude_ids: Sequence[str] | None = None,
     ) -> Scores:
-        """Compute the exact nats of a set, and of each of its members alone.
+        """Compute the exact nats of a set, and of each of its members alone, and what other methods score them.
 
         Args:
             query: The query.
@@ -250,6 +264,7 @@ class Attributor:
             noise_variance: σ² in measurement², if not by ``relative_noise``.
             relative_noise: σ² in units of the mean squared norm of the comparable rows.
             criteria: ``infogain``, ``infoloss`` or both.
+            methods: Baselines whose scores of each member are wanted: ``trak``, ``graddot``, ``repsim``, ``relatif``.
             condition: D, which InfoLoss leaves the set out of: every comparable row, or the pool, which without a
                 filter is the same.
             exclude_ids: Examples that leave D.
@@ -263,6 +278,9 @@ class Attributor:
         check_option(condition, CONDITIONS, "/condition")
         for place, criterion in enumerate(criteria):
             check_option(criterion, CRITERIA, f"/criteria/{place}")
+        for place, method in enumerate(methods):
+            check_option(method, BASELINES, f"/methods/{place}")
+            check_method(method, self.methods, self.lacking, f"/methods/{place}")
         check_query(self.index, query)
         excluded = None if exclude_ids is None else list(exclude_ids)
         if excluded is not None:
@@ -284,10 +302,15 @@ class Attributor:
             positions = asked.conditioning.positions(rows)
             of_set["infoloss"] = given.info_loss_nats(positions)
             of_members["infoloss"] = [given.info_loss_nats([position]) for position in positions.tolist()]
+        scored = replace(asked, pool=replace(pool, candidates=rows))
+        by_method = {
+            method: member_scores(self.index, scored, method, query, f"/methods/{place}")
+            for place, method in enumerate(methods)
+        }
         members = tuple(
-            MemberScores(row, id, gain, loss)
-            for row, id, gain, loss in zip(
-                rows.tolist(), ids, of_members["infogain"], of_members["infoloss"], strict=True
+            MemberScores(row, id, gain, loss, {method: by_method[method][place] for method in by_method})
+            for place, (row, id, gain, loss) in enumerate(
+                zip(rows.tolist(), ids, of_members["infogain"], of_members["infoloss"], strict=True)
             )
         )
         return Scores(

@@ -18,6 +18,7 @@
     ├ DuplicateIdError           an id listed twice where a set is meant
     ├ OptionError                a criterion, condition or strategy that does not exist
     ├ MethodUnavailableError     a method that does not exist, or that this index cannot serve
+    ├ NoRepresentationError      RepSim asked of a query without penultimate features
     └ MissingSpectrumError       needs a matrix that is not stored and too large to compute while a question waits
 
 Catch QuestionError for all of them. ``pointer`` is a JSON pointer into the request of design.md section 6.
@@ -196,6 +197,12 @@ class MethodUnavailableError(QuestionError):
     """The method does not exist, or this index lacks what it needs."""
 
     code = "method_unavailable"
+
+
+class NoRepresentationError(QuestionError):
+    """RepSim was asked of a query whose penultimate features are not known."""
+
+    code = "no_representation"
 
 
 class MissingSpectrumError(QuestionError):

@@ -2,8 +2,9 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,8 @@ from sketchstore.manifest import NO_LABEL
 from sketchstore.reader import Index
 
 TARGET = "/target/label"
+REPRESENTATIONS = "representations"
+"""The column of penultimate features."""
 SMALLEST_NORM = 1e-150
 """Below it, the square of a sketch falls among float64's subnormal numbers and loses its digits."""
 
@@ -74,7 +77,8 @@ def resolve_query_row(index: Index, row: int, target: Target | None = None) -> Q
             allowed=stored,
         )
     sketch = index.queries.sketch(row, view, wanted)
-    return _checked(index, QuerySketch(sketch, view, label, predicted), "/query/row")
+    features = _representation(index, "query", row)
+    return _checked(index, QuerySketch(sketch, view, label, predicted, representation=features), "/query/row")
 
 
 def resolve_train_row(
@@ -124,7 +128,8 @@ def resolve_train_row(
             )
     sketch = index.view(view).sketches(torch.tensor([row]))[0]
     excluded = () if include_self else (row,)
-    return _checked(index, QuerySketch(sketch, view, label, predicted, excluded), pointer)
+    features = _representation(index, "train", row)
+    return _checked(index, QuerySketch(sketch, view, label, predicted, excluded, features), pointer)
 
 
 def resolve_train_id(index: Index, id: str, target: Target | None = None, *, include_self: bool = False) -> QuerySketch:
@@ -195,6 +200,18 @@ def resolve_sketch(
         view = _view_of_class(index, label, "/query/label")
     sketch = torch.as_tensor(values, dtype=torch.float64)
     return _checked(index, QuerySketch(sketch, view, label), "/query/values")
+
+
+def _representation(index: Index, split: str, row: int) -> Callable[[], Tensor | None]:
+    # Reads a stored row's penultimate features when they are asked for: nobody else should wait for that file.
+    def read() -> Tensor | None:
+        if split == "train":
+            return index.column(REPRESENTATIONS)[row].double() if REPRESENTATIONS in index.manifest.columns else None
+        if index.queries is None or not index.queries.has_representations:
+            return None
+        return torch.from_numpy(np.array(index.queries.representations()[row], dtype=np.float64))
+
+    return read
 
 
 def check_query(index: Index, query: QuerySketch) -> None:

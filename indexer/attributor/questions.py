@@ -1,8 +1,9 @@
 """What is asked of an open index: a query's sketch, a method and a budget, the noise, the pool, and when to stop."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from torch import Tensor
@@ -20,7 +21,7 @@ from indexer.attributor.errors import (
 Target = int | Literal["predicted", "true"]
 Scalar = str | int | float | bool
 
-METHODS = ("infogain_approx", "infogain", "infoloss", "random")
+METHODS = ("infogain_approx", "infogain", "infoloss", "trak", "graddot", "repsim", "relatif", "random")
 CONDITIONS = ("comparable", "pool")
 STRATEGIES = ("certified", "literal")
 CRITERIA = ("infogain", "infoloss")
@@ -36,6 +37,7 @@ class QuerySketch:
         label: The class whose measurement was sketched; None where the measurement has none.
         predicted_label: The model's prediction; None where it is not known.
         exclude_rows: Rows that leave the candidates and D because the query is one of them.
+        representation: Gives its penultimate features, float64 [k], or None, when RepSim asks; None: there are none.
     """
 
     sketch: Tensor
@@ -43,6 +45,7 @@ class QuerySketch:
     label: int | None
     predicted_label: int | None = None
     exclude_rows: tuple[int, ...] = ()
+    representation: Callable[[], Tensor | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Question:
 
     Attributes:
         query: The query.
-        method: ``infogain_approx``, ``infogain``, ``infoloss`` or ``random``.
+        method: One of ``METHODS``.
         budget: How many examples to select.
         noise_variance: σ² in squared measurement units.
         relative_noise: σ² in units of the mean squared norm of the comparable rows. Not both; neither: the index's
@@ -176,24 +179,42 @@ def is_number(value: object) -> bool:
     return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
 
 
-def check_question(question: Question, methods: Sequence[str]) -> None:
+def check_method(method: str, methods: Sequence[str], lacking: Mapping[str, str], pointer: str) -> None:
+    """Refuse a method that an index cannot serve, naming what it lacks.
+
+    Args:
+        method: The method.
+        methods: Methods the index can serve.
+        lacking: By method that it cannot: what it lacks.
+        pointer: Where it stands in the request.
+
+    Raises:
+        MethodUnavailableError: If the method is not among them.
+    """
+    if method not in methods:
+        reason = f": {lacking[method]}" if method in lacking else ""
+        raise MethodUnavailableError(
+            f"method {method!r} is not available on this index{reason}. Available are {', '.join(methods)}.",
+            pointer=pointer,
+            allowed=list(methods),
+        )
+
+
+def check_question(
+    question: Question, methods: Sequence[str], lacking: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Refuse what is wrong with a question whatever the pool.
 
     Args:
         question: The question.
         methods: Methods the index can serve.
+        lacking: By method that it cannot: what it lacks.
 
     Raises:
-        MethodUnavailableError: If the method is not among them.
         BudgetRangeError: If the budget is not a whole number from 1.
         StopRangeError: If a stopping threshold is out of range.
     """
-    if question.method not in methods:
-        raise MethodUnavailableError(
-            f"method {question.method!r} is not available on this index; available are {', '.join(methods)}.",
-            pointer="/method",
-            allowed=list(methods),
-        )
+    check_method(question.method, methods, lacking, "/method")
     budget = question.budget
     if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
         raise BudgetRangeError(

@@ -23,6 +23,10 @@ SCORE_UNITS = {
     "infogain_approx": "measurement^4",
     "infogain": "measurement^2",
     "infoloss": "measurement^2",
+    "trak": "1",
+    "graddot": "measurement^2",
+    "repsim": "1",
+    "relatif": "1",
     "random": "1",
 }
 #: Longest list asked of an index; a GPU's FAISS returns no more.

@@ -21,6 +21,7 @@ from indexer.attributor.answers import (
     SearchFacts,
     Start,
 )
+from indexer.attributor.baselines import baseline_steps
 from indexer.attributor.engines import IndexSearch
 from indexer.attributor.near_duplicates import NearDuplicates
 from indexer.attributor.noise import Noise
@@ -187,8 +188,10 @@ class Attribution:
                 return gain_steps(self._asked)
             case "infoloss":
                 return loss_steps(self._asked)
-            case _:
+            case "random":
                 return random_steps(self._asked, self._question.seed)
+            case method:
+                return baseline_steps(self._index, self._asked, method, self._question.query)
 
     def _forget(self) -> None:
         # Takes the last pick of the InfoLoss rule out of the gain again: it was not selected after all.

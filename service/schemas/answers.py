@@ -135,7 +135,7 @@ class MemberScores(Response):
     id: str
     infogain_nats: float | None
     infoloss_nats: float | None
-    scores: dict[str, float] = Field(default_factory=dict)
+    scores: dict[str, float] = Field(default_factory=dict, description="Scores of the methods asked for, by method.")
 
 
 class ScoresResponse(Response):

@@ -19,7 +19,8 @@ from service.schemas.values import (
     TargetLabel,
 )
 
-Method = Literal["infogain_approx", "infogain", "infoloss", "random"]
+Method = Literal["infogain_approx", "infogain", "infoloss", "trak", "graddot", "repsim", "relatif", "random"]
+Baseline = Literal["trak", "graddot", "repsim", "relatif"]
 Criterion = Literal["infogain", "infoloss"]
 Split = Literal["train", "query"]
 Strategy = Literal["certified", "literal"]
@@ -114,7 +115,10 @@ class Asked(Request):
 class AttributionRequest(Asked):
     """Which training examples inform this prediction?"""
 
-    method: Method = Field(default="infogain_approx", description="The rule that picks.")
+    method: Method = Field(
+        default="infogain_approx",
+        description="The rule that picks; the index card lists those that the index can serve.",
+    )
     budget: PositiveCount = Field(
         default=10, description="How many examples to pick; at most the candidates there are."
     )
@@ -145,6 +149,9 @@ class ScoresRequest(Asked):
     ids: list[Id] = Field(min_length=1, description="The training ids to score.", examples=[["train:402", "train:17"]])
     criteria: list[Criterion] = Field(
         default=["infogain", "infoloss"], min_length=1, max_length=2, description="Which nats to compute."
+    )
+    methods: list[Baseline] = Field(
+        default_factory=list, max_length=4, description="Other methods whose scores of each member are wanted."
     )
     exclude_ids: list[Id] | None = Field(default=None, description="Rows to leave out of D.")
 

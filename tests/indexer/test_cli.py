@@ -104,7 +104,7 @@ def test_query_prints_hits_nats_and_the_sentence(points, capsys):
     assert [float(row["step_nats"]) for row in rows] == [hit["step_nats"] for hit in answer["hits"]]
 
 
-@pytest.mark.parametrize("method", ["infogain_approx", "infogain", "infoloss", "random"])
+@pytest.mark.parametrize("method", ["infogain_approx", "infogain", "infoloss", "relatif", "random"])
 def test_query_takes_every_method_and_every_kind_of_query(points, tmp_path, capsys, method):
     index = open_index(points)
     label = int(index.labels[4])

@@ -27,7 +27,9 @@ def json_logs() -> None:
 def index_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("indexes")
     make_index(root, name="own", view="own", num_rows=ROWS, dim=DIM, num_queries=QUERIES, faiss="Flat")
-    make_index(root, name="margin", view="margin", num_rows=ROWS, dim=DIM, num_queries=QUERIES, faiss="Flat")
+    make_index(
+        root, name="margin", view="margin", num_rows=ROWS, dim=DIM, num_queries=QUERIES, representations=5, faiss="Flat"
+    )
     make_index(root, name="class", view="class", num_rows=ROWS, dim=DIM, default_relative_noise=0.5, faiss="Flat")
     return root
 

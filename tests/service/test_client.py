@@ -128,7 +128,7 @@ def test_a_mistake_in_a_request_is_found_before_it_leaves():
             client.attribute("own", ROW, bugdet=3)  # type: ignore[call-arg]
         assert caught.value.problem.errors[0].pointer == "/bugdet"
         with pytest.raises(ProblemError, match="unknown_field"):
-            client.scores("own", ROW, ["train:1"], methods=["trak"])  # type: ignore[call-arg]
+            client.scores("own", ROW, ["train:1"], method="trak")  # type: ignore[call-arg]
         with pytest.raises(ProblemError, match="/queries/0/type"):
             client.sketches("own", [{"row": 1}])
         with pytest.raises(ProblemError, match="/requests"):

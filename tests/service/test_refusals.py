@@ -162,7 +162,31 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], int, str, str | None, Any]] = {
         "/filter/where/colour",
         "source",
     ),
-    "unknown method": ("own", {"query": ROW, "method": "trak"}, 422, "invalid_value", "/method", "infoloss"),
+    "unknown method": ("own", {"query": ROW, "method": "ekfac"}, 422, "invalid_value", "/method", "infoloss"),
+    "trak without margins": (
+        "own",
+        {"query": ROW, "method": "trak"},
+        422,
+        "method_unavailable",
+        "/method",
+        "relatif",
+    ),
+    "repsim without features": (
+        "own",
+        {"query": ROW, "method": "repsim"},
+        422,
+        "method_unavailable",
+        "/method",
+        "relatif",
+    ),
+    "repsim of a sketch": (
+        "margin",
+        {"query": {"type": "sketch", "values": [1.0] * DIM, "label": 0}, "method": "repsim"},
+        422,
+        "no_representation",
+        "/query",
+        "example",
+    ),
     "unknown field": ("own", {"query": ROW, "bugdet": 3}, 422, "unknown_field", "/bugdet", "budget"),
     "unknown field inside": ("own", {"query": ROW | {"rows": 3}}, 422, "unknown_field", "/query/rows", "row"),
     "unknown query type": ("own", {"query": {"type": "picture"}}, 422, "invalid_value", "/query/type", "sketch"),
@@ -391,7 +415,7 @@ async def test_an_unknown_parameter_is_refused_beside_what_else_is_wrong(http: h
 MANY_MISTAKES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "what the schema finds": (
         "attributions",
-        {"query": {"type": "row", "row": -1, "rwo": 2}, "bugdet": 3, "budget": 0, "method": "trak", "seed": True},
+        {"query": {"type": "row", "row": -1, "rwo": 2}, "bugdet": 3, "budget": 0, "method": "ekfac", "seed": True},
         ["/budget", "/bugdet", "/method", "/query/row", "/query/rwo", "/seed"],
     ),
     "what the index finds": (

@@ -13,7 +13,16 @@ async def test_info_shows_limits_methods_and_what_nats_do_not_mean(http: httpx.A
     info = (await http.get("/v1/info")).json()
     assert info["indexes"] == ["class", "margin", "own"]
     assert info["limits"]["max_budget"] == 50
-    assert info["methods"] == ["infogain_approx", "infogain", "infoloss", "random"]
+    assert info["methods"] == [
+        "infogain_approx",
+        "infogain",
+        "infoloss",
+        "trak",
+        "graddot",
+        "repsim",
+        "relatif",
+        "random",
+    ]
     assert info["about"] == list(ABOUT)
     assert "whether its label is right" in info["about"][0]
 

@@ -239,7 +239,7 @@ def test_refusals_name_what_is_allowed(own: Attributor) -> None:
     assert budget.value.allowed == {"ge": 1, "le": 40}
     with pytest.raises(errors.MethodUnavailableError) as method:
         own.answer(Question(own.resolve_query_row(1), method="repsim"))
-    assert method.value.allowed == ["infogain_approx", "infogain", "infoloss", "random"]
+    assert method.value.allowed == ["infogain_approx", "infogain", "infoloss", "relatif", "random"]
     with pytest.raises(errors.TargetNotStoredError) as target:
         own.resolve_query_row(1, 2)
     assert target.value.allowed == [1]

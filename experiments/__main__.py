@@ -1,0 +1,78 @@
+"""One entry point for the paper's experiments.
+
+    python -m experiments NAME --size small|paper --out DIR [--data-dir DIR] [--queries N] [--seeds N]
+    python -m experiments --list
+
+Progress with the time left goes to the standard error, the table to the standard output, and NAME.json, NAME.csv and
+NAME.png into DIR. A run that was interrupted continues when it is started again with the same arguments.
+"""
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.catalogue import experiments
+from experiments.journal import OtherSettingsError
+from experiments.report import print_report, write_report
+from indexer.recipe import RecipeDataError
+from indexer.terminal import duration, progress_on
+
+
+def main() -> None:
+    """Parse the command line, run the experiment, print and write what came out."""
+    known = experiments()
+    if sys.argv[1:] == ["--list"]:
+        sys.stdout.write("\n".join(known) + "\n")
+        return
+    listed = "\n".join(f"  {name:22}{experiment.title}" for name, experiment in known.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments",
+        description=f"{__doc__}\nexperiments:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=[*known], metavar="NAME", help="which experiment")
+    parser.add_argument(
+        "--size", choices=["smoke", "small", "paper"], required=True, help="smoke is for tests and means nothing"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for results and what is needed to continue")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=os.environ.get("NATTRIBUTE_DATA"),
+        help="folder with the data sets; default: the environment's NATTRIBUTE_DATA",
+    )
+    parser.add_argument(
+        "--queries", type=int, help="how many queries, where an experiment asks about queries one by one"
+    )
+    parser.add_argument("--seeds", type=int, help="how many of its seeds, where an experiment has several")
+    arguments = parser.parse_args()
+    experiment = known[arguments.name]
+    settings = experiment.sizes[arguments.size]
+    if arguments.queries is not None:
+        if not hasattr(settings, "queries"):
+            parser.error(f"{arguments.name} has no --queries")
+        settings = replace(settings, queries=arguments.queries)
+    if arguments.seeds is not None:
+        if not hasattr(settings, "seeds"):
+            parser.error(f"{arguments.name} has no --seeds")
+        settings = replace(settings, seeds=settings.seeds[: arguments.seeds])
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    try:
+        with progress_on(Console(stderr=True)) as progress:
+            report = experiment.run(settings, arguments.data_dir, arguments.out, progress)
+    except (OtherSettingsError, RecipeDataError) as error:
+        sys.exit(f"{arguments.name}: {error}")
+    console = Console()
+    files = write_report(report, arguments.out, arguments.name)
+    print_report(report, console)
+    console.print(f"{duration(time.monotonic() - began)}; written: {', '.join(str(file) for file in files)}")
+
+
+if __name__ == "__main__":
+    main()

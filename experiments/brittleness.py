@@ -1,0 +1,202 @@
+"""Brittleness (Figure 3): is a correct prediction lost when the network is retrained without the selected examples?
+
+Paper: the three information methods flip more predictions than every baseline at every size.
+
+Fashion-MNIST, 25 % of the training set, the MLP of method.md section 8; candidates are the rows of the query's class,
+queries correctly classified test images. D is the whole training set, sketched at the query's class logit;
+``infoloss_own_label`` is InfoLoss with D the candidates only, which is what an index of own-label logits can compute.
+Retraining starts from the same weights and keeps the order of the rows. Flips are taken to be monotone in the number
+of rows removed: the largest size comes first, a query that survives it is not retrained at smaller ones, and one that
+flips is bisected.
+
+The work is ordered query by query, so that what is finished at any moment is a balanced table.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from experiments.brittleness_report import next_size, report
+from experiments.ekfac import ekfac_scores
+from experiments.ekfac import is_available as ekfac_is_available
+from experiments.indexing import Sketched, frozen_index
+from experiments.information import METHODS as INFORMATION
+from experiments.information import random_rows, select_rows
+from experiments.journal import Journal
+from experiments.margin_baselines import METHODS as BASELINES
+from experiments.margin_baselines import MarginBaselines, ranked
+from experiments.noise_by_removal import TuningSettings, tune
+from experiments.report import Report
+from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
+from indexer.attributor import Attributor
+from indexer.progress import Progress
+from indexer.training import TrainingSettings
+
+TITLE = "brittleness: predictions lost when the selected examples are removed (Figure 3)"
+OWN_LABEL = "infoloss_own_label"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much of the experiment is done.
+
+    Attributes:
+        mlp: The network.
+        queries: Queries that are done, of those stored.
+        stored_queries: Queries stored in the index.
+        tuning_queries: Stored queries of the other half of the test set, for the noise.
+        tuning: What is tried there.
+        sizes: How many examples are removed, ascending.
+        dim: d of the sketches.
+        regularisation: λ of TRAK and RelatIF in units of the mean squared norm, from the experiment ``lds``.
+    """
+
+    mlp: MlpSettings
+    queries: int
+    stored_queries: int
+    tuning_queries: int
+    tuning: TuningSettings
+    sizes: tuple[int, ...]
+    dim: int
+    regularisation: float = 10.0
+
+
+PAPER = Settings(
+    mlp=PAPER_MLP,
+    queries=100,
+    stored_queries=100,
+    tuning_queries=10,
+    tuning=TuningSettings(queries=6, noises=(0.1, 1.0, 10.0, 100.0)),
+    sizes=(50, 100, 200, 400),
+    dim=4096,
+)
+SMALL = replace(
+    PAPER,
+    mlp=replace(PAPER_MLP, train_fraction=0.1, training=replace(PAPER_MLP.training, epochs=10)),
+    queries=6,
+    stored_queries=6,
+    tuning_queries=2,
+    tuning=TuningSettings(queries=2, noises=(1.0, 10.0)),
+    sizes=(30, 120),
+    dim=1024,
+)
+SMOKE = Settings(
+    mlp=MlpSettings(
+        "digits", 1.0, (64, 32, 10), TrainingSettings(epochs=3, batch_size=32, peak_rate=0.03, weight_decay=1e-3)
+    ),
+    queries=2,
+    stored_queries=2,
+    tuning_queries=1,
+    tuning=TuningSettings(queries=1, noises=(1.0, 10.0), num_removed=20),
+    sizes=(5, 20),
+    dim=256,
+)
+SIZES = {"smoke": SMOKE, "small": SMALL, "paper": PAPER}
+
+Ranker = Callable[[int, int, int], list[int]]
+"""Ranks training rows: (stored query, its label, how many) → rows, most influential first."""
+
+
+def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress) -> Report:
+    """Train, index, tune, remove and retrain; continue where an earlier run stopped."""
+    mlp = RetrainedMlp(
+        settings.mlp,
+        data_dir,
+        out / "network.safetensors",
+        num_tuning=settings.tuning_queries,
+        num_queries=settings.stored_queries,
+    )
+    index = frozen_index(mlp.file, out / "class-logit", Sketched("class_logit", True, settings.dim), progress)
+    attributor = Attributor(index, engine="brute_force")
+    journal = Journal(out / "trainings.jsonl", {"mlp": str(settings.mlp), "dim": settings.dim})
+    tuning = settings.tuning
+    progress.phase("tuning the noise", tuning.queries * len(tuning.noises) * len(tuning.methods), even=False)
+    noises = tune(mlp, attributor, tuning, journal, lambda: progress.advance(1))
+    progress.note(f"relative noise by margin drop on the tuning queries: {noises}")
+    margin = frozen_index(mlp.file, out / "margin", Sketched("margin", False, settings.dim), progress)
+    rankers = {
+        **information_rankers(mlp, attributor, noises),
+        **baseline_rankers(mlp, MarginBaselines(mlp.frozen, margin, settings.regularisation)),
+        **ekfac_ranker(mlp, out, progress),
+    }
+    remove_and_retrain(settings, mlp, rankers, journal, progress)
+    return report(settings.sizes, settings.tuning, mlp, list(rankers), noises, journal)
+
+
+def information_rankers(mlp: RetrainedMlp, attributor: Attributor, noises: Mapping[str, float]) -> dict[str, Ranker]:
+    """Return the information methods' rankings of the rows of a query's class, and a random one."""
+
+    def information(method: str, condition: str = "comparable") -> Ranker:
+        return lambda query, label, budget: select_rows(
+            attributor, query, label, method, budget, noises[method], condition=condition
+        )
+
+    labels = mlp.frozen.train.labels
+
+    def at_random(query: int, label: int, budget: int) -> list[int]:
+        return random_rows(torch.nonzero(labels == label).squeeze(1), budget, seed=query)
+
+    return {
+        **{method: information(method) for method in INFORMATION},
+        OWN_LABEL: information("infoloss", "pool"),
+        "random": at_random,
+    }
+
+
+def baseline_rankers(mlp: RetrainedMlp, baselines: MarginBaselines) -> dict[str, Ranker]:
+    """Return the baselines' rankings of the rows of a query's class."""
+    labels = mlp.frozen.train.labels
+
+    def by_score(method: str) -> Ranker:
+        def rank(query: int, label: int, budget: int) -> list[int]:
+            scores = baselines.scores(query, (method,))[method]
+            return ranked(scores, torch.nonzero(labels == label).squeeze(1), budget)
+
+        return rank
+
+    return {method: by_score(method) for method in BASELINES}
+
+
+def ekfac_ranker(mlp: RetrainedMlp, out: Path, progress: Progress) -> dict[str, Ranker]:
+    """Return EK-FAC's ranking of the rows of a query's class; nothing where kronfluence is not installed."""
+    if not ekfac_is_available():
+        progress.note("EK-FAC is left out: kronfluence is not installed")
+        return {}
+    progress.phase("EK-FAC influence", 0)
+    scores, labels = ekfac_scores(mlp.frozen, out / "ekfac"), mlp.frozen.train.labels
+    return {
+        "ekfac": lambda query, label, budget: ranked(scores[query], torch.nonzero(labels == label).squeeze(1), budget)
+    }
+
+
+def remove_and_retrain(
+    settings: Settings,
+    mlp: RetrainedMlp,
+    rankers: Mapping[str, Ranker],
+    journal: Journal,
+    progress: Progress,
+) -> None:
+    """Fill the journal query by query: ``rows/query/method``, and ``removed/query/method/size`` until all is known."""
+    progress.phase("removing and retraining", settings.queries * len(rankers), even=False)
+    for row in mlp.query_rows[: settings.queries]:
+        label = int(mlp.frozen.queries.labels[row])
+        for method, ranker in rankers.items():
+            if progress.stop_requested():
+                return
+            rows = journal.once(f"rows/{row}/{method}", lambda: ranker(row, label, settings.sizes[-1]))  # noqa: B023
+            while (size := next_size(journal, row, method, settings.sizes)) is not None:
+                journal.once(
+                    f"removed/{row}/{method}/{size}",
+                    lambda: _outcome(mlp, row, rows[:size]),  # noqa: B023
+                )
+            progress.advance(1)
+
+
+def _outcome(mlp: RetrainedMlp, row: int, removed: list[int]) -> dict[str, float | bool]:
+    weights = mlp.retrain(removed)
+    return {
+        "flipped": bool(mlp.misclassified(weights, [row])[0]),
+        "margin": float(mlp.query_margins(weights, [row])[0]),
+    }

@@ -1,0 +1,114 @@
+"""The table and the plot of the brittleness experiment, from whatever part of its journal is finished."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.journal import Journal
+from experiments.noise_by_removal import TuningSettings, mean_margin
+from experiments.plots import draw_lines, figure
+from experiments.report import Report
+from experiments.retrained_mlp import RetrainedMlp
+from experiments.statistics import with_error
+
+
+def report(
+    sizes: Sequence[int],
+    tuning: TuningSettings,
+    mlp: RetrainedMlp,
+    methods: Sequence[str],
+    noises: Mapping[str, float],
+    journal: Journal,
+) -> Report:
+    """Make the table of every method and size over the queries that all methods have finished.
+
+    ``margin_drop`` is the mean fall of the query's margin at the largest size, where every query is retrained, and is
+    empty at smaller ones.
+
+    Args:
+        sizes: How many examples are removed.
+        tuning: What the noise was tuned on.
+        mlp: The network.
+        methods: The methods.
+        noises: Noise of each information method.
+        journal: The finished trainings.
+    """
+    rows = finished(mlp, methods, sizes, journal)
+    before = mlp.query_margins(list(mlp.frozen.weights.values()), list(mlp.query_rows))
+    table: list[dict[str, Any]] = []
+    for method in methods:
+        for size in sizes:
+            flips = [float(flipped_at(journal, row, method, sizes, size)) for row in rows]
+            drops = [
+                float(before[row - mlp.num_tuning]) - journal[f"removed/{row}/{method}/{sizes[-1]}"]["margin"]
+                for row in rows
+            ]
+            drop = with_error("margin_drop", drops)
+            if size != sizes[-1]:
+                drop = dict.fromkeys(drop)
+            table.append({"method": method, "removed": size, **with_error("flipped", flips), **drop})
+    trainings = sum(key.startswith("removed/") for key in journal)
+    facts = {
+        "queries": len(rows),
+        "queries_wanted": mlp.num_queries,
+        "trainings": trainings,
+        "seeds": 1,
+        "errors_over": f"{len(rows)} queries",
+        "network": mlp.settings.network,
+        "train_rows": len(mlp.frozen.train),
+        "epochs": mlp.settings.training.epochs,
+        "relative_noise": dict(noises),
+        "tuning": {
+            "queries": tuning.queries,
+            "removed": tuning.num_removed,
+            "mean_margin": {
+                method: {f"{noise:g}": mean_margin(tuning, journal, method, noise) for noise in tuning.noises}
+                for method in tuning.methods
+            },
+        },
+        "largest_size": {
+            method: [int(flipped_at(journal, row, method, sizes, sizes[-1])) for row in rows] for method in methods
+        },
+    }
+
+    def draw(path: Path) -> None:
+        with figure(path, 1, width=6.5, height=4.4) as (axis,):
+            draw_lines(axis, table, x="removed", y="flipped")
+            axis.set_xlabel("examples of the query's class removed")
+            axis.set_ylabel("share of predictions lost")
+            axis.set_title(f"{len(rows)} queries, one seed", fontsize=10)
+
+    return Report("Brittleness: share of correct predictions lost after retraining", table, facts, draw)
+
+
+def finished(mlp: RetrainedMlp, methods: Sequence[str], sizes: Sequence[int], journal: Journal) -> list[int]:
+    """Return the queries for which every method has an outcome at every size; at least one."""
+    rows = [row for row in mlp.query_rows if all(next_size(journal, row, method, sizes) is None for method in methods)]
+    if not rows:
+        raise ValueError("no query is finished yet: start the experiment again, it continues where it stopped")
+    return rows
+
+
+def flipped_at(journal: Journal, row: int, method: str, sizes: Sequence[int], size: int) -> bool | None:
+    """Say whether a query's prediction is lost at a size: None where what was retrained does not tell.
+
+    A flip at a smaller size is one here, and a survival at a larger size is one here; a flip counts more.
+    """
+    known = {
+        other: bool(journal[f"removed/{row}/{method}/{other}"]["flipped"])
+        for other in sizes
+        if f"removed/{row}/{method}/{other}" in journal
+    }
+    if any(flipped and other <= size for other, flipped in known.items()):
+        return True
+    if any(not flipped and other >= size for other, flipped in known.items()):
+        return False
+    return None
+
+
+def next_size(journal: Journal, row: int, method: str, sizes: Sequence[int]) -> int | None:
+    """Return the size to retrain a query at next: the largest, then the middle of those not known; None at the end."""
+    if f"removed/{row}/{method}/{sizes[-1]}" not in journal:
+        return sizes[-1]
+    unknown = [size for size in sizes if flipped_at(journal, row, method, sizes, size) is None]
+    return unknown[len(unknown) // 2] if unknown else None

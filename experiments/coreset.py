@@ -1,0 +1,328 @@
+"""Coresets (Figures 5 and 6): how good is a network trained on nothing but the rows selected for many queries at once?
+
+Paper: InfoGain first at nearly every size, its approximation close, InfoLoss markedly weaker, every influence baseline
+below Random; quotas per class help the baselines, never above the InfoGains.
+
+Margins without NTK scaling, as in the paper. The information methods select jointly for all queries (sums over queries
+weighted by 1/v, method.md section 5); a baseline averages its scores over the queries and takes the largest. Every
+network starts anew and takes about the same number of steps whatever the size of its coreset. The noise of each
+information method is the one whose coreset for the tuning queries, which are of the first half of the test set, gives
+the best accuracy on that half; what is reported is of the second half.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attribution.candidates import DenseCandidates
+from attribution.many_loss import ManyPosterior
+from attribution.many_queries import select_many, select_many_infoloss
+from attribution.posterior import SetPosterior, Spectrum
+from attribution.steps import ManyStep
+from experiments.datasets import read_images
+from experiments.ekfac import ekfac_scores
+from experiments.ekfac import is_available as ekfac_is_available
+from experiments.frozen import Images
+from experiments.indexing import Sketched, frozen_index
+from experiments.information import METHODS as INFORMATION
+from experiments.information import random_rows
+from experiments.journal import Journal
+from experiments.margin_baselines import METHODS as BASELINES
+from experiments.margin_baselines import MarginBaselines
+from experiments.mlp_training import linear_weights, mlp_logits, train_mlp
+from experiments.networks import initial_network
+from experiments.plots import draw_lines, figure
+from experiments.report import Report
+from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
+from experiments.statistics import with_error
+from indexer.attributor.spectra import Spectra
+from indexer.progress import Progress
+from indexer.training import TrainingSettings
+from sketchstore.reader import Index
+
+TITLE = "coresets: accuracy when trained on the selected rows only (Figures 5 and 6)"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much of the experiment is done.
+
+    Attributes:
+        mlp: The network.
+        queries: Queries selected for, correctly classified test images of the second half.
+        tuning_queries: The same of the first half.
+        noises: Relative noises tried.
+        tuning_size: Size of the coresets that the noise is tuned with.
+        sizes: Sizes of the coresets, ascending.
+        steps: Steps of a training, at least; never fewer epochs than the network itself had.
+        regularisation: λ of TRAK and RelatIF in units of the mean squared norm, from the experiment ``lds``.
+        dim: d of the sketches.
+        seeds: Initialisations and row orders of the trainings; of ``random``, also the drawn sets.
+    """
+
+    mlp: MlpSettings
+    queries: int
+    tuning_queries: int
+    noises: tuple[float, ...]
+    tuning_size: int
+    sizes: tuple[int, ...]
+    steps: int
+    regularisation: float
+    dim: int
+    seeds: tuple[int, ...]
+
+
+PAPER = Settings(
+    mlp=PAPER_MLP,
+    queries=200,
+    tuning_queries=100,
+    noises=(0.01, 0.1, 1.0, 10.0),
+    tuning_size=300,
+    sizes=(150, 300, 600, 1200),
+    steps=1000,
+    regularisation=10.0,
+    dim=2048,
+    seeds=(0, 1, 2),
+)
+SMALL = replace(
+    PAPER,
+    mlp=replace(PAPER_MLP, train_fraction=0.1, training=replace(PAPER_MLP.training, epochs=10)),
+    queries=200,
+    tuning_queries=100,
+    noises=(0.01, 0.1, 1.0),
+    tuning_size=120,
+    sizes=(60, 120, 300),
+    steps=400,
+    dim=1024,
+    seeds=(0,),
+)
+SMOKE = replace(
+    SMALL,
+    mlp=MlpSettings(
+        "digits", 1.0, (64, 32, 10), TrainingSettings(epochs=3, batch_size=32, peak_rate=0.03, weight_decay=1e-3)
+    ),
+    queries=20,
+    tuning_queries=10,
+    noises=(1.0, 10.0),
+    tuning_size=40,
+    sizes=(20, 40),
+    steps=40,
+    dim=256,
+)
+SIZES = {"smoke": SMOKE, "small": SMALL, "paper": PAPER}
+
+
+def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress) -> Report:
+    """Train the network, index its margins, select, and train on what was selected."""
+    mlp = RetrainedMlp(
+        settings.mlp,
+        data_dir,
+        out / "network.safetensors",
+        num_tuning=settings.tuning_queries,
+        num_queries=settings.queries,
+    )
+    index = frozen_index(mlp.file, out / "margin", Sketched("margin", False, settings.dim), progress)
+    without = replace(settings, sizes=(), seeds=(), noises=())
+    journal = Journal(out / "coresets.jsonl", {"settings": str(without)})
+    _, test = read_images(settings.mlp.data, data_dir)
+    half = len(test) // 2
+    halves = test.take(torch.arange(half)), test.take(torch.arange(half, len(test)))
+    progress.phase("EK-FAC influence" if ekfac_is_available() else "reading sketches", 0)
+    selector = Selector(settings, mlp, index, ekfac_scores(mlp.frozen, out / "ekfac") if ekfac_is_available() else None)
+    noises = tuned(settings, selector, halves[0], journal, progress)
+    progress.note(f"relative noise by accuracy for the tuning queries: {noises}")
+    units = [(balanced, size) for balanced in (False, True) for size in settings.sizes]
+    methods = (*INFORMATION, *BASELINES, *(("ekfac",) if ekfac_is_available() else ()), "random")
+    progress.phase("selecting and training", len(units) * len(methods) * len(settings.seeds), even=False)
+    for balanced, size in units:
+        for method in methods:
+            for seed in settings.seeds:
+                key = f"{method}/{'balanced' if balanced else 'plain'}/{size}"
+                rows = _selected(settings, selector, journal, key, method, balanced, size, noises.get(method), seed)
+                journal.once(f"accuracy/{key}/{seed}", partial(accuracy, settings, mlp, rows, halves[1], seed))
+                progress.advance(1)
+    return report(settings, methods, mlp, noises, halves[1], journal)
+
+
+def _selected(
+    settings: Settings,
+    selector: "Selector",
+    journal: Journal,
+    key: str,
+    method: str,
+    balanced: bool,
+    size: int,
+    noise: float | None,
+    seed: int,
+) -> list[int]:
+    if method == "random":
+        return selector.at_random(size, balanced, seed)
+    # A greedy selection without quotas of the largest size has those of all smaller ones in it.
+    budget = size if balanced else settings.sizes[-1]
+    stored = key if balanced else f"{method}/plain"
+    rows: list[int] = journal.once(
+        f"rows/{stored}/{budget}", partial(selector.select, method, budget, balanced, noise, False)
+    )
+    return rows[:size]
+
+
+class Selector:
+    """Selects rows for all queries of one half at once.
+
+    Args:
+        settings: Sizes and λ.
+        mlp: The network with its rows and queries.
+        index: Its index of margins.
+        ekfac: EK-FAC scores ``[q, n]``, where there are some.
+    """
+
+    def __init__(self, settings: Settings, mlp: RetrainedMlp, index: Index, ekfac: Tensor | None) -> None:
+        self._ekfac = ekfac
+        self.mlp, self._index = mlp, index
+        view = index.view("margin")
+        self._unit = view.mean_squared_norm()
+        self._labels = mlp.frozen.train.labels
+        self._classes = int(self._labels.max()) + 1
+        self._rows = DenseCandidates(view.sketches(torch.arange(view.num_rows), dtype=torch.float64))
+        self._spectrum: Spectrum = Spectra(index, 1 << 30).spectrum(view, None)
+        self._baselines = MarginBaselines(mlp.frozen, index, settings.regularisation)
+
+    def select(self, method: str, budget: int, balanced: bool, noise: float | None, tuning: bool) -> list[int]:
+        """Select rows for the queries, or for the tuning queries; balanced: as many of every class."""
+        asked = list(self.mlp.tuning_rows if tuning else self.mlp.query_rows)
+        if method == "ekfac":
+            assert self._ekfac is not None, "a method only where there are scores"
+            return self._largest(self._ekfac[asked].mean(dim=0), budget, balanced)
+        if noise is None:
+            scores = torch.stack([self._baselines.scores(row, (method,))[method] for row in asked]).mean(dim=0)
+            return self._largest(scores, budget, balanced)
+        assert self._index.queries is not None
+        labels = self.mlp.frozen.queries.labels
+        queries = torch.stack([self._index.queries.sketch(row, "margin", int(labels[row])) for row in asked])
+        return [step.position for step in self._steps(method, queries, budget, balanced, noise * self._unit)]
+
+    def at_random(self, budget: int, balanced: bool, seed: int) -> list[int]:
+        """Draw rows."""
+        if not balanced:
+            return random_rows(torch.arange(len(self._labels)), budget, seed)
+        order = torch.tensor(random_rows(torch.arange(len(self._labels)), len(self._labels), seed))
+        scores = torch.empty(len(order))
+        scores[order] = -torch.arange(len(order)).float()
+        return self._largest(scores, budget, True)
+
+    def _steps(
+        self, rule: str, queries: Tensor, budget: int, balanced: bool, noise_variance: float
+    ) -> Iterator[ManyStep]:
+        quotas = dict.fromkeys(range(self._classes), -(-budget // self._classes)) if balanced else None
+        labels = self._labels if balanced else None
+        if rule != "infoloss":
+            return select_many(
+                queries, self._rows, noise_variance, budget=budget, rule=rule, quotas=quotas, labels=labels
+            )
+        given = SetPosterior(self._spectrum, noise_variance)
+        if given.is_kernel:
+            crosses = self._rows.products(queries)
+            posteriors = [
+                given.of_query(query, cross, self._rows.sketches) for query, cross in zip(queries, crosses, strict=True)
+            ]
+            many = ManyPosterior.of_posteriors(posteriors)
+        else:
+            many = ManyPosterior.of_queries(given, queries, self._rows.sketches)
+        return select_many_infoloss(
+            many, torch.arange(self._rows.count), budget=budget, quotas=quotas, labels=labels, candidates=self._rows
+        )
+
+    def _largest(self, scores: Tensor, budget: int, balanced: bool) -> list[int]:
+        order = torch.argsort(-scores, stable=True)
+        if not balanced:
+            return order[:budget].tolist()
+        quota = -(-budget // self._classes)
+        kept = torch.cat([order[self._labels[order] == label][:quota] for label in range(self._classes)])
+        return kept[torch.argsort(-scores[kept], stable=True)][:budget].tolist()
+
+
+def tuned(
+    settings: Settings, selector: Selector, images: Images, journal: Journal, progress: Progress
+) -> dict[str, float]:
+    """Return the noise of each information method with the best accuracy on the tuning half."""
+    progress.phase("tuning the noise", len(INFORMATION) * len(settings.noises), even=False)
+    found: dict[str, dict[float, float]] = {method: {} for method in INFORMATION}
+    for method in INFORMATION:
+        for noise in settings.noises:
+
+            def measured(method: str = method, noise: float = noise) -> float:
+                rows = selector.select(method, settings.tuning_size, False, noise, tuning=True)
+                return accuracy(settings, selector.mlp, rows, images, 0)
+
+            found[method][noise] = journal.once(f"tune/{method}/{noise:g}", measured)
+            progress.advance(1)
+    return {method: max(by_noise, key=lambda noise: by_noise[noise]) for method, by_noise in found.items()}
+
+
+def accuracy(settings: Settings, mlp: RetrainedMlp, rows: list[int], images: Images, seed: int) -> float:
+    """Train on some rows only and return the accuracy on images."""
+    kept = torch.tensor(rows)
+    how = settings.mlp.training
+    epochs = max(how.epochs, -(-settings.steps * how.batch_size // len(rows)))
+    initial = linear_weights(initial_network(settings.mlp.network, seed))
+    weights = train_mlp(
+        initial, mlp.inputs[kept], mlp.frozen.train.labels[kept], replace(how, epochs=epochs), seed=seed
+    )
+    right = mlp_logits(weights, images.inputs(flat=True)).argmax(dim=1) == images.labels
+    return float(right.float().mean())
+
+
+def report(
+    settings: Settings,
+    methods: tuple[str, ...],
+    mlp: RetrainedMlp,
+    noises: Mapping[str, float],
+    images: Images,
+    journal: Journal,
+) -> Report:
+    """Make the table: mean accuracy over the seeds by method, balance and size."""
+    table: list[dict[str, Any]] = []
+    for balance in ("plain", "balanced"):
+        for method in methods:
+            for size in settings.sizes:
+                values = [journal[f"accuracy/{method}/{balance}/{size}/{seed}"] for seed in settings.seeds]
+                table.append({"method": method, "classes": balance, "size": size, **with_error("accuracy", values)})
+    whole = mlp_logits(list(mlp.frozen.weights.values()), images.inputs(flat=True)).argmax(dim=1) == images.labels
+    labels = mlp.frozen.train.labels
+    largest = settings.sizes[0]
+    facts = {
+        "seeds": len(settings.seeds),
+        "errors_over": f"{len(settings.seeds)} seeds",
+        "train_rows": len(labels),
+        "accuracy_of_the_whole_training_set": float(whole.float().mean()),
+        "queries": settings.queries,
+        "relative_noise": dict(noises),
+        "rows_of_each_class_at_the_smallest_size": {
+            method: torch.bincount(
+                labels[torch.tensor(journal[f"rows/{method}/plain/{settings.sizes[-1]}"][:largest])], minlength=10
+            ).tolist()
+            for method in methods
+            if method != "random"
+        },
+        "tuning_accuracy": {
+            method: {f"{noise:g}": journal[f"tune/{method}/{noise:g}"] for noise in settings.noises}
+            for method in INFORMATION
+        },
+    }
+
+    def draw(path: Path) -> None:
+        with figure(path, 2, width=5.0) as axes:
+            for axis, balance in zip(axes, ("plain", "balanced"), strict=True):
+                mine = [row for row in table if row["classes"] == balance]
+                draw_lines(axis, mine, x="size", y="accuracy", legend=balance == "plain")
+                axis.set_xscale("log")
+                axis.axhline(facts["accuracy_of_the_whole_training_set"], color="tab:gray", linewidth=0.8)
+                axis.set_ylim(0, 1)
+                axis.set_title(balance if balance == "plain" else "as many of every class", fontsize=10)
+
+    return Report("Coresets: accuracy when trained on the selected rows only", table, facts, draw)

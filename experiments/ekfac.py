@@ -1,0 +1,100 @@
+"""EK-FAC influence of every training row on every stored query, by the kronfluence package (an optional extra).
+
+kronfluence scores ∇measurement · H⁻¹ · ∇loss. The measurement is minus the margin, so that a large score means a
+proponent; damping is the package's heuristic, 0.1 times the mean eigenvalue of each layer.
+"""
+
+import logging
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from experiments.frozen import Frozen
+from experiments.mlp_training import margins
+from experiments.networks import is_flat
+
+
+def is_available() -> bool:
+    """Say whether kronfluence is installed."""
+    return find_spec("kronfluence") is not None
+
+
+def ekfac_scores(frozen: Frozen, folder: Path, *, rows_a_batch: int = 500) -> Tensor:
+    """Compute the scores, or read them if they are there.
+
+    Args:
+        frozen: The network with its training rows and queries; linear and convolution layers count.
+        folder: Where factors and scores are kept.
+        rows_a_batch: Training rows whose gradients are in memory at once.
+
+    Returns:
+        float32 ``[q, n]``.
+    """
+    file = folder / "ekfac.safetensors"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"scores": _computed(frozen, folder, rows_a_batch)}, file)
+    scores: Tensor = load_file(file)["scores"]
+    return scores
+
+
+def _computed(frozen: Frozen, folder: Path, rows_a_batch: int) -> Tensor:
+    from kronfluence.analyzer import Analyzer, prepare_model
+    from kronfluence.arguments import FactorArguments, ScoreArguments
+    from kronfluence.task import Task
+
+    class Classification(Task):
+        """Cross-entropy, sampled labels for the Fisher matrix, and minus the margin."""
+
+        def compute_train_loss(self, batch: Sequence[Tensor], model: nn.Module, sample: bool = False) -> Tensor:
+            inputs, labels = batch
+            logits = model(inputs)
+            if sample:
+                labels = torch.multinomial(torch.softmax(logits.detach(), dim=1), 1).squeeze(1)
+            return nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+        def compute_measurement(self, batch: Sequence[Tensor], model: nn.Module) -> Tensor:
+            inputs, labels = batch
+            return -margins(model(inputs), labels).sum()
+
+    flat = is_flat(frozen.network)
+    train = TensorDataset(frozen.train.inputs(flat), frozen.train.labels)
+    queries = TensorDataset(frozen.queries.inputs(flat), frozen.queries.labels)
+    task = Classification()
+    generator_state = torch.get_rng_state()
+    torch.manual_seed(0)  # the sampled labels
+    analyzer: Any = Analyzer(
+        analysis_name="ekfac",
+        model=prepare_model(frozen.model(), task),
+        task=task,
+        cpu=True,
+        disable_tqdm=True,
+        log_level=logging.WARNING,
+        output_dir=str(folder / "kronfluence"),
+    )
+    analyzer.fit_all_factors(
+        "factors",
+        train,
+        per_device_batch_size=rows_a_batch,
+        factor_args=FactorArguments(strategy="ekfac"),
+        overwrite_output_dir=True,
+    )
+    analyzer.compute_pairwise_scores(
+        "scores",
+        "factors",
+        query_dataset=queries,
+        train_dataset=train,
+        per_device_query_batch_size=min(len(queries), 120),
+        per_device_train_batch_size=rows_a_batch,
+        score_args=ScoreArguments(damping_factor=None),
+        overwrite_output_dir=True,
+    )
+    torch.set_rng_state(generator_state)
+    scores: Tensor = analyzer.load_pairwise_scores("scores")["all_modules"]
+    return scores.float().contiguous()

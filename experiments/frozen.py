@@ -1,0 +1,119 @@
+"""A trained network with its training and query images in one file: where the line starts in every experiment.
+
+An experiment changes the training set (it poisons it, halves it, keeps two classes), trains, and freezes the result;
+``recipes/frozen.py`` lets the project's own index builder read the file like any user's model.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from experiments.networks import initial_network, is_flat
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images as integers with their labels; ``inputs`` is what a network reads.
+
+    Attributes:
+        pixels: uint8 ``[n, h, w]`` or ``[n, 3, h, w]``.
+        labels: int64 ``[n]``.
+        white: Pixel value of white.
+        mean: Mean of each channel, 1 being white.
+        deviation: Standard deviation of each channel.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    white: int
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def inputs(self, flat: bool) -> Tensor:
+        """Return the normalised images, float32 ``[n, c, h, w]`` or ``[n, c·h·w]``."""
+        pixels = self.pixels if self.pixels.ndim == 4 else self.pixels.unsqueeze(1)
+        shape = (1, -1, 1, 1)
+        scaled = (pixels.float() / self.white - torch.tensor(self.mean).view(shape)) / torch.tensor(
+            self.deviation
+        ).view(shape)
+        return scaled.flatten(1) if flat else scaled
+
+    def take(self, rows: Tensor) -> "Images":
+        """Return some of the images, in this order."""
+        return Images(self.pixels[rows], self.labels[rows], self.white, self.mean, self.deviation)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What a recipe needs.
+
+    Attributes:
+        network: Description of the network (``networks.initial_network``).
+        weights: Its trained weights.
+        train: The training set, in the order of the index's rows.
+        queries: The images to ask about.
+        metadata: Integer columns of the training rows, int64 ``[n]`` each, such as whether a row was poisoned.
+    """
+
+    network: str
+    weights: Mapping[str, Tensor]
+    train: Images
+    queries: Images
+    metadata: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def model(self) -> nn.Module:
+        """Return the trained network in eval mode."""
+        model = initial_network(self.network, seed=0)
+        model.load_state_dict(dict(self.weights))
+        return model.eval()
+
+    @torch.no_grad()
+    def logits(self, images: Images) -> Tensor:
+        """Return the network's outputs ``[n, C]``."""
+        model, flat = self.model(), is_flat(self.network)
+        starts = range(0, len(images), 1000)
+        return torch.cat([model(images.take(torch.arange(s, min(s + 1000, len(images)))).inputs(flat)) for s in starts])
+
+
+def save_frozen(frozen: Frozen, path: Path) -> None:
+    """Write everything to one safetensors file."""
+    tensors = {f"weights.{name}": tensor.detach().contiguous().clone() for name, tensor in frozen.weights.items()}
+    for split, images in (("train", frozen.train), ("queries", frozen.queries)):
+        tensors |= {f"{split}.pixels": images.pixels.contiguous(), f"{split}.labels": images.labels.contiguous()}
+    tensors |= {f"metadata.{name}": column.contiguous() for name, column in frozen.metadata.items()}
+    described = {
+        "network": frozen.network,
+        "white": frozen.train.white,
+        "mean": frozen.train.mean,
+        "deviation": frozen.train.deviation,
+    }
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata={"frozen": json.dumps(described)})
+    temporary.rename(path)
+
+
+def load_frozen(path: Path) -> Frozen:
+    """Read what :func:`save_frozen` wrote."""
+    with safe_open(path, framework="pt") as file:
+        described: dict[str, Any] = json.loads(file.metadata()["frozen"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — the file is no mapping
+
+    def named(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    def images(split: str) -> Images:
+        parts = named(f"{split}.")
+        statistics = (int(described["white"]), tuple(described["mean"]), tuple(described["deviation"]))
+        return Images(parts["pixels"], parts["labels"], *statistics)
+
+    return Frozen(described["network"], named("weights."), images("train"), images("queries"), named("metadata."))

@@ -1,0 +1,99 @@
+"""Colours and names of the methods, the same in every plot, and the one kind of plot most experiments draw."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Style(NamedTuple):
+    """How a method is drawn.
+
+    Attributes:
+        title: Its name.
+        colour: A colour of matplotlib's default cycle.
+        line: Solid for information methods, dashed for baselines, dotted for variants.
+    """
+
+    title: str
+    colour: str
+    line: str
+
+
+STYLES = {
+    "infogain": Style("InfoGain", "tab:blue", "-"),
+    "infogain_approx": Style("InfoGain (approx)", "tab:cyan", "-"),
+    "infoloss": Style("InfoLoss", "tab:orange", "-"),
+    "infoloss_own_label": Style("InfoLoss, D = own label", "tab:orange", ":"),
+    "random": Style("Random", "black", "--"),
+    "repsim": Style("RepSim", "tab:green", "--"),
+    "graddot": Style("GradDot", "tab:red", "--"),
+    "trak": Style("TRAK", "tab:purple", "--"),
+    "relatif": Style("RelatIF", "tab:brown", "--"),
+    "ekfac": Style("EK-FAC", "tab:pink", "--"),
+    "cosine": Style("kernel cosine", "tab:olive", "--"),
+    "inner_product": Style("|inner product|", "tab:gray", "--"),
+}
+
+
+def style_of(method: str) -> Style:
+    """Return how a method is drawn; one without an entry is grey under its own name."""
+    return STYLES.get(method, Style(method, "tab:gray", "--"))
+
+
+@contextmanager
+def figure(path: Path, panels: int, *, width: float = 5.2, height: float = 4.0) -> Any:
+    """Give a row of axes to draw on, and save it as a PNG of moderate size.
+
+    Args:
+        path: The file.
+        panels: How many axes.
+        width: Width of each, inches.
+        height: Height, inches.
+
+    Yields:
+        The axes, a list.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")  # no display is needed, and none is opened
+    from matplotlib import pyplot
+
+    drawn, axes = pyplot.subplots(
+        1, panels, figsize=(width * panels, height), dpi=110, layout="constrained", squeeze=False
+    )
+    try:
+        yield list(axes[0])
+        for axis in axes[0]:
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.grid(alpha=0.3)
+        drawn.savefig(path)
+    finally:
+        pyplot.close(drawn)
+
+
+def draw_lines(
+    axis: Any, rows: Sequence[Mapping[str, Any]], *, x: str, y: str, label: str = "method", legend: bool = True
+) -> None:
+    """Draw one line per method with its standard errors.
+
+    Args:
+        axis: Where.
+        rows: The table; rows without a value of ``y`` are left out.
+        x: Column along the axis.
+        y: Column of the means.
+        label: Column of the method.
+        legend: Whether to name the lines.
+    """
+    for method in dict.fromkeys(str(row[label]) for row in rows):
+        style = style_of(method)
+        mine = [row for row in rows if row[label] == method and row[y] is not None]
+        errors = [row.get(f"{y}_standard_error") or 0.0 for row in mine]
+        axis.errorbar(
+            [row[x] for row in mine], [row[y] for row in mine], yerr=errors, label=style.title, color=style.colour,
+            linestyle=style.line, marker="o", markersize=3.5, capsize=2, linewidth=1.3, elinewidth=0.7,
+        )  # fmt: skip
+    axis.set_xlabel(x.replace("_", " "))
+    axis.set_ylabel(y.replace("_", " "))
+    if legend:
+        axis.legend(fontsize=7.5)

@@ -1,0 +1,1 @@
+"""Recipes that the experiments name; files like a user's own."""

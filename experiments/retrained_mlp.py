@@ -1,0 +1,141 @@
+"""A bias-free network, trained here, asked about correctly classified test images, and retrained without examples.
+
+Shared by brittleness and the tuning of its noise, which ask about different halves of the test set, and by the sweeps.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from experiments.datasets import of_classes, read_images, shuffled
+from experiments.frozen import Frozen, Images, load_frozen, save_frozen
+from experiments.mlp_training import linear_weights, margins, mlp_logits, train_mlp
+from experiments.networks import initial_network
+from indexer.training import TrainingSettings
+
+
+@dataclass(frozen=True)
+class MlpSettings:
+    """What is trained, and on what.
+
+    Attributes:
+        data: Data set.
+        train_fraction: Share of its training set.
+        widths: Widths of the network's layers, inputs and classes included.
+        training: How it is trained.
+        seed: Seed of the initialisation and of the row order.
+        classes: Only images of these classes, numbered anew from 0; None for all.
+    """
+
+    data: str
+    train_fraction: float
+    widths: tuple[int, ...]
+    training: TrainingSettings
+    seed: int = 0
+    classes: tuple[int, ...] | None = None
+
+    @property
+    def network(self) -> str:
+        """The network's description."""
+        return " ".join(["mlp", *map(str, self.widths)])
+
+
+#: Fashion-MNIST as in method.md section 8.
+PAPER_MLP = MlpSettings(
+    data="fashion-mnist",
+    train_fraction=0.25,
+    widths=(784, 512, 256, 10),
+    training=TrainingSettings(epochs=20, batch_size=64, peak_rate=0.03, weight_decay=1e-3),
+)
+
+
+class RetrainedMlp:
+    """A trained network with stored queries, and what its margins become when examples are left out.
+
+    The stored queries are the first ``num_tuning`` correctly classified images of the first half of the test set, and
+    after them the first ``num_queries`` of the second half, both halves in a fixed random order: what is tuned on the
+    former is reported on the latter.
+
+    Args:
+        settings: What is trained.
+        data_dir: The folder of data sets.
+        file: Where the trained network is kept.
+        num_tuning: Queries to tune on.
+        num_queries: Queries to report.
+    """
+
+    def __init__(
+        self, settings: MlpSettings, data_dir: Path | None, file: Path, *, num_tuning: int, num_queries: int
+    ) -> None:
+        self.settings = settings
+        self.file = file
+        self.num_tuning, self.num_queries = num_tuning, num_queries
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_frozen(self._trained(data_dir), file)
+        self.frozen: Frozen = load_frozen(file)
+        if len(self.frozen.queries) != num_tuning + num_queries:
+            raise ValueError(
+                f"{file} has {len(self.frozen.queries)} queries, {num_tuning + num_queries} are asked for; "
+                "give another --out"
+            )
+
+    @cached_property
+    def inputs(self) -> Tensor:
+        """Training inputs, flat."""
+        return self.frozen.train.inputs(flat=True)
+
+    @cached_property
+    def initial(self) -> list[Tensor]:
+        """The weights before training."""
+        return linear_weights(initial_network(self.settings.network, self.settings.seed))
+
+    @property
+    def tuning_rows(self) -> range:
+        """Stored queries to tune on."""
+        return range(self.num_tuning)
+
+    @property
+    def query_rows(self) -> range:
+        """Stored queries to report."""
+        return range(self.num_tuning, self.num_tuning + self.num_queries)
+
+    def retrain(self, removed: list[int] | Tensor | None) -> list[Tensor]:
+        """Train from the same initialisation in the same order without some rows."""
+        rows = None if removed is None else torch.as_tensor(removed, dtype=torch.int64)
+        train, how = self.frozen.train, self.settings
+        return train_mlp(self.initial, self.inputs, train.labels, how.training, seed=how.seed, removed=rows)
+
+    def query_margins(self, weights: list[Tensor], rows: list[int]) -> Tensor:
+        """Return the margin of some stored queries' true labels under weights.
+
+        A negative margin says p < ½, not that another class has more: for that, ask :meth:`misclassified`.
+        """
+        queries = self.frozen.queries.take(torch.tensor(rows))
+        return margins(mlp_logits(weights, queries.inputs(flat=True)), queries.labels)
+
+    def misclassified(self, weights: list[Tensor], rows: list[int]) -> Tensor:
+        """Say which stored queries the network gets wrong under weights."""
+        queries = self.frozen.queries.take(torch.tensor(rows))
+        return mlp_logits(weights, queries.inputs(flat=True)).argmax(dim=1) != queries.labels
+
+    def _trained(self, data_dir: Path | None) -> Frozen:
+        how = self.settings
+        read = read_images(how.data, data_dir, train_fraction=how.train_fraction)
+        train, test = read if how.classes is None else (of_classes(images, how.classes) for images in read)
+        weights = train_mlp(
+            self.initial, train.inputs(flat=True), train.labels, how.training, seed=how.seed, removed=None
+        )
+        right = mlp_logits(weights, test.inputs(flat=True)).argmax(dim=1) == test.labels
+        half = len(test) // 2
+        chosen = []
+        for first, count, wanted in ((0, half, self.num_tuning), (half, len(test) - half, self.num_queries)):
+            rows = first + shuffled(count, seed=1)
+            chosen.append(rows[right[rows]][:wanted])
+        model = initial_network(how.network, how.seed)
+        state = dict(zip(model.state_dict(), weights, strict=True))
+        queries: Images = test.take(torch.cat(chosen))
+        return Frozen(how.network, state, train, queries)

@@ -1,0 +1,33 @@
+"""What is retrained next, and what the retrained sizes say about the others."""
+
+import pytest
+
+from experiments.brittleness_report import flipped_at, next_size
+from experiments.journal import Journal
+
+SIZES = (50, 100, 200, 400)
+
+
+@pytest.mark.parametrize("first_flip", [50, 100, 200, 400, None])
+def test_bisection_finds_the_first_size_that_flips_with_few_trainings(tmp_path, first_flip):
+    journal = Journal(tmp_path / "work.jsonl", {})
+    trained = []
+    while (size := next_size(journal, 0, "infogain", SIZES)) is not None:
+        trained.append(size)
+        flipped = first_flip is not None and size >= first_flip
+        journal.once(f"removed/0/infogain/{size}", lambda flipped=flipped: {"flipped": flipped, "margin": 0.0})
+    assert trained[0] == 400
+    assert len(trained) <= 3
+    found = [flipped_at(journal, 0, "infogain", SIZES, size) for size in SIZES]
+    assert found == [first_flip is not None and size >= first_flip for size in SIZES]
+
+
+def test_nothing_is_known_before_anything_was_retrained(tmp_path):
+    assert flipped_at(Journal(tmp_path / "work.jsonl", {}), 0, "infogain", SIZES, 50) is None
+
+
+def test_a_flip_at_a_smaller_size_counts_even_if_a_larger_one_survived(tmp_path):
+    journal = Journal(tmp_path / "work.jsonl", {})
+    journal.once("removed/0/trak/50", lambda: {"flipped": True, "margin": -1.0})
+    journal.once("removed/0/trak/400", lambda: {"flipped": False, "margin": 1.0})
+    assert flipped_at(journal, 0, "trak", SIZES, 200) is True

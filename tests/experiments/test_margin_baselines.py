@@ -1,0 +1,89 @@
+"""The baselines on a real network: their formulas, densely, and their signs."""
+
+import pytest
+import torch
+
+from experiments.datasets import read_images
+from experiments.frozen import Frozen, save_frozen
+from experiments.indexing import Sketched, frozen_index
+from experiments.margin_baselines import METHODS, MarginBaselines, ranked
+from experiments.mlp_training import linear_weights, train_mlp
+from experiments.networks import initial_network
+from indexer.progress import Silent
+from indexer.training import TrainingSettings
+
+DUPLICATED = list(range(0, 200, 10))
+
+
+@pytest.fixture(scope="module")
+def frozen() -> Frozen:
+    """A small network on digits whose queries are training images."""
+    train, _ = read_images("digits", None)
+    train = train.take(torch.arange(200))
+    model = initial_network("mlp 64 16 10", seed=0)
+    settings = TrainingSettings(epochs=20, batch_size=20, peak_rate=0.05)
+    weights = train_mlp(linear_weights(model), train.inputs(flat=True), train.labels, settings, seed=0)
+    state = dict(zip(model.state_dict(), weights, strict=True))
+    return Frozen("mlp 64 16 10", state, train, train.take(torch.tensor(DUPLICATED)))
+
+
+@pytest.fixture(scope="module", params=[64, 1024], ids=["gram", "kernel"])
+def baselines(request, frozen, tmp_path_factory) -> MarginBaselines:
+    """Baselines over fewer and over more dimensions than rows."""
+    folder = tmp_path_factory.mktemp("baselines")
+    save_frozen(frozen, folder / "network.safetensors")
+    index = frozen_index(
+        folder / "network.safetensors", folder / "margin", Sketched("margin", False, request.param), Silent()
+    )
+    return MarginBaselines(frozen, index, 0.5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_training_duplicate_of_the_query_scores_positive(baselines, method):
+    for query, row in enumerate(DUPLICATED):
+        assert baselines.scores(query, (method,))[method][row] > 0
+
+
+@pytest.mark.parametrize("method", ["repsim", "relatif"])
+def test_a_normalised_score_ranks_the_duplicate_first(baselines, method):
+    everything = torch.arange(200)
+    for query, row in enumerate(DUPLICATED):
+        assert ranked(baselines.scores(query, (method,))[method], everything, 1) == [row]
+
+
+def test_scores_are_the_dense_formulas(baselines, frozen):
+    view = baselines._index.view("margin")
+    rows = view.sketches(torch.arange(200), dtype=torch.float64)
+    inverse = torch.linalg.inv(rows.T @ rows + 0.5 * view.mean_squared_norm() * torch.eye(rows.shape[1]).double())
+    logits = frozen.logits(frozen.train).double()
+    errors = 1 - torch.softmax(logits, dim=1).gather(1, frozen.train.labels.unsqueeze(1)).squeeze(1)
+    query = rows[DUPLICATED[3]]
+    found = baselines.scores(3)
+    expected = {
+        "graddot": errors * (rows @ query),
+        "trak": errors * (rows @ inverse @ query),
+        "relatif": (rows @ inverse @ query) / ((rows @ inverse * rows).sum(dim=1) * (query @ inverse @ query)).sqrt(),
+    }
+    for method, scores in expected.items():
+        # The query was sketched anew, in float32 sums of another batch.
+        torch.testing.assert_close(found[method], scores, rtol=1e-4, atol=1e-5 * float(scores.abs().max()))
+
+
+def test_graddot_is_minus_the_product_of_the_gradients_of_margin_and_loss(frozen, baselines):
+    # Unsketched, by autograd, on a few rows; the sketch keeps the sign of what is large.
+    model = frozen.model()
+    inputs, labels = frozen.train.inputs(flat=True), frozen.train.labels
+
+    def gradient(row: int, loss: bool) -> torch.Tensor:
+        logits = model(inputs[row : row + 1])
+        value = torch.nn.functional.cross_entropy(logits, labels[row : row + 1])
+        if not loss:
+            value = torch.logit(torch.exp(-value.double()))
+        return torch.cat([part.flatten() for part in torch.autograd.grad(value, list(model.parameters()))]).double()
+
+    query = gradient(DUPLICATED[0], loss=False)
+    exact = torch.stack([-(query @ gradient(row, loss=True)) for row in range(200)])
+    found = baselines.scores(0, ("graddot",))["graddot"]
+    correlation = torch.corrcoef(torch.stack([exact, found]))[0, 1]
+    # Measured 0.83 at d = 64 and above 0.95 at d = 1,024; a wrong sign would make it negative.
+    assert correlation > 0.7

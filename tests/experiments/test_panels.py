@@ -1,0 +1,51 @@
+"""Panels: which queries are drawn, what the table says of the picks, and that texts fit their boxes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from experiments.panel_figures import MOST_LINES, Panel, _said, draw_panels
+from experiments.panels import _mean_cosine, _one_a_class, query_rows
+from tests.index_factory import make_index
+
+
+def test_queries_are_the_first_that_the_model_gets_right(tmp_path: Path):
+    # The factory's true label differs from the predicted one for every third query.
+    index = make_index(tmp_path, view="margin", num_queries=9)
+    assert query_rows(index, 4) == [1, 2, 4, 5]
+    assert query_rows(index, 100) == [1, 2, 4, 5, 7, 8]
+
+
+def test_the_first_of_each_class_is_drawn_before_the_others(tmp_path: Path):
+    index = make_index(tmp_path, view="margin", num_queries=9)
+    assert _one_a_class(index, [1, 2, 4, 5, 7]) == [1, 2, 4, 5, 7]
+    assert _one_a_class(index, [1, 4, 2]) == [1, 2, 4]
+
+
+def test_likeness_is_the_mean_cosine_of_two_picks(tmp_path: Path):
+    index = make_index(tmp_path, view="margin")
+    a, b, c = torch.nn.functional.normalize(index.view("margin").sketches(torch.tensor([3, 8, 20])).double(), dim=1)
+    assert _mean_cosine(index, [3, 8, 20]) == pytest.approx(float(a @ b + a @ c + b @ c) / 3, rel=1e-12)
+
+
+def test_texts_are_cut_where_they_are_long_and_nothing_of_them_is_a_formula():
+    content = json.dumps({"premise": "costs $5 to $10 " + "word " * 400, "hypothesis": "a\u00a0b"}).encode()
+    *lines, last = _said(("application/json", content), 40).split("\n")
+    assert len(lines) == MOST_LINES
+    assert lines[0].startswith(r"costs \$5 to \$10")
+    assert lines[-1].endswith("…")
+    assert last == "a b"
+
+
+def test_a_panel_of_texts_is_drawn(tmp_path: Path):
+    long = ("text/plain", b"All that is known of it. " * 30)
+    short = ("text/plain", b"Little.")
+    panel = Panel(short, "entailment, query 4", {"trak": [(long, True), (short, False)], "random": [(short, True)]})
+    draw_panels(tmp_path / "panel.png", [panel])
+    with Image.open(tmp_path / "panel.png") as picture:
+        assert picture.width > 1000
+        dark = sum(value < 100 for value in picture.convert("L").tobytes())
+    assert dark > 2000  # letters, not an empty page
