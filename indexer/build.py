@@ -16,11 +16,13 @@ from torch import Tensor
 
 from indexer.block_sketcher import BlockSketcher
 from indexer.build_report import BuildReport, host_facts, peak_memory_bytes
+from indexer.build_settings import BuildSettings, check_target
 from indexer.check import refuse_batch_mates
 from indexer.derive import DEFAULT_CODES, DEFAULT_FACTORY, CodesChoice, derive
 from indexer.distortion import POOL_ROWS, QUERIES, DistortionError, measure_distortion, sample_rows
 from indexer.out_of_memory import is_out_of_memory
-from indexer.preparation import BuildSettings, Part, Prepared, build_plan, check_labels, check_target, prepare
+from indexer.planned import build_plan
+from indexer.preparation import Part, Prepared, check_labels, prepare
 from indexer.previews import preview_of
 from indexer.progress import Progress, Silent, Stopwatch
 from indexer.reading import CollatedRows, ExampleError, ExampleReader, ReadOnce

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from indexer.batches import move, take_rows
-from indexer.preparation import BuildSettings, Prepared, prepare
+from indexer.build_settings import BuildSettings
+from indexer.preparation import Prepared, prepare
 from indexer.previews import preview_of
 from indexer.progress import Progress, Silent
 from indexer.reading import CollatedRows, ExampleReader

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from attribution.evidence import Amplitude
 from indexer.append import append_rows
+from indexer.build_settings import BuildSettingsError
 from indexer.cli_query import fail
 from indexer.curve_plot import curve_svg
 from indexer.derive import derive
-from indexer.preparation import BuildSettingsError
 from indexer.rebuilding import DerivedChoices, derived_choices
 from indexer.terminal import aligned, counted, progress_on
 from indexer.tune import NoiseTuning, log_grid, tune_noise

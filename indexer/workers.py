@@ -27,7 +27,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from indexer.block_sketcher import BlockSketcher
-from indexer.preparation import MIB, BuildSettings, prepare
+from indexer.build_settings import MIB, BuildSettings
+from indexer.preparation import prepare
 from indexer.recipe import Recipe, RecipeError
 from indexer.sketches import SketchSpec, sketch_spec
 from indexer.training import cpu_threads, state_digest

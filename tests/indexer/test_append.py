@@ -11,9 +11,9 @@ import torch
 from indexer.append import AppendError, append_rows
 from indexer.attributor import Attributor, Question
 from indexer.build import BuildInterruptedError, build_index
+from indexer.build_settings import BuildSettings
 from indexer.featurise import Featuriser
 from indexer.index_recipe import load_model, recipe_of
-from indexer.preparation import BuildSettings
 from indexer.progress import Silent
 from indexer.recipe import RecipeError
 from sketchstore.errors import IdCollisionError, IncompatibleSketchError, IndexExistsError

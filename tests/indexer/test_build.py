@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from indexer.build import BuildInterruptedError, build_index
+from indexer.build_settings import BuildSettings, BuildSettingsError
 from indexer.featurise import Featuriser
-from indexer.preparation import BuildSettings, BuildSettingsError, prepare
+from indexer.preparation import prepare
 from indexer.progress import Silent
 from indexer.reading import ExampleError, UnstableDataError
 from indexer.recipe import RecipeError

@@ -3,8 +3,8 @@
 import pytest
 
 from indexer.build import build_index
+from indexer.build_settings import BuildSettings
 from indexer.check import check_recipe
-from indexer.preparation import BuildSettings
 from indexer.recipe import RecipeError
 from tests.indexer.small_recipes import CLASSIFIER, REGRESSION, write_recipe
 
