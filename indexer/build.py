@@ -158,7 +158,7 @@ class _Build:
         total = self.prepared.train.num_rows
         self.progress.phase("sketching examples", total, done=total - sum(block.rows for block in pending))
         with self.watch.phase("blocks"):
-            if self.settings.processes == 1 or self.part is not None or len(pending) < 2:
+            if self.settings.processes == 1 or len(pending) < 2:
                 self._sketch_blocks(writer, pending)
             else:
                 self._share_blocks(writer, pending)
@@ -185,6 +185,7 @@ class _Build:
             content=writer.content,
             weights=writer.share_weights(self.prepared.model.state_dict()),
             labels_are_outputs=self._labels_are_outputs,
+            chosen=None if self.part is None else self.part.recipe.chosen,
         )
         count = min(self.settings.processes, len(pending))
         with Workers(job, count, note=self._note, stop_requested=self.progress.stop_requested) as workers:

@@ -40,6 +40,7 @@ class BuildSettings:
         dim: d; None means 4096 (P for identity).
         seed: Key of the sketch's generator.
         buckets: Signed buckets per parameter of an sjlt sketch.
+        sketch_like: An index whose sketch is taken as it is, parts of a kronecker sketch included.
         dtype: Storage type.
         ntk: NTK scaling; None switches it on where the recipe has an ``ntk_gain``.
         include: Globs of modules to keep.
@@ -68,6 +69,7 @@ class BuildSettings:
     dim: int | None = None
     seed: int = 0
     buckets: int | None = None
+    sketch_like: Path | None = None
     dtype: StorageDtype = "float32"
     ntk: bool | None = None
     include: tuple[str, ...] = ()
@@ -89,7 +91,7 @@ class BuildSettings:
         """Refuse values out of range, before anything is loaded.
 
         Raises:
-            BuildSettingsError: If a number is too small, or the device is not there.
+            BuildSettingsError: If a number is too small, the device is not there, or a sketch is chosen twice.
         """
         for flag, value, least in (
             ("--dim", self.dim, 1),
@@ -103,6 +105,10 @@ class BuildSettings:
         ):
             if value is not None and value < least:
                 raise BuildSettingsError(f"{flag} {value} must be at least {least}")
+        values = {"--sketch": self.sketch, "--dim": self.dim, "--buckets": self.buckets, "--seed": self.seed or None}
+        chosen = [flag for flag, value in values.items() if value is not None]
+        if self.sketch_like is not None and chosen:
+            raise BuildSettingsError(f"--sketch-like takes the sketch from an index: leave out {', '.join(chosen)}")
         if self.compute_dtype not in COMPUTE_DTYPES:
             raise BuildSettingsError(f"--compute-dtype {self.compute_dtype!r} must be {', '.join(COMPUTE_DTYPES)}")
         if self.device not in ("cpu", "cuda"):

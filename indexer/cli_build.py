@@ -46,6 +46,13 @@ Sketch = Annotated[
 Dim = Annotated[int | None, typer.Option(help="Numbers in a sketch. Default: 4096; for identity, all parameters.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sketch.")]
 Buckets = Annotated[int | None, typer.Option(help="Signed buckets per parameter of an sjlt sketch. Default: 4.")]
+SketchLike = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="An index whose sketch (family, dim, seed, parts) is taken, so that both can be merged.",
+    ),
+]
 Dtype = Annotated[str, typer.Option(help="float32, or float16 for half the bytes.")]
 Ntk = Annotated[
     bool | None,
@@ -127,6 +134,7 @@ def build(
     dim: Dim = None,
     seed: Seed = 0,
     buckets: Buckets = None,
+    sketch_like: SketchLike = None,
     dtype: Dtype = "float32",
     ntk: Ntk = None,
     include: Include = None,
@@ -169,7 +177,8 @@ def build(
     """
     settings = _settings(
         recipe, option, views, dtype, layers, data_dir=data_dir, measurement=measurement, sketch=sketch, dim=dim,
-        seed=seed, buckets=buckets, ntk=ntk, include=include, exclude=exclude, block_rows=block_rows, limit=limit,
+        seed=seed, buckets=buckets, sketch_like=sketch_like, ntk=ntk, include=include, exclude=exclude,
+        block_rows=block_rows, limit=limit,
         num_queries=num_queries, weights=not no_weights, previews=not no_previews, device=device, threads=threads,
         processes=processes, compute_dtype=compute_dtype, memory_budget_mib=memory_budget, batch_rows=batch_rows,
     )  # fmt: skip
@@ -200,6 +209,7 @@ def plan(
     dim: Dim = None,
     seed: Seed = 0,
     buckets: Buckets = None,
+    sketch_like: SketchLike = None,
     dtype: Dtype = "float32",
     ntk: Ntk = None,
     include: Include = None,
@@ -222,7 +232,8 @@ def plan(
     """
     settings = _settings(
         recipe, option, views, dtype, layers, data_dir=data_dir, measurement=measurement, sketch=sketch, dim=dim,
-        seed=seed, buckets=buckets, ntk=ntk, include=include, exclude=exclude, block_rows=block_rows, limit=limit,
+        seed=seed, buckets=buckets, sketch_like=sketch_like, ntk=ntk, include=include, exclude=exclude,
+        block_rows=block_rows, limit=limit,
         num_queries=num_queries, device=device, threads=threads, compute_dtype=compute_dtype,
         memory_budget_mib=memory_budget, batch_rows=batch_rows,
     )  # fmt: skip
@@ -248,6 +259,7 @@ def check(
     option: Options = None,
     device: Device = "cpu",
     threads: Threads = None,
+    compute_dtype: ComputeDtypeOption = "float32",
     as_json: Json = False,
 ) -> None:
     """Check on two batches that a recipe is sound: gradients finite, deterministic, independent of batch-mates.
@@ -259,7 +271,7 @@ def check(
     settings = _settings(
         recipe, option, views, "float32", layers, data_dir=data_dir, measurement=measurement, ntk=ntk,
         sketch=sketch or "sjlt", dim=dim if dim or sketch == "identity" else 1024, include=include, exclude=exclude,
-        device=device, threads=threads,
+        device=device, threads=threads, compute_dtype=compute_dtype,
     )  # fmt: skip
     with progress_on(Console(stderr=True)) as progress:
         findings = check_recipe(settings, progress=progress)

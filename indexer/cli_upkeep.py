@@ -52,6 +52,7 @@ def append(
     no_derive: NoDerive = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: torch's number.")] = None,
+    processes: Annotated[int, typer.Option(help="Worker processes that share the blocks, as for build.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Add rows to an index: new ones of its training set, or of another data source of its recipe.
@@ -73,6 +74,7 @@ def append(
             derived=not no_derive,
             device=device,
             threads=threads,
+            processes=processes,
             progress=progress,
         )
     if as_json:

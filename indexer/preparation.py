@@ -19,8 +19,11 @@ from indexer.parameters import ParameterList, select_parameters
 from indexer.reading import ExampleError, ExampleReader, ReadOnce
 from indexer.recipe import Recipe, RecipeError
 from indexer.recipe_file import load_recipe
+from indexer.rows_of_recipe import RowsOfRecipe
+from indexer.sketch_like import sketch_like
 from indexer.sketches import SketchSpec, sketch_spec
 from sketchstore.plan import BuildPlan
+from sketchstore.reader import open_index
 
 DEFAULT_DIM = 4096
 NUM_QUERIES = 1000
@@ -85,7 +88,7 @@ class Part:
         spec: The index's sketch; of a kronecker sketch the rows at hand would give another.
     """
 
-    recipe: Recipe
+    recipe: RowsOfRecipe
     check_plan: Callable[[BuildPlan], object]
     spec: SketchSpec
 
@@ -113,6 +116,7 @@ def prepare(
         RecipeError: If the training set is empty.
     """
     settings.check()
+    like = None if settings.sketch_like is None or spec is not None else open_index(settings.sketch_like, check="sizes")
     if recipe is None:
         recipe = load_recipe(settings.recipe, data_dir=settings.data_dir, options=settings.options)
     train = ExampleReader(recipe, recipe.train_set(), "train", limit=settings.limit)
@@ -136,7 +140,9 @@ def prepare(
         layers=settings.layers or recipe.default_layers,
         scales=None if gain is None else ntk_scales(model, gain),
     )
-    if spec is None and settings.sketch == "kronecker":
+    if like is not None:
+        spec = sketch_like(like, parameters)
+    elif spec is None and settings.sketch == "kronecker":
         if settings.buckets is not None:
             raise BuildSettingsError("--buckets belongs to --sketch sjlt; a kronecker sketch has none")
         spec = fitted_kronecker_spec(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -71,13 +72,21 @@ class Sketch(Section):
             raise ValueError(f"num_parameters is {self.num_parameters}, the listed parameters have {total}")
         return self
 
-    def check_same(self, other: "Sketch", *, what: str = "the query", index: str = "this index") -> None:
+    def check_same(
+        self,
+        other: "Sketch",
+        *,
+        what: str = "the query",
+        index: str = "this index",
+        cure: str = "Sketch the query with this index's manifest, or rebuild the index.",
+    ) -> None:
         """Refuse a sketch that was made with another sketching matrix.
 
         Args:
             other: The sketch that ``what`` was made with.
             what: Name of the thing sketched, for the message.
             index: Name of the index, for the message.
+            cure: What to do about it, for the message.
 
         Raises:
             IncompatibleSketchError: If family, seed, dim, options or parameters differ; it names the first.
@@ -86,16 +95,26 @@ class Sketch(Section):
             mine, theirs = getattr(self, field), getattr(other, field)
             if mine == theirs:
                 continue
-            if field == "parameters":
+            if field == "options":
+                mine, theirs = _first_option(mine, theirs)
+            elif field == "parameters":
                 mine, theirs = _first_difference(mine, theirs)
             raise IncompatibleSketchError(
                 f"{what} was sketched with {field} {theirs}, index {index!r} with {field} {mine}; inner products "
-                "between different sketching matrices mean nothing. Sketch the query with this index's manifest, "
-                "or rebuild the index."
+                f"between different sketching matrices mean nothing. {cure}"
             )
 
 
-def _first_difference(mine: tuple[Parameter, ...], theirs: tuple[Parameter, ...]) -> tuple[str, str]:
+def _first_option(mine: dict[str, JsonValue], theirs: dict[str, JsonValue]) -> tuple[str, str]:
+    # Parts of a kronecker sketch are as many as a model has weights: the first that differs says enough.
+    name = next(name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name))
+    ours, other = mine.get(name), theirs.get(name)
+    if isinstance(ours, list) and isinstance(other, list):
+        ours, other = _first_difference(ours, other)
+    return f"{name}: {ours}", f"{name}: {other}"
+
+
+def _first_difference(mine: Sequence[object], theirs: Sequence[object]) -> tuple[str, str]:
     for ours, other in zip(mine, theirs, strict=False):
         if ours != other:
             return str(ours), str(other)

@@ -113,7 +113,11 @@ def check_mergeable(first: Index, other: Index) -> None:
             weights.
     """
     mine, theirs = first.manifest, other.manifest
-    mine.sketch.check_same(theirs.sketch, what=f"index {other.name!r}", index=first.name)
+    cure = (
+        f"Build {other.path} again with the other's sketch (`indexer build … --sketch-like {first.path}`), or give its "
+        f"rows to {first.path} by `indexer append`."
+    )
+    mine.sketch.check_same(theirs.sketch, what=f"index {other.name!r}", index=first.name, cure=cure)
     for what, ours, found in (
         ("measurement", mine.measurement.name, theirs.measurement.name),
         ("views", sorted(mine.views), sorted(theirs.views)),
@@ -148,7 +152,7 @@ def check_ids(indexes: Sequence[Index]) -> None:
         both = [id for id in ids if id in owners]
         if both:
             raise IdCollisionError(
-                f"{listed(map(repr, both), 5)} in index {index.name!r} is already an id of {owners[both[0]].name!r}, "
+                f"{listed(map(repr, both), 5)} in index {index.path} is already an id of {owners[both[0]].path}, "
                 "withdrawn or not; ids must be unique. Leave these rows out, give the rows of one data source a prefix "
                 "of their own (indexer append --id-prefix), or purge them where they were withdrawn."
             )
