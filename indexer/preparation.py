@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from indexer.featurise import COMPUTE_ROWS, Featuriser
 from indexer.kronecker_dims import fitted_kronecker_spec
 from indexer.measurement import Measurement, make_measurement
 from indexer.ntk import ntk_scales
+from indexer.out_of_memory import is_out_of_memory
 from indexer.parameters import ParameterList, select_parameters
 from indexer.reading import ExampleError, ExampleReader, ReadOnce
 from indexer.recipe import Recipe, RecipeError
@@ -226,8 +228,20 @@ def check_labels(prepared: Prepared, found: ReadOnce) -> None:
 def _outputs_of(recipe: Recipe, model: nn.Module, train: ExampleReader) -> tuple[int, bool]:
     count = min(2, train.num_rows)
     rows = train.collate(0, count)
-    with torch.no_grad():
-        outputs = recipe.outputs(recipe.call(model, rows.inputs))
+    try:
+        with torch.no_grad():
+            outputs = recipe.outputs(recipe.call(model, rows.inputs))
+    except RecipeError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        if is_out_of_memory(error):
+            raise
+        dtypes = ", ".join(sorted({str(each.dtype).removeprefix("torch.") for each in model.parameters()})) or "none"
+        raise RecipeError(
+            f"recipe {recipe.name!r}: the model cannot be called on the first {count} training rows: "
+            f"{type(error).__name__}: {error}. It gets what collate() gives, here {_said(rows.inputs)}, and its "
+            f"parameters are {dtypes}; define collate(examples) or call(model, inputs) where that must be otherwise"
+        ) from error
     if outputs.shape[:1] != (count,) or outputs.ndim > 2:
         raise RecipeError(
             f"recipe {recipe.name!r}: the outputs of {count} examples have shape {list(outputs.shape)}; outputs() must "
@@ -235,6 +249,16 @@ def _outputs_of(recipe: Recipe, model: nn.Module, train: ExampleReader) -> tuple
         )
     num_outputs = outputs.shape[1] if outputs.ndim == 2 else 1
     return num_outputs, num_outputs >= 2
+
+
+def _said(inputs: Any) -> str:
+    if isinstance(inputs, torch.Tensor):
+        return f"{str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
+    if isinstance(inputs, Mapping):
+        return "{" + ", ".join(f"{name}: {_said(each)}" for name, each in inputs.items()) + "}"
+    if isinstance(inputs, list | tuple):
+        return "(" + ", ".join(map(_said, inputs)) + ")"
+    return type(inputs).__name__
 
 
 def _measurement(settings: BuildSettings, recipe: Recipe) -> Measurement:

@@ -295,6 +295,11 @@ def test_an_empty_training_set_is_refused(tmp_path):
         build(tmp_path, CLASSIFIER.replace("return _points(count, 0)", "return []"))
 
 
+def test_a_model_that_cannot_take_the_rows_is_refused_with_what_it_got(tmp_path):
+    with pytest.raises(RecipeError, match=r"Float and Double.*float32 \[2, 5\], and its parameters are float64"):
+        build(tmp_path, CLASSIFIER.replace(").eval()", ").double().eval()"))
+
+
 def test_the_build_log_says_when_where_and_how_fast(tmp_path):
     report = build(tmp_path)
     events = [json.loads(line) for line in (tmp_path / "points" / "build-log.jsonl").read_text().splitlines()]
