@@ -86,7 +86,7 @@ def info(directory: Directory, as_json: Json = False) -> None:
     table: list[tuple[str, str]] = []
     table.append(("index", f"{index.name}, revision {index.revision}, format {manifest.format_version}"))
     table.append(
-        ("recipe", f"{manifest.recipe.name}{'' if manifest.recipe.builtin else ' (a file)'} {_options(facts)}")
+        ("recipe", f"{manifest.recipe.name}{'' if manifest.recipe.builtin else ' (a file)'} {_options(facts)}".rstrip())
     )
     queries = 0 if manifest.queries is None else manifest.queries.count
     table.append(("rows", f"{index.num_rows} training, {counted(queries, 'query', 'queries')}"))
