@@ -2,12 +2,12 @@
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
 
+from sketchstore.differences import first_difference
 from sketchstore.digests import canonical_json, digest_json
 from sketchstore.errors import (
     FormatVersionError,
@@ -28,6 +28,7 @@ DERIVED = "derived"
 REVISION_DIGITS = 32
 NO_LABEL = -1
 OWN = "own"
+CURE = "Sketch the query with this index's manifest, or rebuild the index."
 
 Comparable = Literal["label", "all"]
 StorageDtype = Literal["float32", "float16"]
@@ -73,12 +74,7 @@ class Sketch(Section):
         return self
 
     def check_same(
-        self,
-        other: "Sketch",
-        *,
-        what: str = "the query",
-        index: str = "this index",
-        cure: str = "Sketch the query with this index's manifest, or rebuild the index.",
+        self, other: "Sketch", *, what: str = "the query", index: str = "this index", cure: str = CURE
     ) -> None:
         """Refuse a sketch that was made with another sketching matrix.
 
@@ -92,33 +88,13 @@ class Sketch(Section):
             IncompatibleSketchError: If family, seed, dim, options or parameters differ; it names the first.
         """
         for field in ("family", "seed", "dim", "options", "num_parameters", "parameters"):
-            mine, theirs = getattr(self, field), getattr(other, field)
-            if mine == theirs:
+            if getattr(self, field) == getattr(other, field):
                 continue
-            if field == "options":
-                mine, theirs = _first_option(mine, theirs)
-            elif field == "parameters":
-                mine, theirs = _first_difference(mine, theirs)
+            mine, theirs = first_difference(getattr(self, field), getattr(other, field))
             raise IncompatibleSketchError(
                 f"{what} was sketched with {field} {theirs}, index {index!r} with {field} {mine}; inner products "
                 f"between different sketching matrices mean nothing. {cure}"
             )
-
-
-def _first_option(mine: dict[str, JsonValue], theirs: dict[str, JsonValue]) -> tuple[str, str]:
-    # Parts of a kronecker sketch are as many as a model has weights: the first that differs says enough.
-    name = next(name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name))
-    ours, other = mine.get(name), theirs.get(name)
-    if isinstance(ours, list) and isinstance(other, list):
-        ours, other = _first_difference(ours, other)
-    return f"{name}: {ours}", f"{name}: {other}"
-
-
-def _first_difference(mine: Sequence[object], theirs: Sequence[object]) -> tuple[str, str]:
-    for ours, other in zip(mine, theirs, strict=False):
-        if ours != other:
-            return str(ours), str(other)
-    return f"count {len(mine)}", f"count {len(theirs)}"
 
 
 class Measurement(Section):
