@@ -126,8 +126,8 @@ def check_mergeable(first: Index, other: Index) -> None:
     ):
         if ours != found:
             raise MergeMismatchError(
-                f"index {other.name!r} has {what} {found}, index {first.name!r} has {ours}; their rows do not compare. "
-                "Build both with the same settings and the same trained model."
+                f"index {other.path} has {what} {found}, index {first.path} has {ours}; their rows do not compare. "
+                "Build both with the same settings and the same trained model: a model() that trains must be seeded."
             )
     if mine.digests.weights is None:
         raise MergeMismatchError(
