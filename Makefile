@@ -10,7 +10,7 @@ EXTRAS ?= cpu
 INDEX ?= indexes/digits
 PORT ?= 8000
 
-# For the interpreter that tests the GPU kernel; a CUDA build of torch brings the version it needs (decision 13).
+# For the interpreter that tests the GPU kernel; a CUDA build of torch brings the version it needs.
 TRITON := triton==3.9.0
 # For EK-FAC in the experiments. Without dependencies: it names torchvision, which it does not import and whose usual
 # wheel wants a CUDA torch.

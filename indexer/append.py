@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from indexer.build import build_index
 from indexer.derive import derive
@@ -16,7 +16,7 @@ from indexer.progress import Progress, Silent
 from indexer.reading import ExampleReader
 from indexer.rebuilding import derived_choices, settings_of, sketch_of
 from indexer.recipe import MapDataset, OptionValue, Recipe
-from indexer.rows_of_recipe import RowsOfRecipe
+from indexer.rows_of_recipe import ChosenRows, RowsOfRecipe
 from sketchstore.errors import IdCollisionError, IncompatibleSketchError, UpkeepError, listed
 from sketchstore.examples import ExampleTable
 from sketchstore.layout import PARTIAL_SUFFIX
@@ -69,6 +69,7 @@ def append_rows(
     derived: bool = True,
     device: str = "cpu",
     threads: int | None = None,
+    processes: int = 1,
     progress: Progress | None = None,
 ) -> AppendReport:
     """Sketch further rows and publish the next revision of an index with them.
@@ -87,7 +88,8 @@ def append_rows(
         resume: Whether an interrupted append of the same rows goes on.
         derived: Whether what was derived of the index is derived of its next revision.
         device: Where to compute.
-        threads: CPU threads; None means torch's number.
+        threads: CPU threads of each process; None means torch's number, shared among the processes.
+        processes: Worker processes that share the blocks.
         progress: Told how far it is.
 
     Returns:
@@ -113,10 +115,13 @@ def append_rows(
         first, stop = rows[0], len(dataset) if rows[1] is None else rows[1]
         if not 0 <= first < stop <= len(dataset):
             raise AppendError(f"--rows {first}:{stop} must lie within the {len(dataset)} rows of the training set")
-    part = RowsOfRecipe(loaded, dataset, load_model(index, loaded), first, stop - first, id_prefix)
-    part.ntk_gain = index.manifest.build.options.get("ntk_gain")  # type: ignore[assignment]
+    gain = cast("float | None", index.manifest.build.options.get("ntk_gain"))
+    chosen = ChosenRows(first, stop - first, id_prefix, gain)
+    part = RowsOfRecipe(loaded, dataset, load_model(index, loaded), chosen)
     _check_new_ids(index, part, progress)
-    settings = replace(settings_of(index, device=device, threads=threads, data_dir=data_dir), options=loaded.options)
+    settings = settings_of(index, device=device, threads=threads, data_dir=data_dir)
+    source_file = settings.recipe if recipe is None else recipe  # worker processes load it for themselves
+    settings = replace(settings, recipe=source_file, options=loaded.options, processes=processes)
     report = build_index(
         settings,
         work / "rows",
@@ -170,7 +175,7 @@ def _behind(index: Index, recipe: Recipe, entry: RecipeEntry, dataset: MapDatase
             continue
         first, last = max(first, source.first_row + source.rows), source.first_row + source.rows
         if last <= len(dataset):
-            part = RowsOfRecipe(recipe, dataset, None, source.first_row, source.rows, id_prefix)
+            part = RowsOfRecipe(recipe, dataset, None, ChosenRows(source.first_row, source.rows, id_prefix))
             reader = ExampleReader(part, part.train_set(), "train")
             if reader.read_once(source.block_rows).digest == source.data_order:
                 continue
@@ -208,7 +213,8 @@ def _check_same(index: Index, plan: BuildPlan) -> None:
         IncompatibleSketchError: If sketch, measurement or weights differ.
     """
     manifest = index.manifest
-    manifest.sketch.check_same(plan.sketch, what="the new rows", index=index.name)
+    cure = "Append with the recipe, options and data folder that the index was built with."
+    manifest.sketch.check_same(plan.sketch, what="the new rows", index=index.name, cure=cure)
     for what, ours, theirs in (
         ("measurement", manifest.measurement, plan.measurement),
         ("views", {name: view.comparable for name, view in manifest.views.items()}, plan.views),
@@ -216,6 +222,5 @@ def _check_same(index: Index, plan: BuildPlan) -> None:
     ):
         if ours != theirs:
             raise IncompatibleSketchError(
-                f"the new rows have {what} {theirs}, index {index.name!r} has {ours}; they would not compare. Append "
-                "with the recipe, options and data folder that the index was built with."
+                f"the new rows have {what} {theirs}, index {index.name!r} has {ours}; they would not compare. {cure}"
             )

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from indexer.block_sketcher import BlockSketcher
 from indexer.build_report import BuildReport, host_facts, peak_memory_bytes
+from indexer.build_settings import BuildSettings, check_target
 from indexer.check import refuse_batch_mates
 from indexer.derive import DEFAULT_CODES, DEFAULT_FACTORY, CodesChoice, derive
 from indexer.distortion import POOL_ROWS, QUERIES, DistortionError, measure_distortion, sample_rows
 from indexer.out_of_memory import is_out_of_memory
-from indexer.preparation import BuildSettings, Part, Prepared, build_plan, check_labels, check_target, prepare
+from indexer.planned import build_plan
+from indexer.preparation import Part, Prepared, check_labels, prepare
 from indexer.previews import preview_of
 from indexer.progress import Progress, Silent, Stopwatch
 from indexer.reading import CollatedRows, ExampleError, ExampleReader, ReadOnce
@@ -156,7 +158,7 @@ class _Build:
         total = self.prepared.train.num_rows
         self.progress.phase("sketching examples", total, done=total - sum(block.rows for block in pending))
         with self.watch.phase("blocks"):
-            if self.settings.processes == 1 or self.part is not None or len(pending) < 2:
+            if self.settings.processes == 1 or len(pending) < 2:
                 self._sketch_blocks(writer, pending)
             else:
                 self._share_blocks(writer, pending)
@@ -183,6 +185,7 @@ class _Build:
             content=writer.content,
             weights=writer.share_weights(self.prepared.model.state_dict()),
             labels_are_outputs=self._labels_are_outputs,
+            chosen=None if self.part is None else self.part.recipe.chosen,
         )
         count = min(self.settings.processes, len(pending))
         with Workers(job, count, note=self._note, stop_requested=self.progress.stop_requested) as workers:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from pydantic import JsonValue
 
-from indexer.preparation import BYTES_DECIDED_BY
+from indexer.planned import BYTES_DECIDED_BY
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from indexer.batches import move, take_rows
-from indexer.preparation import BuildSettings, Prepared, prepare
+from indexer.build_settings import BuildSettings
+from indexer.preparation import Prepared, prepare
 from indexer.previews import preview_of
 from indexer.progress import Progress, Silent
 from indexer.reading import CollatedRows, ExampleReader
@@ -27,6 +28,8 @@ OUTPUT_TOLERANCE = 1e-4
 """Relative change of an output that float32 rounding in another batch size can explain, generously."""
 GRADIENT_TOLERANCE = 1e-3
 """The same for a gradient, in its norm: a batch norm in train mode or a shared mask changes it by whole percents."""
+SHORT_TOLERANCE = 0.2
+"""The same for sketches computed in a shorter type: some percents are usual; this much moves every kernel value."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ class _Check:
             sound = self._attempt("outputs do not depend on the rest of the batch", self._outputs_alone)
             sound = self._attempt("gradients do not depend on the rest of the batch", self._gradients_alone) and sound
             self._attempt("tangent features are finite, deterministic and those of autograd", self._features)
+            if (dtype := prepared.settings.compute_dtype) != "float32":
+                self._attempt(f"sketches computed in {dtype} are near those in float32", self._shorter_type)
         return self.found
 
     def _add(self, check: str, ok: bool, detail: str) -> bool:
@@ -167,7 +172,9 @@ class _Check:
         featuriser, rows = self.prepared.featuriser, self._batch()
         outputs, again = featuriser.outputs_batch(rows.inputs), featuriser.outputs_batch(rows.inputs)
         if not torch.isfinite(outputs).all():
-            raise _UnsoundError("the model's outputs hold NaN or an infinity")
+            dtype = featuriser.compute_dtype
+            shorter = "" if dtype == "float32" else f" in {dtype}; bfloat16 has float32's range, float16 ends at 65,504"
+            raise _UnsoundError(f"the model's outputs hold NaN or an infinity{shorter}")
         if not torch.equal(outputs, again):
             raise _UnsoundError(
                 "the same batch gave different outputs the second time: something in the model is random in eval mode"
@@ -176,10 +183,11 @@ class _Check:
 
     def _outputs_alone(self) -> str:
         featuriser, rows = self.prepared.featuriser, self._batch()
-        together = featuriser.outputs_batch(rows.inputs)
-        alone = torch.cat(
-            [featuriser.outputs_batch(take_rows(rows.inputs, row, row + 1)) for row in range(len(together))]
-        )
+        with featuriser.in_float32():  # a shorter type may round a row otherwise in a batch of another size
+            together = featuriser.outputs_batch(rows.inputs)
+            alone = torch.cat(
+                [featuriser.outputs_batch(take_rows(rows.inputs, row, row + 1)) for row in range(len(together))]
+            )
         change = float((together - alone).abs().max() / together.abs().max().clamp_min(1e-30))
         if change > OUTPUT_TOLERANCE:
             raise _UnsoundError(f"outputs of a row alone and among others differ by {change:.1%}. {_BATCH_MATES}")
@@ -220,11 +228,27 @@ class _Check:
             )
             formed = torch.zeros(1, self.prepared.spec.dim)
             sketch.add(features[None], 0, formed)
-            change = _relative(formed[0], sketches[0])
+            with featuriser.in_float32():
+                change = _relative(formed[0], featuriser.sketch(rows.examples, rows.labels, view)[0])
             if change > GRADIENT_TOLERANCE:
                 raise _UnsoundError(f"the kronecker sketch of row 0 is {change:.1%} off the sketch of its gradient")
         notes = featuriser.features.notes
         return "; ".join(notes) if notes else "per-example gradients come from one backward pass a batch"
+
+    def _shorter_type(self) -> str:
+        featuriser, rows, view = self.prepared.featuriser, self._batch(), self.prepared.views[0]
+        short = featuriser.sketch(rows.examples, rows.labels, view)
+        with featuriser.in_float32():
+            full = featuriser.sketch(rows.examples, rows.labels, view)
+        if not torch.isfinite(short).all():
+            raise _UnsoundError(
+                f"they hold NaN or an infinity: something in the model leaves the range of {featuriser.compute_dtype}; "
+                "choose bfloat16, whose range is float32's, or float32"
+            )
+        change = _relative(full, short)
+        if change > SHORT_TOLERANCE:
+            raise _UnsoundError(f"they are {change:.1%} of their norm away: choose float32")
+        return f"{change:.2%} of their norm away"
 
     def _autograd(self, inputs: object, labels: Tensor, view: str, *, scaled: bool = False) -> Tensor:
         # Gradient of row 0's measurement by plain autograd through the whole batch, float32 [P]

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from indexer.attributor.coreset import Coreset, CoresetPick, CoresetQuestion
-from indexer.preparation import BuildSettingsError
+from indexer.build_settings import BuildSettingsError
 from indexer.progress import Progress
 from indexer.terminal import aligned, progress_on, size
 from sketchstore.reader import open_index

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from indexer.build_settings import BuildSettingsError
 from indexer.cli_stability import print_stability
 from indexer.derive import DEFAULT_CODES, DEFAULT_FACTORY, CodesChoice, derive
-from indexer.preparation import BuildSettingsError
 from indexer.stability import PICKS, QUERIES, ROWS
 from indexer.terminal import aligned, counted, progress_on, size
 from sketchstore.reader import Index, open_index, verify_index
@@ -86,7 +86,7 @@ def info(directory: Directory, as_json: Json = False) -> None:
     table: list[tuple[str, str]] = []
     table.append(("index", f"{index.name}, revision {index.revision}, format {manifest.format_version}"))
     table.append(
-        ("recipe", f"{manifest.recipe.name}{'' if manifest.recipe.builtin else ' (a file)'} {_options(facts)}")
+        ("recipe", f"{manifest.recipe.name}{'' if manifest.recipe.builtin else ' (a file)'} {_options(facts)}".rstrip())
     )
     queries = 0 if manifest.queries is None else manifest.queries.count
     table.append(("rows", f"{index.num_rows} training, {counted(queries, 'query', 'queries')}"))
@@ -155,8 +155,14 @@ def _distortion_lines(distortion: Any) -> list[str]:
         return [f"none: {distortion['reason']}"]
     if "kernel" not in distortion or "nats" not in distortion:  # free JSON by the format: others may measure otherwise
         return ["measured; --json shows it"]
-    spread = distortion["kernel"]["relative_spread"]
-    lines = [f"view {distortion['view']}: kernel values spread by {spread:.2%} of ‖g‖‖g′‖"]
+    kernel = distortion["kernel"]
+    lines = [f"view {distortion['view']}: kernel values spread by {kernel['relative_spread']:.2%} of ‖g‖‖g′‖"]
+    bias, ratio = (
+        kernel.get("bias_in_standard_errors"),
+        kernel.get("squared_norm_ratio"),
+    )  # indexes of before have no ratio
+    if bias is not None and ratio is not None:
+        lines.append(f"mean error {bias:+.1f} of its standard errors (right: within ±3), squared norms × {ratio:.3f}")
     for nats in distortion["nats"]:
         pool, chosen = nats["pool_ratio"], nats["set_ratio"]
         if pool is not None and chosen is not None:

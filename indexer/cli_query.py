@@ -16,8 +16,8 @@ import typer
 
 from indexer.attributor import Answer, Attributor, CandidateFilter, QuerySketch, Question
 from indexer.attributor.noise import naming_the_noise
+from indexer.build_settings import BuildSettingsError
 from indexer.cli_previews import preview_lines
-from indexer.preparation import BuildSettingsError
 from indexer.terminal import aligned, counted
 from sketchstore.reader import Index, open_index
 

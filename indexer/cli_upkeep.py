@@ -12,10 +12,10 @@ from rich.console import Console
 
 from attribution.evidence import Amplitude
 from indexer.append import append_rows
+from indexer.build_settings import BuildSettingsError
 from indexer.cli_query import fail
 from indexer.curve_plot import curve_svg
 from indexer.derive import derive
-from indexer.preparation import BuildSettingsError
 from indexer.rebuilding import DerivedChoices, derived_choices
 from indexer.terminal import aligned, counted, progress_on
 from indexer.tune import NoiseTuning, log_grid, tune_noise
@@ -52,6 +52,7 @@ def append(
     no_derive: NoDerive = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: torch's number.")] = None,
+    processes: Annotated[int, typer.Option(help="Worker processes that share the blocks, as for build.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Add rows to an index: new ones of its training set, or of another data source of its recipe.
@@ -73,6 +74,7 @@ def append(
             derived=not no_derive,
             device=device,
             threads=threads,
+            processes=processes,
             progress=progress,
         )
     if as_json:

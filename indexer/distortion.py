@@ -17,6 +17,7 @@ from indexer.agreement import compare_nats
 from indexer.exact_kernel import exact_kernel, kernel_features
 from indexer.featurise import Featuriser
 from indexer.kernel_errors import kernel_errors, random_pairs
+from indexer.kronecker_scatter import BlockScatter
 
 PAIRS = 1000
 POOL_ROWS = 300
@@ -118,7 +119,11 @@ def measure_distortion(
     examples = [train_set[row] for row in (*sample.pool, *sample.queries)]
     size = len(sample.pool)
     chosen = random_pairs(size, pairs)
-    exact = exact_kernel(featuriser.slabs(examples, view=view), len(examples), chosen, featuriser.sketch_ranges)
+    scatter, slabs = None, featuriser.slabs(examples, view=view)
+    if featuriser.spec.family == "kronecker":
+        scatter = BlockScatter(featuriser.spec, featuriser.parameters, len(examples), device=featuriser.device)
+        slabs = scatter.watch(slabs)
+    exact = exact_kernel(slabs, len(examples), chosen, featuriser.sketch_ranges)
     sketches = (featuriser.sketch(examples, view=view) if sketches is None else sketches).double()
     if sketches.shape != (len(examples), featuriser.spec.dim):
         raise DistortionError(
@@ -134,7 +139,7 @@ def measure_distortion(
         "pool_rows": size,
         "queries": len(sample.queries),
         **computed,
-        "kernel": kernel_errors(featuriser.spec, exact, sketches, chosen, featuriser.parameters),
+        "kernel": kernel_errors(featuriser.spec, exact, sketches, chosen, featuriser.parameters, scatter),
         "nats": [
             {
                 "relative_noise": noise,

@@ -87,6 +87,22 @@ def exact_kernel(
     return ExactKernel(kernel, squares[pairs.first, pairs.second], squared_mean, part_kernels)
 
 
+def mean_square(kernel: Tensor, pairs: Pairs) -> Tensor:
+    r"""Squared Frobenius norm of the mean over pairs of the symmetrised g g′ᵀ, from a kernel of the rows.
+
+    Args:
+        kernel: g·g′ of all rows, float64 [n, n].
+        pairs: The pairs.
+
+    Returns:
+        :math:`\|M\|_F^2`, [].
+    """
+    first, second = pairs.first, pairs.second
+    same = kernel[first][:, first] * kernel[second][:, second]
+    crossed = kernel[first][:, second] * kernel[second][:, first]
+    return (same + crossed).mean() / 2
+
+
 def kernel_features(kernel: Tensor) -> Tensor:
     """Short vectors with the given inner products, so that rules written for sketches serve exact kernels.
 

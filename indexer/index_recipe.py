@@ -46,7 +46,8 @@ def recipe_of(
         other = "is another file than" if recipe.name == facts.name else f"is {recipe.name!r}, not"
         raise RecipeError(
             f"recipe {source or facts.name} {other} the recipe {facts.name!r} that index {index.name!r} was built with "
-            f"(digest {facts.file_digest}, here {recipe.file_digest}); measurements of another recipe need not compare"
+            f"(digest {facts.file_digest}, here {recipe.file_digest}); measurements of another recipe need not compare."
+            " Give the file as it was then, or build the index again with this one"
         )
     return recipe
 

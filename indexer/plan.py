@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from indexer.build_settings import BuildSettings
 from indexer.derive import codes_pay, heads_pay
 from indexer.featurise import Featuriser
-from indexer.preparation import DEFAULT_DIM, BuildSettings, Prepared, prepare
+from indexer.preparation import DEFAULT_DIM, Prepared, prepare
 from indexer.progress import Progress, Silent
 from indexer.sketches import SketchSpec
 from indexer.sketches.kronecker_plan import part_lines

@@ -133,7 +133,9 @@ class ExampleReader:
                 try:
                     self._collate([example])
                 except Exception as alone:
-                    raise ExampleError(self.split, row, f"cannot be collated: {_said(alone)}") from alone
+                    raise ExampleError(
+                        self.split, row, f"cannot be collated: {_said(alone)}{_what_defaults_expect(example)}"
+                    ) from alone
             last = stop - 1
             message = f"rows {start} to {last} can be collated one by one, not together: {_said(error)}"
             raise ExampleError(self.split, start, message) from error
@@ -285,3 +287,12 @@ class ExampleReader:
 
 def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def _what_defaults_expect(example: Any) -> str:
+    if isinstance(example, tuple | list):
+        return ""
+    return (
+        f". The example is a {type(example).__name__}; by default one is a pair (inputs, label), and for others the "
+        "recipe defines collate(examples) and label(example)"
+    )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from indexer.build_settings import MIB, BuildSettings
 from indexer.derive import CodesChoice
-from indexer.preparation import MIB, BuildSettings
 from indexer.sketches import SketchSpec, sketch_spec
 from sketchstore.errors import DerivedError
 from sketchstore.reader import Index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,6 +46,23 @@ class _Rows:
         return self._dataset[self._first + row]
 
 
+@dataclass(frozen=True)
+class ChosenRows:
+    """Which rows of a training set, and as what.
+
+    Attributes:
+        first_row: The first row.
+        rows: How many.
+        id_prefix: What every id begins with.
+        ntk_gain: Gain of the NTK scaling they are sketched with, None where it is off.
+    """
+
+    first_row: int
+    rows: int
+    id_prefix: str
+    ntk_gain: float | None = None
+
+
 class RowsOfRecipe(Recipe):
     """Rows ``first_row`` to ``first_row + rows − 1`` of a recipe, with a model that is given and no query set.
 
@@ -53,33 +71,34 @@ class RowsOfRecipe(Recipe):
     Args:
         recipe: The recipe.
         dataset: Its training set.
-        model: The model to sketch with; None where only the data are read.
-        first_row: The first row.
-        rows: How many.
-        id_prefix: What every id begins with.
+        model: The model to sketch with; None where only the data are read, or the model comes from elsewhere.
+        chosen: The rows.
+
+    Attributes:
+        chosen: The rows.
     """
 
-    def __init__(
-        self, recipe: Recipe, dataset: MapDataset, model: nn.Module | None, first_row: int, rows: int, id_prefix: str
-    ) -> None:
+    def __init__(self, recipe: Recipe, dataset: MapDataset, model: nn.Module | None, chosen: ChosenRows) -> None:
         self.name, self.builtin, self.options = recipe.name, recipe.builtin, recipe.options
         self.file_digest, self.label_names = recipe.file_digest, recipe.label_names
-        self.ntk_gain, self.measurement = recipe.ntk_gain, recipe.measurement
+        self.ntk_gain, self.measurement = chosen.ntk_gain, recipe.measurement
+        self.chosen = chosen
         self._recipe = recipe
-        self._rows = _Rows(dataset, first_row, rows)
+        self._rows = _Rows(dataset, chosen.first_row, chosen.rows)
         self._model = model
-        self._first_row = first_row
-        self._id_prefix = id_prefix
 
     def model(self) -> nn.Module:  # noqa: D102 — the contract is documented once, in Recipe
         assert self._model is not None, "made to read data only"
         return self._model
 
+    def architecture(self) -> nn.Module:  # noqa: D102
+        return self._recipe.architecture()
+
     def train_set(self) -> MapDataset:  # noqa: D102
         return self._rows
 
     def id(self, example: Example, row: int, split: str) -> str:  # noqa: D102
-        return self._id_prefix + self._recipe.id(example, self._first_row + row, split)
+        return self.chosen.id_prefix + self._recipe.id(example, self.chosen.first_row + row, split)
 
     def collate(self, examples: Sequence[Example]) -> tuple[Any, Tensor]:  # noqa: D102
         return self._recipe.collate(examples)
@@ -89,6 +108,9 @@ class RowsOfRecipe(Recipe):
 
     def outputs(self, model_output: Any) -> Tensor:  # noqa: D102
         return self._recipe.outputs(model_output)
+
+    def length(self, example: Example) -> int | None:  # noqa: D102
+        return self._recipe.length(example)
 
     def label(self, example: Example) -> int:  # noqa: D102
         return self._recipe.label(example)

@@ -27,8 +27,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from indexer.block_sketcher import BlockSketcher
-from indexer.preparation import MIB, BuildSettings, prepare
+from indexer.build_settings import MIB, BuildSettings
+from indexer.preparation import prepare
 from indexer.recipe import Recipe, RecipeError
+from indexer.recipe_file import load_recipe
+from indexer.rows_of_recipe import ChosenRows, RowsOfRecipe
 from indexer.sketches import SketchSpec, sketch_spec
 from indexer.training import cpu_threads, state_digest
 from sketchstore.block_writer import BlockWriter
@@ -54,6 +57,7 @@ class WorkerJob:
         content: The directory that becomes the index.
         weights: File of the weights that the build's own process has.
         labels_are_outputs: Whether every training label is one of the model's outputs.
+        chosen: The rows of the recipe's training set that are built; None for all.
     """
 
     settings: BuildSettings
@@ -61,6 +65,7 @@ class WorkerJob:
     content: Path
     weights: Path
     labels_are_outputs: bool
+    chosen: ChosenRows | None = None
 
 
 @dataclass(frozen=True)
@@ -298,8 +303,12 @@ class _Worker:
     def __init__(self, job: WorkerJob, number: int, note: Callable[[str], None]) -> None:
         self._job = job
         self._number = number
+        settings, recipe = _as_planned(job), None
+        if job.chosen is not None:
+            whole = load_recipe(settings.recipe, data_dir=settings.data_dir, options=settings.options)
+            recipe = RowsOfRecipe(whole, whole.train_set(), None, job.chosen)
         prepared = prepare(
-            _as_planned(job), model_of=lambda recipe: _loaded(recipe, job), spec=_planned_sketch(job.plan)
+            settings, recipe, model_of=lambda recipe: _loaded(recipe, job), spec=_planned_sketch(job.plan)
         )
         self._featuriser = prepared.featuriser
         self._blocks = BlockSketcher(prepared, note)

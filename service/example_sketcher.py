@@ -19,6 +19,7 @@ from indexer.batches import move
 from indexer.featurise import Featuriser
 from indexer.index_recipe import load_model
 from indexer.jacobians import JacobianError
+from indexer.out_of_memory import is_out_of_memory
 from indexer.parameters import ParameterList
 from indexer.recipe import UNLABELLED, Recipe, RecipeInputError
 from indexer.sketches import make_sketch, sketch_spec
@@ -111,7 +112,7 @@ class ExampleSketcher:
         """
         example = self._parse(content, f"{pointer}/content")
         featuriser = self.load()
-        outputs = featuriser.outputs([example])[0]
+        outputs = self._outputs(featuriser, example, f"{pointer}/content")
         predicted = int(outputs.argmax()) if outputs.ndim == 1 and len(outputs) > 1 else None
         label = self._label(example, target, predicted)
         if label is not None and outputs.ndim == 1 and label >= len(outputs):
@@ -171,6 +172,18 @@ class ExampleSketcher:
             # A user's parse() meets content its author did not think of; that is the content's fault, not ours.
             raise InvalidExampleError(
                 f"the recipe cannot read the content: {type(error).__name__}: {error}", pointer=pointer
+            ) from error
+
+    def _outputs(self, featuriser: Featuriser, example: Any, pointer: str) -> torch.Tensor:
+        try:
+            return featuriser.outputs([example])[0]
+        except (RuntimeError, ValueError, TypeError, LookupError) as error:
+            if is_out_of_memory(error):
+                raise
+            # A user's parse() let something through that is no example: too few numbers, or integers for floats.
+            raise InvalidExampleError(
+                f"the recipe reads the content, but the model cannot take it: {type(error).__name__}: {error}",
+                pointer=pointer,
             ) from error
 
     def _label(self, example: Any, target: int | Literal["predicted", "true"], predicted: int | None) -> int | None:

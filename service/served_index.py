@@ -13,10 +13,9 @@ from indexer.attributor import Attribution, Attributor, CandidateFilter, QuerySk
 from indexer.attributor.errors import QuestionError
 from indexer.attributor.mistakes import mistakes_in
 from indexer.attributor.noise import naming_the_noise
-from indexer.recipe import Recipe, RecipeError
-from indexer.recipe_file import load_recipe
 from service.errors import ServiceError, refuse
 from service.example_sketcher import ExampleSketcher
+from service.index_recipe import sketcher_of
 from service.query_resolver import MISTAKES, Check, QueryResolver
 from service.schemas.answers import (
     Answer,
@@ -110,10 +109,7 @@ class ServedIndex:
         engine: Literal["faiss", "brute_force"] = "faiss",
         check: FileCheck = "start",
     ) -> "ServedIndex":
-        """Open an index directory, and load its recipe where one may be loaded.
-
-        A built-in recipe that the manifest names loads by name; a user's recipe only when whoever starts the service
-        gives it.
+        """Open an index directory, and load its recipe where one may be loaded (`sketcher_of`).
 
         Args:
             name: The name to serve it by.
@@ -126,35 +122,12 @@ class ServedIndex:
 
         Returns:
             The index.
-
-        Raises:
-            RecipeError: If the recipe that was given cannot be loaded. One that the manifest names may need a model
-                that is not on this machine: then the index takes no queries by example.
         """
         stamp = stamp_of(directory / MANIFEST)  # before it is read: a later one shows
         index = open_index(directory, check="digests" if check == "start" else "use")
-        facts = index.manifest.recipe
-        source = recipe if recipe is not None else facts.name if facts.builtin else None
-        sketcher, reason = None, None
-        if source is None:
-            reason = f"its recipe {facts.name!r} is a user's; start the service with --recipe {name}=FILE to load it"
-        elif not index.has_weights:
-            reason = "the index was built with --no-weights"
-        else:
-            try:
-                # A recipe that an index names gets no data: it needs none to read a request, and without data the text
-                # recipes load only what is on this machine.
-                folder = None if recipe is None else data_dir
-                loaded: Recipe = load_recipe(source, data_dir=folder, options=dict(facts.options))  # type: ignore[arg-type]
-                sketcher = ExampleSketcher(index, loaded)
-                if check == "start":
-                    sketcher.warm_up()
-                else:
-                    sketcher.compile_kernels()
-            except RecipeError as error:
-                if recipe is not None:
-                    raise  # whoever names a recipe wants it; one that an index names may need a model that is not here
-                sketcher, reason = None, str(error)
+        sketcher, reason = sketcher_of(
+            index, served_as=name, recipe=recipe, data_dir=data_dir, warm_up=check == "start"
+        )
         served = cls(name, index, engine=engine, sketcher=sketcher, no_recipe_reason=reason, check=check)
         served.stamp = stamp
         served.reopen = partial(cls.open, name, directory, recipe=recipe, data_dir=data_dir, engine=engine, check=check)

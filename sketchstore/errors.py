@@ -36,7 +36,8 @@
     │ ├ MergeMismatchError                indexes of another model, measurement, views or storage type
     │ ├ IdCollisionError                  two rows would have one id
     │ ├ EveryRowRemovedError              no row would be left
-    │ └ NothingToPurgeError               no row is named, and none is withdrawn
+    │ ├ NothingToPurgeError               no row is named, and none is withdrawn
+    │ └ PurgeError                        a file written anew does not hold exactly the rows that stay
     ├ ExampleValueError(ValueError)       an id, label, metadata value or preview that cannot be stored
     └ UnknownNameError(LookupError)
       ├ UnknownViewError  UnknownColumnError  UnknownIdError  UnknownRowError  UnknownLabelError
@@ -312,6 +313,10 @@ class EveryRowRemovedError(UpkeepError):
 
 class NothingToPurgeError(UpkeepError):
     """A removal names no row, and no row is withdrawn that could be purged."""
+
+
+class PurgeError(UpkeepError):
+    """What a purge wrote, read back, is not the rows that stay and nothing else."""
 
 
 class ExampleValueError(IndexDirectoryError, ValueError):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
 
+from sketchstore.differences import first_difference
 from sketchstore.digests import canonical_json, digest_json
 from sketchstore.errors import (
     FormatVersionError,
@@ -27,6 +28,7 @@ DERIVED = "derived"
 REVISION_DIGITS = 32
 NO_LABEL = -1
 OWN = "own"
+CURE = "Sketch the query with this index's manifest, or rebuild the index."
 
 Comparable = Literal["label", "all"]
 StorageDtype = Literal["float32", "float16"]
@@ -71,35 +73,28 @@ class Sketch(Section):
             raise ValueError(f"num_parameters is {self.num_parameters}, the listed parameters have {total}")
         return self
 
-    def check_same(self, other: "Sketch", *, what: str = "the query", index: str = "this index") -> None:
+    def check_same(
+        self, other: "Sketch", *, what: str = "the query", index: str = "this index", cure: str = CURE
+    ) -> None:
         """Refuse a sketch that was made with another sketching matrix.
 
         Args:
             other: The sketch that ``what`` was made with.
             what: Name of the thing sketched, for the message.
             index: Name of the index, for the message.
+            cure: What to do about it, for the message.
 
         Raises:
             IncompatibleSketchError: If family, seed, dim, options or parameters differ; it names the first.
         """
         for field in ("family", "seed", "dim", "options", "num_parameters", "parameters"):
-            mine, theirs = getattr(self, field), getattr(other, field)
-            if mine == theirs:
+            if getattr(self, field) == getattr(other, field):
                 continue
-            if field == "parameters":
-                mine, theirs = _first_difference(mine, theirs)
+            mine, theirs = first_difference(getattr(self, field), getattr(other, field))
             raise IncompatibleSketchError(
                 f"{what} was sketched with {field} {theirs}, index {index!r} with {field} {mine}; inner products "
-                "between different sketching matrices mean nothing. Sketch the query with this index's manifest, "
-                "or rebuild the index."
+                f"between different sketching matrices mean nothing. {cure}"
             )
-
-
-def _first_difference(mine: tuple[Parameter, ...], theirs: tuple[Parameter, ...]) -> tuple[str, str]:
-    for ours, other in zip(mine, theirs, strict=False):
-        if ours != other:
-            return str(ours), str(other)
-    return f"count {len(mine)}", f"count {len(theirs)}"
 
 
 class Measurement(Section):

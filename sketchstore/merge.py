@@ -113,7 +113,11 @@ def check_mergeable(first: Index, other: Index) -> None:
             weights.
     """
     mine, theirs = first.manifest, other.manifest
-    mine.sketch.check_same(theirs.sketch, what=f"index {other.name!r}", index=first.name)
+    cure = (
+        f"Build {other.path} again with the other's sketch (`indexer build … --sketch-like {first.path}`), or give its "
+        f"rows to {first.path} by `indexer append`."
+    )
+    mine.sketch.check_same(theirs.sketch, what=f"index {other.name!r}", index=first.name, cure=cure)
     for what, ours, found in (
         ("measurement", mine.measurement.name, theirs.measurement.name),
         ("views", sorted(mine.views), sorted(theirs.views)),
@@ -122,8 +126,8 @@ def check_mergeable(first: Index, other: Index) -> None:
     ):
         if ours != found:
             raise MergeMismatchError(
-                f"index {other.name!r} has {what} {found}, index {first.name!r} has {ours}; their rows do not compare. "
-                "Build both with the same settings and the same trained model."
+                f"index {other.path} has {what} {found}, index {first.path} has {ours}; their rows do not compare. "
+                "Build both with the same settings and the same trained model: a model() that trains must be seeded."
             )
     if mine.digests.weights is None:
         raise MergeMismatchError(
@@ -148,7 +152,7 @@ def check_ids(indexes: Sequence[Index]) -> None:
         both = [id for id in ids if id in owners]
         if both:
             raise IdCollisionError(
-                f"{listed(map(repr, both), 5)} in index {index.name!r} is already an id of {owners[both[0]].name!r}, "
+                f"{listed(map(repr, both), 5)} in index {index.path} is already an id of {owners[both[0]].path}, "
                 "withdrawn or not; ids must be unique. Leave these rows out, give the rows of one data source a prefix "
                 "of their own (indexer append --id-prefix), or purge them where they were withdrawn."
             )

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
 
 from sketchstore.arrays import Array, map_npy, tensor_file_bytes
 from sketchstore.errors import EveryRowRemovedError, NothingToPurgeError
 from sketchstore.examples import ExampleTable
 from sketchstore.kept import Kept, places_in, ranges_of
 from sketchstore.manifest import QUERY_REPRESENTATIONS, column_file, query_file, shard_file
+from sketchstore.purge_proof import prove_column, prove_ids, prove_shard
 from sketchstore.reader import Index
 from sketchstore.revising import Draft, drafted, fields_of
 from sketchstore.row_facts import state_rows
@@ -46,8 +49,8 @@ def remove_rows(index: Index, ids: Collection[str], *, purge: bool = False) -> R
 
     Without ``purge`` the rows stay in the files, listed as removed: nothing is rewritten but the manifest and, where
     they have one of the ids, the queries. With it, every file that holds bytes of a removed row is written anew
-    without them, for rows withdrawn earlier too. Either way the rows that are left are numbered 0, 1, 2, … and derived
-    entries are left behind.
+    without them, for rows withdrawn earlier too, and read back before it is published (`purge_proof.py`). Either way
+    the rows that are left are numbered 0, 1, 2, … and derived entries are left behind.
 
     Args:
         index: The open index.
@@ -86,7 +89,7 @@ def remove_rows(index: Index, ids: Collection[str], *, purge: bool = False) -> R
         if queries:
             stays = {file for file in stays if not file.startswith("queries/")}
         if purge:
-            stays -= _purge(index, draft, fields, kept)
+            stays -= _purge(index, draft, fields, kept, places_in(gone))
         for file in stays:
             draft.keep(index, file)
         draft.log(index, {"event": "remove", "rows": int(rows.numel()), "purge": purge})
@@ -107,29 +110,36 @@ def _column(index: Index, name: str) -> Array:
     return map_npy(index.files.path(file), file, dtype=column.dtype, shape=column.shape)
 
 
-def _purge(index: Index, draft: Draft, fields: dict[str, Any], kept: Kept) -> set[str]:
-    # Writes what holds bytes of removed rows, and returns the files that do not stay as they were.
+def _purge(index: Index, draft: Draft, fields: dict[str, Any], kept: Kept, gone: npt.NDArray[np.int64]) -> set[str]:
+    # Writes what holds bytes of removed rows, proves that it no longer does, and returns the files that do not stay.
     manifest = index.manifest
     replaced = {EXAMPLES}
     for view in manifest.views:
-        replaced |= _purge_shards(index, draft, fields, view, kept)
+        replaced |= _purge_shards(index, draft, fields, view, kept, gone)
     for name, column in fields["columns"].items():
         file = column_file(name)
         with draft.writing(file) as path:
             write_column(path, [kept.take(_column(index, name))])
+            prove_column(path, file, _column(index, name), gone)
         column["shape"] = [kept.num_rows, *column["shape"][1:]]
         replaced.add(file)
+    table = ExampleTable(index.files, EXAMPLES, manifest.num_places, "train")
     with draft.writing(EXAMPLES) as path:
-        copy_tables(path, [(ExampleTable(index.files, EXAMPLES, manifest.num_places, "train"), kept)])
+        copy_tables(path, [(table, kept)])
+        ids = pq.read_table(path, columns=["id"])["id"].to_pylist()
+        prove_ids(ids, EXAMPLES, table.column("id").to_pylist(), gone)
     fields["removed"] = []
     return replaced
 
 
-def _purge_shards(index: Index, draft: Draft, fields: dict[str, Any], name: str, kept: Kept) -> set[str]:
+def _purge_shards(
+    index: Index, draft: Draft, fields: dict[str, Any], name: str, kept: Kept, gone: npt.NDArray[np.int64]
+) -> set[str]:
     # Shards without a removed row are taken over under their new number; the others are written without them.
     view, shards, replaced, start = index.view(name), list[dict[str, Any]](), set[str](), 0
     for number, shard in enumerate(index.manifest.views[name].shards):
         mask = kept.mask(start, start + shard.rows)
+        inside = gone[(gone >= start) & (gone < start + shard.rows)] - start
         start += shard.rows
         replaced.add(shard.file)
         left = int(mask.sum())
@@ -142,6 +152,7 @@ def _purge_shards(index: Index, draft: Draft, fields: dict[str, Any], name: str,
             part = Kept(left, ranges_of(np.flatnonzero(~mask).tolist()))
             with draft.writing(file) as path:
                 write_shard(path, [part.take(view.shard(number))])
+                prove_shard(path, file, view.shard(number), inside)
         shards.append({"file": file, "rows": left})
     fields["views"][name]["shards"] = shards
     return replaced

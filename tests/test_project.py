@@ -227,6 +227,22 @@ def test_final_images_run_as_an_unprivileged_user_and_state_their_health(target)
     assert "RUN" not in stage  # the final stage only copies what a build stage installed
 
 
+def test_images_take_further_extras_and_have_none_by_default():
+    def wanted(extras: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "docker/requirements.py", extras]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    small, text = wanted("cpu,").stdout.split(), wanted("cpu,text").stdout.split()
+    assert [name for name in text if name not in small] == PROJECT["optional-dependencies"]["text"]
+    assert wanted("cpu,txt").returncode == 1
+    assert "there are cpu" in wanted("cpu,txt").stderr
+    for kind in ("cpu", "gpu"):
+        stage = dockerfile_stages()[f"dependencies-{kind}"]
+        assert "ARG EXTRAS=\n" in stage
+        assert f'docker/requirements.py "{kind},${{EXTRAS}}"' in stage
+    assert all(each["build"]["args"]["EXTRAS"] == "${NATTRIBUTE_EXTRAS:-}" for each in SERVICES.values())
+
+
 def test_compose_builds_stages_that_exist():
     for name, service in SERVICES.items():
         assert service["build"]["target"] in dockerfile_stages(), name

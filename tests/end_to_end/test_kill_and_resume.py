@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from indexer.build import build_index
-from indexer.preparation import BuildSettings
+from indexer.build_settings import BuildSettings
 
 KILLS = 20
 SECONDS = 240.0

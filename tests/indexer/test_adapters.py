@@ -4,8 +4,9 @@ import peft
 import pytest
 import torch
 
+from indexer.build_settings import BuildSettings
 from indexer.check import check_recipe
-from indexer.preparation import BuildSettings, prepare
+from indexer.preparation import prepare
 from indexer.recipe import RecipeError
 from indexer.recipe_file import load_recipe
 from tests.indexer.text_models import save_model, write_pairs

@@ -11,11 +11,15 @@ import torch
 from indexer.append import AppendError, append_rows
 from indexer.attributor import Attributor, Question
 from indexer.build import BuildInterruptedError, build_index
+from indexer.build_settings import BuildSettings
 from indexer.featurise import Featuriser
 from indexer.index_recipe import load_model, recipe_of
-from indexer.preparation import BuildSettings
 from indexer.progress import Silent
+from indexer.reading import ExampleReader
 from indexer.recipe import RecipeError
+from indexer.recipe_file import load_recipe
+from indexer.rows_of_recipe import ChosenRows, RowsOfRecipe
+from indexer.workers import Workers
 from sketchstore.errors import IdCollisionError, IncompatibleSketchError, IndexExistsError
 from sketchstore.reader import Index, open_index, verify_index
 from sketchstore.remove import remove_rows
@@ -90,6 +94,32 @@ def test_appending_gives_the_rows_of_one_build_bit_for_bit(recipe, choices):
     assert sorted(path.name for path in recipe.parent.iterdir() if path.is_dir() and "points" in path.name) == [
         "points"
     ]
+
+
+def test_processes_share_the_blocks_of_an_append_and_write_the_same_rows(recipe, monkeypatch):
+    started = []
+
+    class Counted(Workers):
+        def __init__(self, job, count, **others):
+            started.append(count)
+            super().__init__(job, count, **others)
+
+    monkeypatch.setattr("indexer.build.Workers", Counted)
+    one, two = (build(recipe, name, limit=16, threads=1) for name in ("one", "two"))
+    (recipe.parent / "count").write_text("75")
+    append(one, recipe, threads=1, id_prefix="new/")
+    append(two, recipe, threads=1, id_prefix="new/", processes=2)
+    assert started == [2]
+    assert_same_rows(open_index(two.path), open_index(one.path))
+
+
+def test_appended_rows_are_put_together_by_length_as_the_recipe_says(recipe):
+    text = recipe.read_text(encoding="utf-8") + "\n\ndef length(example):\n    return 1 + example[1]\n"
+    recipe.write_text(text, encoding="utf-8")
+    whole = load_recipe(recipe, data_dir=recipe.parent)
+    part = RowsOfRecipe(whole, whole.train_set(), None, ChosenRows(32, 28, ""))
+    reader = ExampleReader(part, part.train_set(), "train")
+    assert reader.lengths(reader.collate(0, 28)) == [whole.length(whole.train_set()[row]) for row in range(32, 60)]
 
 
 def test_a_kronecker_sketch_stays_divided_as_in_the_index(recipe):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from indexer.build import build_index
-from indexer.preparation import BuildSettings
+from indexer.build_settings import BuildSettings
 from indexer.recipe import RecipeError
 
 RECIPE = """

@@ -8,7 +8,8 @@ import torch
 
 from indexer.batch_rows import batches_of, rows_for
 from indexer.build import BuildInterruptedError, build_index
-from indexer.preparation import BuildSettings, BuildSettingsError, prepare
+from indexer.build_settings import BuildSettings, BuildSettingsError
+from indexer.preparation import prepare
 from indexer.reading import ExampleError
 from sketchstore.reader import open_index
 from tests.indexer.small_recipes import CLASSIFIER, write_recipe

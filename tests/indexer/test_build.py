@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from indexer.build import BuildInterruptedError, build_index
+from indexer.build_settings import BuildSettings, BuildSettingsError
 from indexer.featurise import Featuriser
-from indexer.preparation import BuildSettings, BuildSettingsError, prepare
+from indexer.preparation import prepare
 from indexer.progress import Silent
 from indexer.reading import ExampleError, UnstableDataError
 from indexer.recipe import RecipeError
@@ -292,6 +293,11 @@ def test_a_factory_that_faiss_refuses_is_refused_before_the_first_row(tmp_path):
 def test_an_empty_training_set_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="training set is empty"):
         build(tmp_path, CLASSIFIER.replace("return _points(count, 0)", "return []"))
+
+
+def test_a_model_that_cannot_take_the_rows_is_refused_with_what_it_got(tmp_path):
+    with pytest.raises(RecipeError, match=r"Float and Double.*float32 \[2, 5\], and its parameters are float64"):
+        build(tmp_path, CLASSIFIER.replace(").eval()", ").double().eval()"))
 
 
 def test_the_build_log_says_when_where_and_how_fast(tmp_path):

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from indexer.build import build_index
+from indexer.build_settings import BuildSettings
 from indexer.check import check_recipe
-from indexer.preparation import BuildSettings, prepare
+from indexer.preparation import prepare
 from indexer.recipe import RecipeInputError, RecipeOptionError
 from indexer.recipe_file import load_recipe
 from indexer.recipes.causal_lm import token_log_odds

@@ -3,8 +3,8 @@
 import pytest
 
 from indexer.build import build_index
+from indexer.build_settings import BuildSettings
 from indexer.check import check_recipe
-from indexer.preparation import BuildSettings
 from indexer.recipe import RecipeError
 from tests.indexer.small_recipes import CLASSIFIER, REGRESSION, write_recipe
 
@@ -103,3 +103,22 @@ def test_a_model_that_vmap_refuses_is_announced_and_passes(tmp_path):
     findings = check_recipe(BuildSettings(str(path)))
     assert [found for found in findings if not found.ok] == []
     assert "vmap refuses" in findings[-1].detail
+
+
+@pytest.mark.parametrize("sketch", ["sjlt", "kronecker"])
+def test_a_shorter_type_is_checked_against_float32(tmp_path, sketch):
+    path = write_recipe(tmp_path)
+    settings = BuildSettings(str(path), sketch=sketch, dim=32, compute_dtype="bfloat16")
+    findings = check_recipe(settings)
+    assert [found for found in findings if not found.ok] == []
+    moved = float(findings[-1].detail.partition("%")[0])
+    assert 0.01 < moved < 10.0  # bfloat16 has 8 binary digits: 0.4 % each time it rounds
+    assert findings[-1].check == "sketches computed in bfloat16 are near those in float32"
+    assert "bfloat16" not in str(check_recipe(BuildSettings(str(path), sketch=sketch, dim=32)))
+
+
+def test_a_model_that_leaves_the_range_of_float16_is_found(tmp_path):
+    source = module("return self.linear(x) * 1e6")
+    found = failures(tmp_path, source, compute_dtype="float16")
+    assert "in float16; bfloat16 has float32's range" in found["outputs are finite and deterministic"]
+    assert failures(tmp_path, source, compute_dtype="bfloat16") == {}

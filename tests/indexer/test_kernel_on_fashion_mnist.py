@@ -9,6 +9,7 @@ import torch
 from indexer.exact_kernel import exact_kernel
 from indexer.featurise import Featuriser
 from indexer.kernel_errors import kernel_errors, random_pairs
+from indexer.kronecker_scatter import BlockScatter
 from indexer.measurement import make_measurement
 from indexer.ntk import ntk_scales
 from indexer.parameters import select_parameters
@@ -69,18 +70,22 @@ def test_a_kronecker_kernel_is_unbiased_and_strays_no_more_than_its_bound(settin
     identity = featuriser(sketch_spec("identity", None, 535_040))
     parameters = identity.parameters
     parts = plan_parts(parameters, 1024)
-    ranges = featuriser(kronecker_spec(parameters, 1024, 0, parts)).sketch_ranges
-    exact = exact_kernel(identity.slabs(examples, view="margin"), ROWS, pairs, ranges)
+    first = featuriser(kronecker_spec(parameters, 1024, SEEDS, parts))
+    scatter = BlockScatter(first.spec, parameters, ROWS)
+    slabs = scatter.watch(identity.slabs(examples, view="margin"))
+    exact = exact_kernel(slabs, ROWS, pairs, first.sketch_ranges)
     assert torch.allclose(exact.part_kernels.sum(0), exact.kernel)
     biases, spreads = [], []
     for seed in range(SEEDS):
         of_seed = featuriser(kronecker_spec(parameters, 1024, seed, parts))
         sketches = of_seed.sketch(examples, view="margin").double()
-        errors = kernel_errors(of_seed.spec, exact, sketches, pairs, parameters)
+        errors = kernel_errors(of_seed.spec, exact, sketches, pairs, parameters, scatter)
         biases.append(errors["bias_in_standard_errors"])
         spreads.append(errors["spread_over_theory"] ** 2)
-    # Deviations are upper bounds here, so both figures may be smaller than a standard normal's.
-    assert abs(float(torch.tensor(biases).mean())) < 4 / SEEDS**0.5
+    standardised = torch.tensor(biases)
+    assert abs(float(standardised.mean())) < 4 / SEEDS**0.5
+    assert 0.35 < float(standardised.square().mean()) < 2.6  # as above, over a variance from 16 blocks a weight
+    # The spread is over an upper bound, so that it may be smaller than 1.
     assert 0.02 < float(torch.tensor(spreads).mean()) < 1.3
 
 

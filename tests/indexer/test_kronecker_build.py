@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from indexer.build import BuildInterruptedError, build_index
+from indexer.build_settings import BuildSettings, BuildSettingsError
 from indexer.check import check_recipe
 from indexer.featurise import Featuriser
 from indexer.plan import plan_build
-from indexer.preparation import BuildSettings, BuildSettingsError
 from indexer.progress import Silent
 from indexer.recipe_file import load_recipe
 from indexer.sketches import SketchSpecError

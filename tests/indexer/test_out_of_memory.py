@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from indexer.build import BuildInterruptedError, build_index
+from indexer.build_settings import BuildSettings
 from indexer.out_of_memory import RULE, BlockMemoryError, halving, is_out_of_memory
-from indexer.preparation import BuildSettings
 from sketchstore.reader import open_index
 from tests.indexer.small_recipes import CLASSIFIER, write_recipe
 from tests.indexer.test_build import StopAfter, contents

@@ -4,8 +4,8 @@ import pytest
 
 from indexer import plan as plan_module
 from indexer.build import build_index
+from indexer.build_settings import BuildSettings
 from indexer.plan import plan_build
-from indexer.preparation import BuildSettings
 from tests.indexer.small_recipes import CLASSIFIER, write_recipe
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from indexer.build import build_index
+from indexer.build_settings import BuildSettings, BuildSettingsError
 from indexer.precision import Precision
-from indexer.preparation import BuildSettings, BuildSettingsError
 from sketchstore.reader import open_index
 from tests.indexer.small_recipes import write_recipe
 

@@ -36,6 +36,7 @@ class Failing:
         ((torch.zeros(5), "red"), "cannot be collated: ValueError"),
         ((torch.zeros(5), -2), "label -2; a label is an integer from 0, or -1"),
         (None, "cannot be collated"),
+        ({"x": torch.zeros(5), "y": 0}, r"The example is a dict; by default .* defines collate\(examples\) and label"),
     ],
 )
 def test_a_bad_example_is_named_by_its_row(recipe, replacement, message):

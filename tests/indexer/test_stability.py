@@ -8,7 +8,7 @@ import torch
 
 from indexer.append import append_rows
 from indexer.build import build_index
-from indexer.preparation import BuildSettings
+from indexer.build_settings import BuildSettings
 from indexer.stability import StabilityError, measure_stability
 from sketchstore.reader import Index, open_index
 from sketchstore.remove import remove_rows

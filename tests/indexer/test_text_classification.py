@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
+from indexer.build_settings import BuildSettings
 from indexer.check import check_recipe
-from indexer.preparation import BuildSettings, Prepared, prepare
+from indexer.preparation import Prepared, prepare
 from indexer.recipe import RecipeDataError, RecipeError, RecipeInputError, RecipeOptionError
 from indexer.recipe_file import load_recipe
 from indexer.training import state_digest

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from indexer.build import build_index
-from indexer.preparation import BuildSettings, BuildSettingsError
+from indexer.build_settings import BuildSettings, BuildSettingsError
 from indexer.reading import ExampleError
 from indexer.workers import WorkerDiedError
 from sketchstore.reader import open_index

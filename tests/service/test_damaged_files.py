@@ -112,7 +112,7 @@ async def test_answers_are_those_of_an_index_checked_at_the_start(path: Path) ->
 
 def test_weights_are_read_and_refused_at_the_first_example(tmp_path: Path) -> None:
     from indexer.build import build_index
-    from indexer.preparation import BuildSettings
+    from indexer.build_settings import BuildSettings
     from service.engine import open_engine
     from service.errors import ExampleUnsupportedError
     from service.problems import problem_of

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from indexer.build import build_index
-from indexer.preparation import BuildSettings
+from indexer.build_settings import BuildSettings
 from service.engine import Engine, open_engine
 from service.errors import ExampleUnsupportedError, InvalidExampleError
 from sketchstore.errors import IncompatibleSketchError
@@ -63,6 +63,8 @@ def test_the_sketches_endpoint_sketches_examples(engines: dict[str, Engine]) -> 
         ({}, "predicted", "/query/content/point"),
         ({"point": [1, 2, 3]}, "predicted", "/query/content/point"),
         ({"bug": 1}, "predicted", "/query/content"),
+        ({"unchecked": [1.0, 2.0, 3.0]}, "predicted", "/query/content"),
+        ({"unchecked": [1, 2]}, "predicted", "/query/content"),  # integers: torch makes int64 of them
         ({"point": [1e300, 0]}, "predicted", "/query/content"),
         ({"point": [1, 2]}, "true", "/target/label"),
         ({"point": [1, 2]}, 3, "/target/label"),

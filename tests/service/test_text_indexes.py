@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from indexer.build import build_index
-from indexer.preparation import BuildSettings
+from indexer.build_settings import BuildSettings
 from service.engine import open_engine
 from service.errors import ExampleUnsupportedError, InvalidExampleError
 from tests.indexer.text_models import PAIRS, save_model, write_pairs

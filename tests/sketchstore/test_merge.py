@@ -128,6 +128,16 @@ def test_indexes_whose_rows_do_not_compare_are_refused(tmp_path, changes, match)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
 
 
+def test_what_to_do_about_another_sketch_is_said_with_both_paths(tmp_path):
+    sketch = Sketch(family="gaussian", seed=1, dim=16, num_parameters=100)
+    first, second = part(tmp_path, "first"), part(tmp_path, "second", prefix="b/", sketch=sketch)
+    with pytest.raises(IncompatibleSketchError) as refused:
+        merge_indexes([first, second], tmp_path / "all")
+    assert f"Build {second.path} again" in str(refused.value)
+    assert f"--sketch-like {first.path}" in str(refused.value)
+    assert "query" not in str(refused.value)
+
+
 def test_indexes_of_other_views_or_of_unknown_weights_are_refused(tmp_path):
     first, other = part(tmp_path, "first"), part(tmp_path, "second", prefix="b/", view="margin")
     with pytest.raises(MergeMismatchError, match="measurement margin"):
@@ -139,8 +149,9 @@ def test_indexes_of_other_views_or_of_unknown_weights_are_refused(tmp_path):
 
 def test_an_id_in_two_parts_is_refused_by_name_even_where_it_is_withdrawn(tmp_path):
     first, second = part(tmp_path, "first"), part(tmp_path, "second", num_rows=20)
-    with pytest.raises(IdCollisionError, match=r"'train:0', 'train:1', .*20 in all.*already an id of 'first'"):
+    with pytest.raises(IdCollisionError, match=r"'train:0', 'train:1', .*20 in all.*already an id of") as refused:
         merge_indexes([first, second], tmp_path / "all")
+    assert f"in index {second.path} is already an id of {first.path}" in str(refused.value)  # names may be the same
     remove_rows(first, [f"train:{row}" for row in range(20)])
     with pytest.raises(IdCollisionError, match="withdrawn or not"):
         merge_indexes([open_index(first.path), second], tmp_path / "all")

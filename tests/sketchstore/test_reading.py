@@ -239,6 +239,15 @@ def test_sketches_of_another_matrix_are_refused_naming_the_difference(field, val
         mine.check_same(mine.model_copy(update={field: value}), index="cifar10")
 
 
+def test_of_many_parts_the_first_that_differs_is_named():
+    parts = [{"parameter": f"{number}.weight", "blocks": 2, "row_dim": 2, "column_dim": 2} for number in range(30)]
+    mine = Sketch(family="kronecker", seed=0, dim=240, num_parameters=6, options={"parts": parts})
+    other = mine.model_copy(update={"options": {"parts": [*parts[:7], {**parts[7], "blocks": 3}, *parts[8:]]}})
+    with pytest.raises(IncompatibleSketchError, match=r"options parts: .*'7\.weight', 'blocks': 3") as refused:
+        mine.check_same(other)
+    assert "'8.weight'" not in str(refused.value)
+
+
 def test_a_spectrum_is_read_as_written_and_listed(tmp_path):
     index = make_index(tmp_path)
     rows = index.view("own").partition_rows(1)

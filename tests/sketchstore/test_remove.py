@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from sketchstore import revising
+from sketchstore import remove, revising
 from sketchstore.errors import (
     BuildInProgressError,
     CorruptIndexError,
     EveryRowRemovedError,
     NothingToPurgeError,
+    PurgeError,
     UnknownIdError,
     UnknownRowError,
     UpkeepError,
@@ -164,6 +165,34 @@ def test_a_purge_leaves_no_byte_of_a_row_in_any_file(tmp_path, dtype):
     assert traces(index.path, needles) == set()
     assert verify_index(index.path) == []
     assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("writer", ["write_shard", "write_column", "copy_tables"])
+def test_a_purge_that_leaves_something_behind_is_found_and_not_published(tmp_path, monkeypatch, writer):
+    index = make_index(tmp_path)
+    write = getattr(remove, writer)
+
+    def careless(path, parts):
+        if writer == "copy_tables":
+            [(table, _)] = parts
+            return write(path, [(table, Kept(index.num_rows))])
+        written = write(path, parts)
+        with path.open("ab") as stream:
+            stream.write(parts[0][:1].tobytes())  # a row too many, behind the end
+        return written
+
+    monkeypatch.setattr(remove, writer, careless)
+    with pytest.raises(PurgeError, match="does not hold exactly the rows that stay; nothing was published"):
+        remove_rows(index, ["train:3"], purge=True)
+    assert open_index(index.path).revision == index.revision
+    assert verify_index(index.path) == []
+
+
+def test_a_purge_that_writes_a_row_in_the_place_of_another_is_found(tmp_path, monkeypatch):
+    index, write = make_index(tmp_path), remove.write_shard
+    monkeypatch.setattr(remove, "write_shard", lambda path, parts: write(path, [parts[0][::-1]]))
+    with pytest.raises(PurgeError, match=r"sketches/own/00000\.safetensors"):
+        remove_rows(index, ["train:3"], purge=True)
 
 
 def test_a_purge_rewrites_only_shards_that_hold_a_removed_row(tmp_path):
