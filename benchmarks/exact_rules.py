@@ -2,6 +2,7 @@
 
 All in one process, every figure the median of pairs: a selection beside a pass (`torch.mv` over the float32 sketches),
 a preparation beside a product (float32, 2·n·d² operations). T is the largest partition, every row of it a candidate.
+Every pick is held against the rule itself, in dense float64.
 
     python -m benchmarks.exact_rules --index indexes/fashion-mnist-margin --queries 5 --budget 50 --json
 """
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from attribution.posterior import SetPosterior
 from attribution.steps import Step
+from benchmarks.literal_exact import LiteralRules
 from indexer.attributor.candidates import PoolRows
 from indexer.attributor.coarse import CoarseViews
 from indexer.attributor.conditioning import Conditioning
@@ -131,8 +133,8 @@ class OneSpectrum(Spectra):
 
 def selection(
     index: Index, view: View, spectra: Spectra, noise: float, *, rule: str, query_row: int, budget: int
-) -> tuple[float, float, float, int]:
-    """Time one selection against a pass: milliseconds a pick, milliseconds a pass, passes a pick, and picks."""
+) -> tuple[tuple[float, float, float], list[int]]:
+    """Time one selection against a pass: milliseconds a pick, milliseconds a pass, passes a pick; and its picks."""
     query = resolve_query_row(index, query_row)
     pool = resolve_pool(index, query, CandidateFilter(), "comparable")
     stored = StoredRows(view)
@@ -149,7 +151,33 @@ def selection(
 
     taken, unit, _ = ratio_to(lambda: torch.mv(sketches, vector), select, 5)
     picks = max(1, len(steps))
-    return 1e3 * taken / picks, 1e3 * unit, taken / picks / unit, len(steps)
+    return (1e3 * taken / picks, 1e3 * unit, taken / picks / unit), [step.position for step in steps]
+
+
+def judge(
+    index: Index,
+    view: View,
+    label: int | None,
+    noise: float,
+    query_rows: list[int],
+    selected: dict[str, list[list[int]]],
+    rules: dict[str, Any],
+) -> None:
+    """Hold every selection against its rule in dense float64, and write into the figures what was found."""
+    rows = view.partition_rows(label)
+    literal = LiteralRules(StoredRows(view).read(rows, torch.float32), noise)
+    for rule, selections in selected.items():
+        judged = [
+            literal.judge(
+                rule,
+                resolve_query_row(index, query_row).sketch.double(),
+                torch.searchsorted(rows, torch.tensor(picks)).tolist(),
+            )
+            for query_row, picks in zip(query_rows, selections, strict=True)
+        ]
+        rules[rule]["picks"] = [each.picks for each in judged]
+        rules[rule]["picks_of_the_rule"] = [each.best for each in judged]
+        rules[rule]["worst_relative"] = max(each.worst_relative for each in judged)
 
 
 def measure(path: Path, relative_noise: float, num_queries: int, budget: int, repeats: int) -> dict[str, Any]:
@@ -161,15 +189,15 @@ def measure(path: Path, relative_noise: float, num_queries: int, budget: int, re
     prepared, posterior = preparation(index, view, label, noise, repeats)
     spectra = OneSpectrum(index, posterior)
     queries = [row for row in range(index.queries.count) if label in (None, resolve_query_row(index, row).label)]
+    chosen = queries[:num_queries]
     rules: dict[str, Any] = {}
+    selected: dict[str, list[list[int]]] = {}
     for rule in RULES:
         selection(index, view, spectra, noise, rule=rule, query_row=queries[0], budget=2)  # compiles, warms
-        found = [
-            selection(index, view, spectra, noise, rule=rule, query_row=row, budget=budget)
-            for row in queries[:num_queries]
-        ]
-        rules[rule] = medians([each[:3] for each in found], ("pick_ms", "pass_ms", "passes_per_pick"))
-        rules[rule]["picks"] = [each[3] for each in found]
+        found = [selection(index, view, spectra, noise, rule=rule, query_row=row, budget=budget) for row in chosen]
+        rules[rule] = medians([figures for figures, _ in found], ("pick_ms", "pass_ms", "passes_per_pick"))
+        selected[rule] = [rows for _, rows in found]
+    judge(index, view, label, noise, chosen, selected, rules)
     return {
         "index": index.name,
         "rows": view.partition_rows(label).numel(),
@@ -198,6 +226,7 @@ def main() -> None:
         return
     for rule, figures in result["rules"].items():
         print(f"{rule}: {figures['passes_per_pick']:.2f} passes a pick ({figures['pick_ms']:.0f} ms)")
+        print(f"  the rule's own: {sum(figures['picks_of_the_rule'])} of {sum(figures['picks'])} picks")
     for what, figures in (("preparation", "whole"), ("another noise", "new_noise")):
         print(f"{what}: {result['preparation'][figures]['products']:.2f} plain products")
 
