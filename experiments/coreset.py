@@ -319,7 +319,7 @@ def report(
         with figure(path, 2, width=5.0) as axes:
             for axis, balance in zip(axes, ("plain", "balanced"), strict=True):
                 mine = [row for row in table if row["classes"] == balance]
-                draw_lines(axis, mine, x="size", y="accuracy", legend=balance == "plain")
+                draw_lines(axis, mine, x="size", y="accuracy", legend=balance == "balanced")
                 axis.set_xscale("log")
                 axis.axhline(facts["accuracy_of_the_whole_training_set"], color="tab:gray", linewidth=0.8)
                 axis.set_ylim(0, 1)
