@@ -21,9 +21,6 @@ from indexer.sketches.spec import SketchSpec
 FEW_ROWS = 8
 """Up to so many rows the signs are used as they are made; beyond, a product over a tile of them is faster."""
 
-PIECE_SIGNS = 262_144
-"""Signs that a thread makes before it looks for more: some 80 µs, so that none waits long for another."""
-
 
 def triton_is_installed() -> bool:
     """Whether the GPU kernel can be used.
@@ -96,7 +93,7 @@ class RademacherSketch(DenseSketch):
         def part(start: int, stop: int) -> None:
             kernels.fill_signs(bits[start:stop], np.uint64(offset + start), Stream.RADEMACHER.value, k0, k1)
 
-        self.threads.share(part, out.shape[0], max(1, PIECE_SIGNS // self.spec.dim))
+        self.threads.split(part, out.shape[0])
 
     def entries(self, offset: int, num_parameters: int, device: torch.device) -> Tensor:
         """Signs by torch alone; see `DenseSketch.entries`.

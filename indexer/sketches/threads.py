@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 
 import torch
 
@@ -35,41 +34,9 @@ class KernelThreads:
             if size:
                 kernel(0, size)
             return
-        pool = self._started_pool()
-        waiting = [pool.submit(kernel, edges[i], edges[i + 1]) for i in range(1, parts)]
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="sketch")
+        waiting = [self._pool.submit(kernel, edges[i], edges[i + 1]) for i in range(1, parts)]
         kernel(edges[0], edges[1])
         for part in waiting:
             part.result()
-
-    def share(self, kernel: Callable[[int, int], object], size: int, piece: int) -> None:
-        """Call ``kernel(start, stop)`` for pieces of ``range(size)`` and wait for all: who is free takes the next one.
-
-        After a product, torch's OpenMP threads spin for a while on the cores where these threads would run. A thread
-        that does not get its core then leaves its share to the others, instead of keeping them waiting.
-
-        Args:
-            kernel: Works on [start, stop); pieces must not write to the same place.
-            size: Length of the whole range.
-            piece: Length of a piece, at least 1.
-        """
-        pieces = -(-size // piece)
-        if min(self.num_threads, pieces) <= 1:
-            if size:
-                kernel(0, size)
-            return
-        numbers = count()  # next() of it is one step under the GIL: no piece is taken twice
-
-        def work() -> None:
-            while (number := next(numbers)) < pieces:
-                kernel(number * piece, min(size, (number + 1) * piece))
-
-        waiting = [self._started_pool().submit(work) for _ in range(min(self.num_threads, pieces) - 1)]
-        work()
-        for helper in waiting:
-            if not helper.cancel():  # one that has not begun has nothing left to do
-                helper.result()
-
-    def _started_pool(self) -> ThreadPoolExecutor:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="sketch")
-        return self._pool
