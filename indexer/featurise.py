@@ -283,11 +283,11 @@ class Featuriser:
             with self._lock:
                 parts.append(self._sketch_together(part, part_labels, view)[: stop - start])
             self.seconds.rows += stop - start
-        sketches = torch.cat(parts) if parts else torch.empty(0, self.spec.dim)
-        bad = (~torch.isfinite(sketches).all(dim=1)).nonzero()
-        if bad.numel():
+        sketches = parts[0] if len(parts) == 1 else torch.cat([torch.empty(0, self.spec.dim), *parts])
+        bad = _first_not_finite(sketches)
+        if bad is not None:
             raise JacobianError(
-                f"the tangent features of row {int(bad[0])} of the batch are not finite; the model overflows there."
+                f"the tangent features of row {bad} of the batch are not finite; the model overflows there."
             )
         return sketches
 
@@ -358,3 +358,11 @@ class Featuriser:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def _first_not_finite(sketches: Tensor) -> int | None:
+    # One NaN or infinity makes its row's sum one, so a single read clears nearly every batch. A sum of finite numbers
+    # can overflow as well: such a row is looked at number by number.
+    suspects = (~torch.isfinite(sketches.sum(dim=1))).nonzero().squeeze(1)
+    bad = suspects[~torch.isfinite(sketches[suspects]).all(dim=1)]
+    return int(bad[0]) if bad.numel() else None

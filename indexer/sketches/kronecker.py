@@ -153,7 +153,9 @@ class KroneckerSketch:
         part, count = placed.part, rows.shape[0] * placed.part.blocks
         left = rows.float().reshape(count, part.row_dim, -1)
         right = columns.float().reshape(count, part.column_dim, -1)
-        products = (left @ right.transpose(1, 2)).view(rows.shape[0], -1)
+        # Thousands of 4 × 4 products over one position each are calls, not work: one multiplication does them all.
+        products = left * right.transpose(1, 2) if left.shape[2] == 1 else left @ right.transpose(1, 2)
+        products = products.view(rows.shape[0], -1)
         scale = placed.scale * placed.parameter.ntk_scale
         out[:, placed.start : placed.start + part.dim].add_(products, alpha=scale)
 

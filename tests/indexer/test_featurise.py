@@ -144,6 +144,16 @@ def test_gradients_that_are_not_finite_are_refused_with_their_row() -> None:
         featuriser_of(case, model, SketchSpec("rademacher", 64)).sketch(examples_of(inputs, labels))
 
 
+def test_finite_gradients_whose_sum_overflows_are_sketched() -> None:
+    model = nn.Linear(4, 3, bias=False).eval()
+    inputs = torch.full((2, 4), 3e38)
+    featuriser = Featuriser(
+        PairsRecipe(), model, SketchSpec("identity", 12), make_measurement("label_logit"), select_parameters(model)
+    )
+    sketches = featuriser.sketch([(row, 1) for row in inputs])
+    assert sketches[:, 4:8].equal(inputs)
+
+
 def test_batches_are_trees_of_tensors_with_one_row_each() -> None:
     batch = {"a": torch.zeros(3, 2), "b": [torch.ones(3), (torch.ones(3, 1),)]}
     assert num_rows(batch) == 3
