@@ -39,9 +39,6 @@ class PoolRows:
         self._positions = pool.positions(pool.candidates)
         self._everything = self._positions.numel() == pool.comparable.numel()
         self._squared_norms = pool.view.squared_norms[pool.candidates]
-        positive = self._squared_norms[self._squared_norms > 0]
-        # Float32 sums of rows this long or short leave its range, where no relative bound holds.
-        self._nominates = bool(((positive > 1e-30) & (positive < 1e30)).all())
         self.passes = 0
         self.rows_read = 0
         self.kernel_bytes = 0
@@ -59,7 +56,7 @@ class PoolRows:
     @property
     def relative_error(self) -> float:
         """Error bound of :meth:`products`, relative to the product of the norms."""
-        return self._stored.nominating_error if self._nominates else inner_product_error(self.dim, torch.float64)
+        return inner_product_error(self.dim, torch.float64)
 
     @property
     def largest_norm(self) -> float:
@@ -76,7 +73,7 @@ class PoolRows:
         return self._squared_norms
 
     def products(self, vectors: Tensor) -> Tensor:
-        """Multiply every candidate with each vector, within ``relative_error``.
+        """Multiply every candidate with each vector.
 
         Args:
             vectors: float64 [b, d].
@@ -88,12 +85,12 @@ class PoolRows:
         known = [place for place, vector in enumerate(vectors) if torch.equal(vector, self._query)]
         if not known:
             self.passes += vectors.shape[0]
-            return self._multiply(vectors)
+            return self._stored.products(self._pool.candidates, vectors)
         unknown = [place for place in range(vectors.shape[0]) if place not in known]
         products = self._of_comparable(self._cross()).repeat(vectors.shape[0], 1)
         if unknown:
             self.passes += len(unknown)
-            products[unknown] = self._multiply(vectors[unknown])
+            products[unknown] = self._stored.products(self._pool.candidates, vectors[unknown])
         return products
 
     def sketches(self, positions: Tensor) -> Tensor:
@@ -146,10 +143,6 @@ class PoolRows:
             return None
         comparable = self._pool.comparable.numpy()
         return lambda row: self._of_comparable(kernel[int(comparable.searchsorted(row))])
-
-    def _multiply(self, vectors: Tensor) -> Tensor:
-        multiply = self._stored.nominating_products if self._nominates else self._stored.products
-        return multiply(self._pool.candidates, vectors)
 
     def _of_comparable(self, values: Tensor) -> Tensor:
         return values if self._everything else values[self._positions]

@@ -1,4 +1,4 @@
-"""Reading stored rows at the speed of memory: products with one vector, and copies in float64 or float32.
+"""Reading stored rows at the speed of memory: float64 products with one vector, and copies in float64 or float32.
 
 numpy and torch widen float16 at 3 to 12 ns a value, which costs more than everything else in an answer. The kernels
 here widen by integer arithmetic in registers, at a quarter of a nanosecond, straight from the memory map. They run
@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from attribution.exact_sums import inner_product_error
 from indexer.attributor.compiled import compiled_in_lanes
 from indexer.attributor.scan_threads import in_pieces
 from sketchstore.view import View
@@ -22,8 +21,6 @@ Array = npt.NDArray[Any]
 
 #: Values widened at a time: they stay in the innermost cache.
 _BLOCK = 1024
-#: Values summed in float32 before the sum goes into float64. Fewer round less and need more of those additions.
-_SINGLE_BLOCK = 128
 _SIGN, _REST, _EXPONENT = np.uint32(0x8000), np.uint32(0x7FFF), np.uint32(0x7C00)
 _13, _16, _0 = np.uint32(13), np.uint32(16), np.uint32(0)
 _REBIAS = np.uint32((127 - 15) << 23)
@@ -125,34 +122,6 @@ def _products_single(stored, rows, vectors, scale, out, first, last):  # type: i
 
 
 @compiled_in_lanes
-def _nominating_products(stored, rows, units, norms, out, first, last):  # type: ignore[no-untyped-def]
-    """Float32 sums of ``_SINGLE_BLOCK`` products, added up in float64; four rows at a time, as `_products_single`."""
-    for i in range(first, last, 4):
-        i1, i2, i3 = min(i + 1, last - 1), min(i + 2, last - 1), min(i + 3, last - 1)
-        row, row1, row2, row3 = rows[i], rows[i1], rows[i2], rows[i3]
-        for b in range(units.shape[0]):
-            total, total1, total2, total3 = 0.0, 0.0, 0.0, 0.0
-            for left in range(0, units.shape[1], _SINGLE_BLOCK):
-                part, part1, part2, part3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-                for j in range(left, min(left + _SINGLE_BLOCK, units.shape[1])):
-                    value = units[b, j]
-                    part += stored[row, j] * value
-                    part1 += stored[row1, j] * value
-                    part2 += stored[row2, j] * value
-                    part3 += stored[row3, j] * value
-                total += np.float64(part)
-                total1 += np.float64(part1)
-                total2 += np.float64(part2)
-                total3 += np.float64(part3)
-            out[b, i], out[b, i1], out[b, i2], out[b, i3] = (
-                total * norms[b],
-                total1 * norms[b],
-                total2 * norms[b],
-                total3 * norms[b],
-            )
-
-
-@compiled_in_lanes
 def _copy_half(stored, rows, scale, out, first, last):  # type: ignore[no-untyped-def]
     words, offsets = np.empty(_BLOCK, np.uint32), np.empty(_BLOCK, np.uint32)
     values, minus = words.view(np.float32), offsets.view(np.float32)
@@ -211,43 +180,6 @@ class StoredRows:
                 out[:, places] = part
         products = torch.from_numpy(out)
         return products if vectors.ndim == 2 else products[0]
-
-    @property
-    def nominating_error(self) -> float:
-        r"""Error bound of :meth:`nominating_products`, relative to the product of the norms.
-
-        Of float32: γ of a block of 128 values in float32, in whatever order, plus γ_d of float64 for the sum of blocks.
-        """
-        decided = inner_product_error(self.dim, torch.float64)
-        return decided if self._half else inner_product_error(_SINGLE_BLOCK, torch.float32) + decided
-
-    def nominating_products(self, rows: Tensor, vectors: Tensor) -> Tensor:
-        """Multiply stored rows with vectors at the speed of memory, within ``nominating_error``.
-
-        Float64 sums of float32 rows keep two cores busy for longer than memory takes to send the rows. Float16 rows are
-        half as many bytes, take most of the time to widen, and are multiplied in float64.
-
-        Args:
-            rows: Row numbers, int64 [m], of rows that are zero or of a norm from 1e-15 to 1e15 in measurement units:
-                products of others may leave the range of float32.
-            vectors: float64 [b, d], in measurement units.
-
-        Returns:
-            φ_n · vector, float64 [b, m], measurement²; the bits depend on row and vector only.
-        """
-        if self._half:
-            return self.products(rows, vectors)
-        # Unit vectors: a residual of norm 1e-30 must not vanish in float32.
-        norms = torch.linalg.vector_norm(vectors, dim=1)
-        units = (vectors / torch.where(norms > 0, norms, 1.0)[:, None]).float().contiguous().numpy()
-        lengths = (norms * self._view.scale).numpy()
-        out = np.empty((units.shape[0], rows.numel()))
-        for stored, local, places in self._by_shard(rows):
-            part = out if isinstance(places, slice) else np.empty((units.shape[0], local.size))
-            in_pieces(partial(_nominating_products, stored, local, units, lengths, part), local.size)
-            if part is not out:
-                out[:, places] = part
-        return torch.from_numpy(out)
 
     def read(self, rows: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         """Copy stored rows, exactly, on all cores where they are many.
@@ -320,6 +252,5 @@ def compile_kernels(storage_dtype: np.dtype[np.floating]) -> None:
         _products_half(stored, rows, vectors, 1.0, out, _SUBNORMAL, 0, 1)
     else:
         _products_single(stored, rows, vectors, 1.0, out, 0, 1)
-        _nominating_products(stored, rows, np.zeros((1, 1), np.float32), np.zeros(1), out, 0, 1)
     for number in (np.float64, np.float32):
         (_copy_half if half else _copy_single)(stored, rows, number(1), np.zeros((1, 1), number), 0, 1)
