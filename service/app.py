@@ -71,7 +71,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if state.jobs is not None:
             state.jobs.start()
-        state.ready = True
+        state.ready = not state.draining  # a signal may come while the indexes are opened
         yield
         state.ready = False
         if state.jobs is not None:
@@ -79,5 +79,5 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
     app = bare_app(settings, lifespan)
     app.state.service = state
-    app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes, keys=keys, metrics=state.metrics)
+    app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes, keys=keys, state=state)
     return app

@@ -5,7 +5,6 @@ import socket
 from typing import Annotated, Any, get_origin
 
 import typer
-import uvicorn
 from pydantic import ValidationError
 from rich.console import Console
 
@@ -58,6 +57,7 @@ def run(settings: Settings, errors: Console) -> int:
     from attribution.cores import limit_cores
     from indexer.recipe import RecipeError
     from service.app import create_app
+    from service.draining_server import DrainingServer
     from sketchstore.errors import IndexDirectoryError
 
     torch.set_num_threads(settings.num_threads)
@@ -75,10 +75,7 @@ def run(settings: Settings, errors: Console) -> int:
         return 1
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     errors.print(f"attribution-service listens on http://{host}:{listener.getsockname()[1]}", markup=False)
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=10)
-    )
-    server.run(sockets=[listener])
+    DrainingServer(app, app.state.service).run(sockets=[listener])
     return 0
 
 

@@ -155,11 +155,17 @@ class DeadlineExceededError(ServiceError, TimeoutError):
 
     status, code, title = 503, "deadline_exceeded", "Deadline exceeded"
 
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Retry-After": "1"})
+
 
 class NotReadyError(ServiceError):
     """The service has not opened its indexes yet, or is shutting down."""
 
     status, code, title = 503, "not_ready", "Not ready"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Retry-After": "1"})
 
 
 class UnknownJobError(ServiceError, LookupError):

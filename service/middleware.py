@@ -12,14 +12,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.authentication import ApiKeys
-from service.errors import BodyTooLargeError, UnauthorizedError
-from service.metrics import Metrics
+from service.errors import BodyTooLargeError, NotReadyError, UnauthorizedError
 from service.problems import problem_of, problem_response
+from service.state import State
 
 REQUEST_ID = "X-Request-ID"
 CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Health checks come from load balancers, the documentation holds no data.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
+# What runs the service asks until its end.
+OPERATIONS_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
 
 log = structlog.get_logger("service")
@@ -33,22 +35,23 @@ class Gate:
     """Lets a request in: gives it an id, asks for its key, limits its body, logs and counts its answer.
 
     Every refusal here is a problem like all others. A body that says it is too long is refused unread; one that does
-    not say is refused at the first byte beyond the limit.
+    not say is refused at the first byte beyond the limit. While the service drains, nothing more is let in.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, keys: ApiKeys | None, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, keys: ApiKeys | None, state: State) -> None:
         """Stand before an app.
 
         Args:
             app: The app.
             max_body_bytes: The longest body let in.
             keys: The known API keys, None to ask for none.
-            metrics: Where answers are counted.
+            state: The service: where answers are counted, and whether it drains.
         """
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._keys = keys
-        self._metrics = metrics
+        self._state = state
+        self._metrics = state.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection; anything but HTTP passes through."""
@@ -89,7 +92,10 @@ class Gate:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 self._check(scope, headers)
-                await self._app(scope, receive_counted, send_unless_too_large)
+                if scope["path"] in OPERATIONS_PATHS:
+                    await self._app(scope, receive_counted, send_unless_too_large)
+                else:
+                    await self._let_in(scope, receive_counted, send_unless_too_large)
             except Exception as error:
                 if status:
                     raise
@@ -101,6 +107,19 @@ class Gate:
                     await problem_response(refused)(scope, receive, send_labelled)
             finally:
                 self._record(scope, status, time.perf_counter() - begun)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._state.draining:
+            # The connection closes behind the refusal; a body that still arrives then would reset it, and the client
+            # would never read why.
+            while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+                pass
+            raise NotReadyError("the service is stopping; send the request again, to the next process")
+        self._state.in_flight += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._state.in_flight -= 1
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         path = scope["path"]

@@ -29,6 +29,8 @@ class State:
         workplace: Where it computes.
         metrics: What it counts.
         ready: Whether it takes requests.
+        draining: Whether it was told to stop: what is in flight is finished, nothing more is begun.
+        in_flight: Requests let in and not yet answered in full.
         jobs: Its long work; None where the settings name no place for it.
     """
 
@@ -37,7 +39,14 @@ class State:
     workplace: Workplace
     metrics: Metrics
     ready: bool = False
+    draining: bool = False
+    in_flight: int = 0
     jobs: Jobs | None = None
+
+    def drain(self) -> None:
+        """Begin nothing more; safe in a signal handler."""
+        self.draining = True
+        self.ready = False
 
     def jobs_or_refuse(self) -> Jobs:
         """Return the jobs.

@@ -67,6 +67,29 @@ async def test_what_takes_too_long_is_a_503(engine: Engine) -> None:
         response = await http.post("/v1/indexes/own/attributions", json={"query": ROW})
         assert response.status_code == 503
         assert response.json()["code"] == "deadline_exceeded"
+        assert response.headers["retry-after"] == "1"
+
+
+async def test_a_draining_service_lets_nothing_more_in(settings: Settings, engine: Engine) -> None:
+    app = create_app(settings, engine)
+    state = app.state.service
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as http,
+    ):
+        assert (await http.get("/readyz")).status_code == 200
+        state.drain()
+        for refused in (
+            await http.get("/readyz"),
+            await http.get("/v1/info"),
+            await http.post("/v1/indexes/own/attributions", json={"query": ROW}),
+        ):
+            assert refused.status_code == 503
+            assert refused.json()["code"] == "not_ready"
+            assert refused.headers["retry-after"] == "1"
+        assert (await http.get("/livez")).status_code == 200
+        assert (await http.get("/metrics")).status_code == 200
+        assert state.in_flight == 0
 
 
 async def test_what_does_not_fit_the_queue_is_a_429(engine: Engine) -> None:
