@@ -17,6 +17,12 @@ from service.problems import problem_of, problem_response
 from service.state import State
 
 REQUEST_ID = "X-Request-ID"
+# What a browser may make of an answer: nothing is loaded, framed, or taken for another type than it says. A response
+# that brings a policy of its own, the documentation page, keeps it.
+BROWSER_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
 CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Health checks come from load balancers, the documentation holds no data.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
@@ -81,7 +87,10 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                answer_headers = MutableHeaders(scope=message)
+                answer_headers[REQUEST_ID] = request_id
+                for name, value in BROWSER_HEADERS.items():
+                    answer_headers.setdefault(name, value)
             await send(message)
 
         async def send_unless_too_large(message: Message) -> None:
