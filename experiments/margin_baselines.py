@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from attribution.baselines import graddot, repsim
 from experiments.frozen import Frozen
 from experiments.mlp_training import margins
 from experiments.networks import is_flat
@@ -50,7 +51,8 @@ class MarginBaselines:
             \text{TRAK} = (1 - p_i)\, \phi_*^\top (\Phi^\top \Phi + \lambda I)^{-1} \phi_i, \quad
             \text{RelatIF} = \frac{c(x_*, i \mid D)}{\sqrt{v(x_* \mid D)\, v(i \mid D)}}
 
-        RepSim is the cosine of penultimate features. RelatIF is the label-free form (86), with σ² = λ.
+        RepSim is the cosine of penultimate features. RelatIF is the label-free form (86), with σ² = λ. TRAK and RelatIF
+        are those of ``attribution.baselines``, from one rotation of the rows for every λ and query.
 
         Args:
             query_row: The stored query.
@@ -65,9 +67,9 @@ class MarginBaselines:
         for method in methods:
             match method:
                 case "repsim":
-                    found[method] = self._features @ self._query_features[query_row]
+                    found[method] = repsim(self._query_features[query_row : query_row + 1], self._features)[0]
                 case "graddot":
-                    found[method] = self._errors * (self._rows @ query)
+                    found[method] = graddot(query[None], self._rows, self._errors)[0]
                 case "trak":
                     found[method] = self._errors * (self._rotated @ self._solved(query))
                 case "relatif":
@@ -130,22 +132,21 @@ class MarginBaselines:
 
     @cached_property
     def _features(self) -> Tensor:
-        return _unit_features(self._frozen, "train")
+        return _representations(self._frozen, "train")
 
     @cached_property
     def _query_features(self) -> Tensor:
-        return _unit_features(self._frozen, "queries")
+        return _representations(self._frozen, "queries")
 
 
 @torch.no_grad()
-def _unit_features(frozen: Frozen, split: str) -> Tensor:
+def _representations(frozen: Frozen, split: str) -> Tensor:
     from experiments.recipes.frozen import representation
 
     images = frozen.train if split == "train" else frozen.queries
     model, flat = frozen.model(), is_flat(frozen.network)
     parts = torch.arange(len(images)).split(1000)
-    features = torch.cat([representation(model, images.take(rows).inputs(flat)) for rows in parts]).double()
-    return torch.nn.functional.normalize(features, dim=1)
+    return torch.cat([representation(model, images.take(rows).inputs(flat)) for rows in parts]).double()
 
 
 def ranked(scores: Tensor, pool: Tensor, budget: int) -> list[int]:

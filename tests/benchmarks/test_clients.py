@@ -24,7 +24,8 @@ def test_every_question_is_asked_once_and_answers_keep_their_order() -> None:
 
 def test_clients_ask_at_the_same_time() -> None:
     meeting = threading.Barrier(3, timeout=10)  # breaks unless three questions are in flight together
-    ask_all([lambda number: meeting.wait()] * 3, 6)
+    run = ask_all([lambda number: meeting.wait()] * 3, 6)
+    assert sorted(run.answers) == [0, 0, 1, 1, 2, 2], "each place at the barrier, once for each of two meetings"
 
 
 def test_a_failing_client_is_reported() -> None:
