@@ -1,5 +1,6 @@
 """Who wins a greedy step: float64 products decide, ties go to the lowest row, and the runners-up stay at hand."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,38 +10,18 @@ from attribution.exact_sums import Array, row_dots
 
 
 @dataclass(frozen=True)
-class Decided:
-    """Rows with their products in float64, the largest absolute one first, ties by place.
+class Leader:
+    """One of the best rows of a step.
 
     Attributes:
-        places: int64 [m].
-        products: φ · r, signed, [m].
-        sketches: [m, d].
+        place: Which row.
+        product: φ · r, signed.
+        sketch: φ, float64 [d].
     """
 
-    places: Places
-    products: Array
-    sketches: Array
-
-    @classmethod
-    def nothing(cls) -> "Decided":
-        """Give no rows.
-
-        Returns:
-            None of them.
-        """
-        return cls(np.empty(0, dtype=np.int64), np.empty(0), np.empty((0, 0)))
-
-    def part(self, chosen: Places | slice) -> "Decided":
-        """Choose some of the rows.
-
-        Args:
-            chosen: Their positions here.
-
-        Returns:
-            These rows.
-        """
-        return Decided(self.places[chosen], self.products[chosen], self.sketches[chosen])
+    place: int
+    product: float
+    sketch: Array
 
 
 class Contest:
@@ -52,38 +33,45 @@ class Contest:
         most_leading: How many rows keep their sketches.
 
     Attributes:
-        leading: The best rows so far.
+        leading: The best rows so far, the largest absolute product first, ties by place.
         mark: The largest |φ · r| so far, in units.
     """
 
     def __init__(self, residual: Array, unit: float, most_leading: int) -> None:
-        self.leading = Decided.nothing()
+        self.leading: list[Leader] = []
         self.mark = 0.0
         self._residual = residual
         self._unit = unit
         self._most_leading = most_leading
         self._behind: list[tuple[Places, Array]] = []
 
+    def keep(self, leaders: Sequence[Leader]) -> None:
+        """Enter rows that led an earlier step.
+
+        Args:
+            leaders: The rows; their products were with another residual.
+        """
+        # Row by row: gathering their sketches would cost as much as the sums.
+        self._merge([Leader(one.place, float(row_dots(one.sketch, self._residual)), one.sketch) for one in leaders])
+
     def enter(self, places: Places, sketches: Array) -> None:
         """Multiply rows with the residual.
 
         Args:
             places: Which rows.
-            sketches: Their sketches, float64 [m, d].
+            sketches: Their sketches, float64 [m, d], contiguous.
         """
         if not places.shape[0]:
             return
-        products = row_dots(np.ascontiguousarray(sketches), self._residual)
-        if self.leading.places.shape[0]:
-            places = np.concatenate([self.leading.places, places])
-            products = np.concatenate([self.leading.products, products])
-            sketches = np.concatenate([self.leading.sketches, sketches])
-        order = np.lexsort((places, -np.abs(products)))
-        self.leading = Decided(places, products, sketches).part(order[: self._most_leading])
-        behind = order[self._most_leading :]
-        if behind.shape[0]:
+        products = row_dots(sketches, self._residual)
+        if places.shape[0] > self._most_leading:
+            # Those that cannot lead need no entry of their own.
+            order = np.lexsort((places, -np.abs(products)))
+            best, behind = order[: self._most_leading], order[self._most_leading :]
             self._behind.append((places[behind], products[behind] / self._unit))
-        self.mark = abs(float(self.leading.products[0])) / self._unit
+            places, products, sketches = places[best], products[best], sketches[best]
+        rows = zip(places.tolist(), products.tolist(), sketches, strict=True)
+        self._merge([Leader(*row) for row in rows])
 
     def behind(self) -> tuple[Places, Array]:
         """Give the rows that were decided and do not lead.
@@ -96,3 +84,13 @@ class Contest:
         places, products = (np.concatenate(parts) for parts in zip(*self._behind, strict=True))
         order = np.argsort(places)
         return places[order], products[order]
+
+    def _merge(self, entered: list[Leader]) -> None:
+        if not entered:
+            return
+        ranked = sorted([*self.leading, *entered], key=lambda one: (-abs(one.product), one.place))
+        self.leading, behind = ranked[: self._most_leading], ranked[self._most_leading :]
+        if behind:
+            places = np.array([one.place for one in behind])
+            self._behind.append((places, np.array([one.product for one in behind]) / self._unit))
+        self.mark = abs(self.leading[0].product) / self._unit
