@@ -60,7 +60,8 @@ class Lengths:
         Returns:
             Their numbers.
         """
-        return self.anchor[places].astype(np.int64)
+        numbers: Places = self.anchor[places].astype(np.int64)
+        return numbers
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Who wins a greedy step: float64 products decide, ties go to the lowest row, and the runners-up stay at hand."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,16 +9,17 @@ from attribution.coarse_rows import Places
 from attribution.exact_sums import Array, row_dots
 
 
-@dataclass(frozen=True)
-class Leader:
-    """One of the best rows of a step.
+class Leader(NamedTuple):
+    """One of the best rows of a step; they sort best first.
 
     Attributes:
+        rank: −|product|.
         place: Which row.
         product: φ · r, signed.
         sketch: φ, float64 [d].
     """
 
+    rank: float
     place: int
     product: float
     sketch: Array
@@ -52,7 +53,9 @@ class Contest:
             leaders: The rows; their products were with another residual.
         """
         # Row by row: gathering their sketches would cost as much as the sums.
-        self._merge([Leader(one.place, float(row_dots(one.sketch, self._residual)), one.sketch) for one in leaders])
+        products = [float(row_dots(leader.sketch, self._residual)) for leader in leaders]
+        rows = zip(leaders, products, strict=True)
+        self._merge([Leader(-abs(product), leader.place, product, leader.sketch) for leader, product in rows])
 
     def enter(self, places: Places, sketches: Array) -> None:
         """Multiply rows with the residual.
@@ -71,7 +74,7 @@ class Contest:
             self._behind.append((places[behind], products[behind] / self._unit))
             places, products, sketches = places[best], products[best], sketches[best]
         rows = zip(places.tolist(), products.tolist(), sketches, strict=True)
-        self._merge([Leader(*row) for row in rows])
+        self._merge([Leader(-abs(product), place, product, sketch) for place, product, sketch in rows])
 
     def behind(self) -> tuple[Places, Array]:
         """Give the rows that were decided and do not lead.
@@ -88,9 +91,10 @@ class Contest:
     def _merge(self, entered: list[Leader]) -> None:
         if not entered:
             return
-        ranked = sorted([*self.leading, *entered], key=lambda one: (-abs(one.product), one.place))
+        # No place enters twice, so that sketches are never compared.
+        ranked = sorted([*self.leading, *entered])
         self.leading, behind = ranked[: self._most_leading], ranked[self._most_leading :]
         if behind:
-            places = np.array([one.place for one in behind])
-            self._behind.append((places, np.array([one.product for one in behind]) / self._unit))
+            places = np.array([leader.place for leader in behind])
+            self._behind.append((places, np.array([leader.product for leader in behind]) / self._unit))
         self.mark = abs(self.leading[0].product) / self._unit

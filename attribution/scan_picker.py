@@ -7,7 +7,6 @@ One coarse look at the whole pool starts it all; no pick depends on how coarse t
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -156,7 +155,7 @@ class ScanPicker:
             return None
         winner, *kept = leading
         # A sketch of its own each: a view would keep all that were decided with it.
-        self._kept = [replace(one, sketch=_owned(one.sketch)) for one in kept]
+        self._kept = [leader._replace(sketch=_owned(leader.sketch)) for leader in kept]
         self._taken.append(winner.place)
         return Pick(int(self._coarse.rows[winner.place]), winner.product, torch.from_numpy(_owned(winner.sketch)))
 

@@ -4,6 +4,7 @@ Residuals are rounded to integers too, so that products are integer sums: exact,
 or in a round with others.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ import torch
 
 from attribution.coarse_rows import Places
 from attribution.cores import on_all_cores
-from attribution.exact_sums import Array, inner_product_error, row_dots
+from attribution.exact_sums import Array, inner_product_error
 from indexer.attributor.compiled import compiled, compiled_in_lanes
 from indexer.attributor.integer_dots import LANES, sum_of_one, sums_of_four
 from indexer.attributor.scan_rounds import ScanRounds
@@ -129,6 +130,25 @@ def project_together(basis: Array, vectors: Sequence[Array]) -> Array:
     return out
 
 
+@compiled_in_lanes
+def _round(vector, largest, integers):  # type: ignore[no-untyped-def]
+    # Writes the integers; gives the step, their length and what they lost, whose own rounding is below 1e-12.
+    peak = 0.0
+    for i in range(vector.shape[0]):
+        peak = max(peak, abs(vector[i]))
+    step = peak / largest
+    if step == 0.0:  # a zero vector has no step
+        step = 1.0
+    length, lost = 0.0, 0.0
+    for i in range(vector.shape[0]):
+        whole = np.rint(vector[i] / step)
+        integers[i] = np.int16(whole)
+        rounded = whole * step
+        length += rounded * rounded
+        lost += (vector[i] - rounded) * (vector[i] - rounded)
+    return step, math.sqrt(length) * (1.0 + 1e-12), math.sqrt(lost) * (1.0 + 1e-12)
+
+
 @dataclass(frozen=True)
 class _Wanted:
     """Integer products that a selection waits for."""
@@ -199,11 +219,8 @@ class CodeScans:
         Returns:
             The integers, and how far they are from the vector.
         """
-        step = (float(np.abs(vector).max()) / self.largest) or 1.0  # a zero vector has no step
-        integers = np.rint(vector / step)
-        rounded = integers * step
-        length, lost = (float(np.sqrt(row_dots(part, part))) for part in (rounded, vector - rounded))
-        return Rounded(integers.astype(np.int16), step, length, lost)
+        integers = np.empty(vector.shape[0], dtype=np.int16)
+        return Rounded(integers, *_round(vector, self.largest, integers))
 
     def products(self, rows: Places, vector: npt.NDArray[np.int16]) -> Sums:
         """Multiply rows with an integer vector, in one round with what others ask for.
@@ -375,7 +392,8 @@ class CodedHeads:
         Returns:
             B · vector, float64 [k].
         """
-        return project_together(self._basis, [vector])[0]
+        projected: Array = project_together(self._basis, [vector])[0]
+        return projected
 
     @property
     def bytes_per_row(self) -> int:

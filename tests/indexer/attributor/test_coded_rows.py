@@ -185,6 +185,27 @@ def test_heads_find_every_near_duplicate(sketches):
     assert 1 in found[0].tolist()
 
 
+def test_leading_values_of_long_heads_rule_out_no_near_duplicate():
+    generator = torch.Generator().manual_seed(11)
+    sketches = torch.randn(400, 200, generator=generator, dtype=torch.float64) * torch.logspace(0, -2, 200)
+    turned = sketches[100:140] + 0.33 * torch.linspace(0.8, 1.2, 40)[:, None] * sketches[:40].norm(
+        dim=1, keepdim=True
+    ) * (torch.nn.functional.normalize(torch.randn(40, 200, generator=generator, dtype=torch.float64), dim=1))
+    sketches[:40] = turned * torch.linspace(0.1, 10, 40)[:, None]  # cosines on both sides of 0.95, of all lengths
+    basis = leading_directions(sketches.float(), 130)
+    codes, scales, errors, tails = (part.numpy() for part in encode_heads(sketches, basis))
+    norms = torch.linalg.vector_norm(sketches, dim=1)
+    stored = Heads(basis.numpy(), codes, scales, errors, tails)
+    heads = CodedHeads(CodeScans(Codes(codes, scales, errors), scan_rounds()), stored, np.arange(400), norms.numpy())
+    hits = sketches[100:140]
+    near = (sketches @ hits.T) > 0.95 * norms[:, None] * norms[100:140]
+    found = places_near(heads, heads.norms, hits.numpy(), 0.95)
+    assert 45 <= int(near.sum()) <= 75  # the hits themselves and some of those turned away
+    for hit, places in enumerate(found):
+        assert set(torch.nonzero(near[:, hit]).squeeze(1).tolist()) <= set(places.tolist())
+        assert len(places) < 200
+
+
 @pytest.mark.parametrize("dim", [1, 63, 64, 65, 128, 200])
 def test_rows_of_any_length_are_multiplied_whole(dim):
     generator = np.random.default_rng(dim)
