@@ -7,7 +7,7 @@ from anyio import to_thread
 from fastapi import FastAPI
 
 from service import __version__, documentation, problems
-from service.authentication import ApiKeys
+from service.authentication import ApiKeys, VisibleIndex
 from service.engine import Engine
 from service.jobs.jobs import Jobs
 from service.metrics import Metrics
@@ -40,7 +40,7 @@ def bare_app(settings: Settings, lifespan: Lifespan | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     for resource in (info, indexes, attributions, scores, information, sketches, examples, jobs, operations):
-        app.include_router(resource.router)
+        app.include_router(resource.router, dependencies=[VisibleIndex])
     problems.install(app)
     documentation.install(app, settings)
     return app

@@ -2,6 +2,7 @@
 
 ServiceError
 ├ UnauthorizedError          401  no key, or one that is not in the file
+├ ForbiddenError             403  a key that may not do this
 ├ UnknownIndexError          404  no index of this name
 ├ UnknownExampleError        404  no such row in a path
 ├ ContentNotFoundError       404  the row has no stored preview
@@ -76,6 +77,12 @@ class UnauthorizedError(ServiceError):
         )
 
 
+class ForbiddenError(ServiceError, PermissionError):
+    """The request's API key is known and may not do this."""
+
+    status, code, title = 403, "forbidden", "The API key may not do this"
+
+
 class UnknownIndexError(ServiceError, LookupError):
     """No index of this name is served."""
 
@@ -83,7 +90,7 @@ class UnknownIndexError(ServiceError, LookupError):
 
     def __init__(self, name: str, served: Sequence[str]) -> None:
         super().__init__(
-            f"no index is called {name!r}; this service has {', '.join(map(repr, served))}",
+            f"no index is called {name!r}" + (f"; this service has {', '.join(map(repr, served))}" if served else ""),
             parameter="index",
             allowed=list(served),
         )

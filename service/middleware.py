@@ -11,7 +11,8 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.authentication import ApiKeys
+from service.authentication import CALLER, ApiKeys
+from service.caller import ANYONE, STRANGER, Caller
 from service.errors import BodyTooLargeError, NotReadyError, UnauthorizedError
 from service.problems import problem_of, problem_response
 from service.state import State
@@ -100,7 +101,7 @@ class Gate:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                self._check(scope, headers)
+                scope[CALLER] = self._check(scope, headers)
                 if scope["path"] in OPERATIONS_PATHS:
                     await self._app(scope, receive_counted, send_unless_too_large)
                 else:
@@ -130,14 +131,16 @@ class Gate:
         finally:
             self._state.in_flight -= 1
 
-    def _check(self, scope: Scope, headers: Headers) -> None:
+    def _check(self, scope: Scope, headers: Headers) -> Caller:
         path = scope["path"]
         is_open = path in OPEN_PATHS or path == "/docs" or path.startswith("/docs/")
-        if self._keys is not None and not is_open and not self._keys.know(headers.get("authorization")):
+        caller = ANYONE if self._keys is None else self._keys.caller(headers.get("authorization"))
+        if caller is None and not is_open:
             raise UnauthorizedError
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._max_body_bytes:
             raise BodyTooLargeError(self._max_body_bytes)
+        return caller or STRANGER
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
@@ -145,4 +148,5 @@ class Gate:
         self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
         level = log.debug if route in OPEN_PATHS else log.info
-        level("request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 6))
+        key = scope[CALLER].name if CALLER in scope else None
+        level("request", method=scope["method"], path=scope["path"], status=status, key=key, seconds=round(seconds, 6))

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="The port to bind; 0 takes a free one and prints it.")
     api_keys_file: Path | None = Field(
         default=None,
-        description="A file with one API key a line (# starts a comment); requests need Authorization: Bearer KEY.",
+        description="A file with one API key a line and what it may do; requests need Authorization: Bearer KEY.",
     )
     allow_unauthenticated: bool = Field(default=False, description="Serve beyond loopback without API keys.")
 
