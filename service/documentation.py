@@ -23,7 +23,12 @@ POST a query to `/v1/indexes/{index}/attributions`; the answer is a short, diver
 each member with the information it adds. Errors are RFC 9457 problems with a stable `code`."""
 
 # What an operation can answer besides success, by what it takes.
-ALWAYS = {"401": "No API key, or an unknown one.", "500": "The service failed.", "503": "Not in time, or not ready."}
+ALWAYS = {
+    "401": "No API key, or an unknown one.",
+    "421": "For another host.",
+    "500": "The service failed.",
+    "503": "Not in time, or not ready.",
+}
 WITH_INDEX = {"404": "No such index, or no such row.", "422": "A parameter or the body asks for something impossible."}
 WITH_WORK = {"429": "Too many requests wait; see Retry-After."}
 # What a key that is known may still not do.

@@ -1,4 +1,4 @@
-"""The outermost layer around every request: its id, its key, the size of its body, its line in the log.
+"""The outermost layer around every request: its id, its host, its key, the size of its body, its line in the log.
 
 Plain ASGI, so that a body is counted as it streams in and a stream's response is never buffered.
 """
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.authentication import CALLER, ApiKeys
 from service.caller import ANYONE, STRANGER, Caller
 from service.errors import BodyTooLargeError, NotReadyError, UnauthorizedError
+from service.hosts import AllowedHosts
 from service.problems import problem_of, problem_response
 from service.state import State
 
@@ -27,6 +28,8 @@ BROWSER_HEADERS = {
 CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Health checks come from load balancers, the documentation holds no data.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
+# A probe may call the service by any name; what it learns is no secret.
+PROBE_PATHS = frozenset({"/livez", "/readyz"})
 # What runs the service asks until its end.
 OPERATIONS_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
@@ -45,18 +48,22 @@ class Gate:
     not say is refused at the first byte beyond the limit. While the service drains, nothing more is let in.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, keys: ApiKeys | None, state: State) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, keys: ApiKeys | None, hosts: AllowedHosts, state: State
+    ) -> None:
         """Stand before an app.
 
         Args:
             app: The app.
             max_body_bytes: The longest body let in.
             keys: The known API keys, None to ask for none.
+            hosts: The hosts that requests may be for.
             state: The service: where answers are counted, and whether it drains.
         """
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._keys = keys
+        self._hosts = hosts
         self._state = state
         self._metrics = state.metrics
 
@@ -133,6 +140,9 @@ class Gate:
 
     def _check(self, scope: Scope, headers: Headers) -> Caller:
         path = scope["path"]
+        if path not in PROBE_PATHS:
+            server = scope.get("server")
+            self._hosts.check(headers.getlist("host"), server[0] if server else None)
         is_open = path in OPEN_PATHS or path == "/docs" or path.startswith("/docs/")
         caller = ANYONE if self._keys is None else self._keys.caller(headers.get("authorization"))
         if caller is None and not is_open:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.hosts import plain_host
 from service.settings_file import ENVIRONMENT_PREFIX, SettingsFile
 from service.threads import usable_cores
 
@@ -50,6 +51,11 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(
         default=None,
         description="A file with one API key a line and what it may do; requests need Authorization: Bearer KEY.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="A host name that requests may be for, besides localhost, IP addresses and the bound host; * for "
+        "any; repeatable (in the environment: separated by spaces).",
     )
     allow_unauthenticated: bool = Field(default=False, description="Serve beyond loopback without API keys.")
 
@@ -110,7 +116,7 @@ class Settings(BaseSettings):
         """Return the sources that are asked, the one that wins first."""
         return init_settings, env_settings, SettingsFile(settings_cls)
 
-    @field_validator("index", "recipe", mode="before")
+    @field_validator("index", "recipe", "allowed_hosts", mode="before")
     @classmethod
     def _split_words(cls, value: object) -> object:
         return tuple(value.split()) if isinstance(value, str) else value
@@ -123,6 +129,11 @@ class Settings(BaseSettings):
             if not (name and equals and source):
                 raise ValueError(f"a recipe is given as NAME=FILE or NAME=BUILTIN, not {item!r}")
         return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(plain_host(host) for host in value)
 
     @model_validator(mode="after")
     def _check_exposure(self) -> "Settings":
