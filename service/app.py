@@ -7,8 +7,9 @@ from anyio import to_thread
 from fastapi import FastAPI
 
 from service import __version__, documentation, problems
-from service.authentication import ApiKeys
+from service.authentication import ApiKeys, VisibleIndex
 from service.engine import Engine
+from service.hosts import AllowedHosts
 from service.jobs.jobs import Jobs
 from service.metrics import Metrics
 from service.middleware import Gate
@@ -40,7 +41,7 @@ def bare_app(settings: Settings, lifespan: Lifespan | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     for resource in (info, indexes, attributions, scores, information, sketches, examples, jobs, operations):
-        app.include_router(resource.router)
+        app.include_router(resource.router, dependencies=[VisibleIndex])
     problems.install(app)
     documentation.install(app, settings)
     return app
@@ -59,6 +60,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     settings = settings or Settings()
     engine = engine or Engine.open(settings)
     keys = ApiKeys.read(settings.api_keys_file) if settings.api_keys_file is not None else None
+    hosts = AllowedHosts(settings.allowed_hosts, settings.host)
     workplace = Workplace(settings.workers, settings.queue)
     state = State(settings, engine, workplace, Metrics(workplace))
 
@@ -79,5 +81,5 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
     app = bare_app(settings, lifespan)
     app.state.service = state
-    app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes, keys=keys, state=state)
+    app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes, keys=keys, hosts=hosts, state=state)
     return app

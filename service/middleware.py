@@ -1,4 +1,4 @@
-"""The outermost layer around every request: its id, its key, the size of its body, its line in the log.
+"""The outermost layer around every request: its id, its host, its key, the size of its body, its line in the log.
 
 Plain ASGI, so that a body is counted as it streams in and a stream's response is never buffered.
 """
@@ -11,8 +11,10 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.authentication import ApiKeys
+from service.authentication import CALLER, ApiKeys
+from service.caller import ANYONE, STRANGER, Caller
 from service.errors import BodyTooLargeError, NotReadyError, UnauthorizedError
+from service.hosts import AllowedHosts
 from service.problems import problem_of, problem_response
 from service.state import State
 
@@ -26,6 +28,8 @@ BROWSER_HEADERS = {
 CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Health checks come from load balancers, the documentation holds no data.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
+# A probe may call the service by any name; what it learns is no secret.
+PROBE_PATHS = frozenset({"/livez", "/readyz"})
 # What runs the service asks until its end.
 OPERATIONS_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
@@ -44,18 +48,22 @@ class Gate:
     not say is refused at the first byte beyond the limit. While the service drains, nothing more is let in.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, keys: ApiKeys | None, state: State) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, keys: ApiKeys | None, hosts: AllowedHosts, state: State
+    ) -> None:
         """Stand before an app.
 
         Args:
             app: The app.
             max_body_bytes: The longest body let in.
             keys: The known API keys, None to ask for none.
+            hosts: The hosts that requests may be for.
             state: The service: where answers are counted, and whether it drains.
         """
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._keys = keys
+        self._hosts = hosts
         self._state = state
         self._metrics = state.metrics
 
@@ -100,7 +108,7 @@ class Gate:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                self._check(scope, headers)
+                scope[CALLER] = self._check(scope, headers)
                 if scope["path"] in OPERATIONS_PATHS:
                     await self._app(scope, receive_counted, send_unless_too_large)
                 else:
@@ -130,14 +138,19 @@ class Gate:
         finally:
             self._state.in_flight -= 1
 
-    def _check(self, scope: Scope, headers: Headers) -> None:
+    def _check(self, scope: Scope, headers: Headers) -> Caller:
         path = scope["path"]
+        if path not in PROBE_PATHS:
+            server = scope.get("server")
+            self._hosts.check(headers.getlist("host"), server[0] if server else None)
         is_open = path in OPEN_PATHS or path == "/docs" or path.startswith("/docs/")
-        if self._keys is not None and not is_open and not self._keys.know(headers.get("authorization")):
+        caller = ANYONE if self._keys is None else self._keys.caller(headers.get("authorization"))
+        if caller is None and not is_open:
             raise UnauthorizedError
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._max_body_bytes:
             raise BodyTooLargeError(self._max_body_bytes)
+        return caller or STRANGER
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
@@ -145,4 +158,5 @@ class Gate:
         self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
         level = log.debug if route in OPEN_PATHS else log.info
-        level("request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 6))
+        key = scope[CALLER].name if CALLER in scope else None
+        level("request", method=scope["method"], path=scope["path"], status=status, key=key, seconds=round(seconds, 6))

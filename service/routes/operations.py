@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Response
 
+from service.authentication import AllIndexes
 from service.errors import NotReadyError
 from service.parameters import WithoutParameters
 from service.schemas.cards import Health
@@ -28,6 +29,7 @@ async def ready(service: Service) -> Health:
     "/metrics",
     response_class=Response,
     summary="Prometheus metrics",
+    dependencies=[AllIndexes],
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(service: Service) -> Response:
