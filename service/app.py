@@ -64,8 +64,11 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
     state.jobs = Jobs(settings, engine, state.check_attribution) if settings.job_store is not None else None
 
+    state.metrics.watch_service(lambda: state.ready, lambda: state.in_flight)
+    state.metrics.watch_engine(engine)
     if state.jobs is not None:
         state.metrics.watch_jobs(state.jobs.count)
+    engine.observe(state.metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

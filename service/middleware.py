@@ -13,7 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.authentication import ApiKeys
 from service.errors import BodyTooLargeError, NotReadyError, UnauthorizedError
-from service.problems import problem_of, problem_response
+from service.problems import PROBLEM_CODE, Outcome, problem_of, problem_response
+from service.request_clock import REQUEST_CLOCK, RequestClock
 from service.state import State
 
 REQUEST_ID = "X-Request-ID"
@@ -68,6 +69,8 @@ class Gate:
         given = headers.get(REQUEST_ID, "")
         request_id = given if CLIENT_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["request_id"] = request_id
+        clock = RequestClock()
+        REQUEST_CLOCK.set(clock)
         begun = time.perf_counter()
         status = 0
         received = 0
@@ -87,6 +90,8 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if clock.computed_at is not None:
+                    self._metrics.stage_seconds.labels("encode").observe(time.perf_counter() - clock.computed_at)
                 answer_headers = MutableHeaders(scope=message)
                 answer_headers[REQUEST_ID] = request_id
                 for name, value in BROWSER_HEADERS.items():
@@ -109,13 +114,18 @@ class Gate:
                 if status:
                     raise
                 refusal = BodyTooLargeError(self._max_body_bytes) if too_large else error
-                await problem_response(problem_of(refusal, request_id))(scope, receive, send_labelled)
+                await self._refuse(problem_of(refusal, request_id), scope, receive, send_labelled)
             else:
                 if too_large and not status:  # the app answered something else, and that was held back
                     refused = problem_of(BodyTooLargeError(self._max_body_bytes), request_id)
-                    await problem_response(refused)(scope, receive, send_labelled)
+                    await self._refuse(refused, scope, receive, send_labelled)
             finally:
-                self._record(scope, status, time.perf_counter() - begun)
+                self._record(scope, status, time.perf_counter() - begun, clock)
+
+    @staticmethod
+    async def _refuse(outcome: Outcome, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[PROBLEM_CODE] = outcome.problem.code
+        await problem_response(outcome)(scope, receive, send)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._state.draining:
@@ -139,10 +149,14 @@ class Gate:
         if length.isdecimal() and int(length) > self._max_body_bytes:
             raise BodyTooLargeError(self._max_body_bytes)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, clock: RequestClock) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
+        if clock.queue_seconds is not None:
+            self._metrics.stage_seconds.labels("queue").observe(clock.queue_seconds)
+        if PROBLEM_CODE in scope:
+            self._metrics.refusals.labels(scope[PROBLEM_CODE]).inc()
         level = log.debug if route in OPEN_PATHS else log.info
         level("request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 6))
