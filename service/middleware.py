@@ -6,6 +6,7 @@ Plain ASGI, so that a body is counted as it streams in and a stream's response i
 import re
 import time
 import uuid
+from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -69,7 +70,7 @@ class Gate:
         given = headers.get(REQUEST_ID, "")
         request_id = given if CLIENT_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["request_id"] = request_id
-        clock = RequestClock()
+        clock = RequestClock(scope["method"] if scope["method"] in METHODS else "other")
         REQUEST_CLOCK.set(clock)
         begun = time.perf_counter()
         status = 0
@@ -90,8 +91,8 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if clock.computed_at is not None:
-                    self._metrics.stage_seconds.labels("encode").observe(time.perf_counter() - clock.computed_at)
+                clock.written_at = time.perf_counter()
+                self._state.tracing.answered(status)
                 answer_headers = MutableHeaders(scope=message)
                 answer_headers[REQUEST_ID] = request_id
                 for name, value in BROWSER_HEADERS.items():
@@ -103,7 +104,10 @@ class Gate:
             if not too_large or status:
                 await send_labelled(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with (
+            self._state.tracing.request(scope, clock) as told,
+            structlog.contextvars.bound_contextvars(request_id=request_id, **told),
+        ):
             try:
                 self._check(scope, headers)
                 if scope["path"] in OPERATIONS_PATHS:
@@ -151,12 +155,31 @@ class Gate:
 
     def _record(self, scope: Scope, status: int, seconds: float, clock: RequestClock) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if scope["method"] in METHODS else "other"
-        self._metrics.requests.labels(method, route, str(status)).inc()
+        self._metrics.requests.labels(clock.method, route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
         if clock.queue_seconds is not None:
             self._metrics.stage_seconds.labels("queue").observe(clock.queue_seconds)
+        if clock.computed_at is not None and clock.written_at is not None:
+            self._metrics.stage_seconds.labels("encode").observe(clock.written_at - clock.computed_at)
         if PROBLEM_CODE in scope:
             self._metrics.refusals.labels(scope[PROBLEM_CODE]).inc()
         level = log.debug if route in OPEN_PATHS else log.info
-        level("request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 6))
+        level(
+            "request",
+            method=clock.method,
+            route=route,
+            status=status,
+            seconds=round(seconds, 6),
+            **self._facts(scope, clock),
+        )
+
+    def _facts(self, scope: Scope, clock: RequestClock) -> dict[str, Any]:
+        # Nothing that a client can choose freely: names of served indexes, codes of our own, numbers.
+        facts: dict[str, Any] = {}
+        if (index := scope.get("path_params", {}).get("index")) in self._state.engine.names:
+            facts["index"] = index
+        if PROBLEM_CODE in scope:
+            facts["code"] = scope[PROBLEM_CODE]
+        if clock.queue_seconds is not None:
+            facts["queue_seconds"] = round(clock.queue_seconds, 6)
+        return facts

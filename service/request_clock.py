@@ -10,12 +10,26 @@ class RequestClock:
     """What is known of a request that is being answered.
 
     Attributes:
+        method: The HTTP method, or "other" for one that HTTP does not know.
+        queued_at: When it asked for a worker, by ``time.perf_counter``; None where it never did.
         queue_seconds: How long it waited for a worker; None where it never asked for one.
-        computed_at: When its answer was computed and only remained to be written, by ``time.perf_counter``.
+        computed_at: When its answer was computed and only remained to be written.
+        written_at: When the first byte of its answer left.
     """
 
+    method: str = "other"
+    queued_at: float | None = None
     queue_seconds: float | None = None
     computed_at: float | None = None
+    written_at: float | None = None
+
+    def queued(self, began: float) -> None:
+        """Note that it has waited for a worker.
+
+        Args:
+            began: Since when, by ``time.perf_counter``.
+        """
+        self.queued_at, self.queue_seconds = began, time.perf_counter() - began
 
     def computed(self) -> None:
         """Note that the answer is computed."""

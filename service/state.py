@@ -1,7 +1,7 @@
 """What every route needs: the engine, the workplace, the settings, the metrics of this app."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -14,6 +14,7 @@ from service.schemas.answers import Answer, AnswerFacts, Hit, ScoresResponse, Sk
 from service.schemas.groups import GroupsByColumn, InformationRequest, InformationResponse
 from service.schemas.questions import AttributionRequest, ScoresRequest, SketchesRequest
 from service.settings import Settings
+from service.tracing import Tracing
 from service.workplace import Deadline, Workplace
 
 
@@ -30,6 +31,7 @@ class State:
         draining: Whether it was told to stop: what is in flight is finished, nothing more is begun.
         in_flight: Requests let in and not yet answered in full.
         jobs: Its long work; None where the settings name no place for it.
+        tracing: What traces its requests.
     """
 
     settings: Settings
@@ -40,6 +42,7 @@ class State:
     draining: bool = False
     in_flight: int = 0
     jobs: Jobs | None = None
+    tracing: Tracing = field(default_factory=Tracing)
 
     def drain(self) -> None:
         """Begin nothing more; safe in a signal handler."""

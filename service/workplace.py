@@ -107,7 +107,7 @@ class Workplace:
                 await self._free.acquire()
         finally:
             self._waiting -= 1
-            request_clock().queue_seconds = time.perf_counter() - begun
+            request_clock().queued(begun)
         if scope.cancelled_caught:
             deadline.check()
             raise DeadlineExceededError("no worker came free in time")
