@@ -37,6 +37,7 @@ def serve(**given: Any) -> None:
     except ValueError as error:
         errors.print(f"error: {error}", markup=False)
         raise typer.Exit(2) from None
+    logs.configure_libraries(settings.log_level)
     limit_threads(settings.num_threads)
     raise typer.Exit(run(settings, errors))
 
@@ -75,7 +76,8 @@ def run(settings: Settings, errors: Console) -> int:
         errors.print(f"error: cannot listen on {settings.host} port {settings.port}: {error.strerror}", markup=False)
         return 1
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    errors.print(f"attribution-service listens on http://{host}:{listener.getsockname()[1]}", markup=False)
+    # For a person, on standard output; standard error is the log, and all of it is JSON.
+    print(f"attribution-service listens on http://{host}:{listener.getsockname()[1]}", flush=True)
     DrainingServer(app, app.state.service).run(sockets=[listener])
     return 0
 

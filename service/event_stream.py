@@ -89,7 +89,9 @@ async def events(state: State, request: Request, parts: Iterator[BaseModel]) -> 
         try:
             part = await state.workplace.at_desk(lambda: next(parts, None))
         except Exception as error:
-            yield encode("problem", problem_of(error, request.scope["request_id"]).problem)
+            problem = problem_of(error, request.scope["request_id"]).problem
+            state.metrics.refusals.labels(problem.code).inc()
+            yield encode("problem", problem)
             return
         if part is None:
             return

@@ -6,6 +6,7 @@ Plain ASGI, so that a body is counted as it streams in and a stream's response i
 import re
 import time
 import uuid
+from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,7 +16,8 @@ from service.authentication import CALLER, ApiKeys
 from service.caller import ANYONE, STRANGER, Caller
 from service.errors import BodyTooLargeError, NotReadyError, UnauthorizedError
 from service.hosts import AllowedHosts
-from service.problems import problem_of, problem_response
+from service.problems import PROBLEM_CODE, Outcome, problem_of, problem_response
+from service.request_clock import REQUEST_CLOCK, RequestClock
 from service.state import State
 
 REQUEST_ID = "X-Request-ID"
@@ -76,6 +78,8 @@ class Gate:
         given = headers.get(REQUEST_ID, "")
         request_id = given if CLIENT_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["request_id"] = request_id
+        clock = RequestClock(scope["method"] if scope["method"] in METHODS else "other")
+        REQUEST_CLOCK.set(clock)
         begun = time.perf_counter()
         status = 0
         received = 0
@@ -95,6 +99,8 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                clock.written_at = time.perf_counter()
+                self._state.tracing.answered(status)
                 answer_headers = MutableHeaders(scope=message)
                 answer_headers[REQUEST_ID] = request_id
                 for name, value in BROWSER_HEADERS.items():
@@ -106,7 +112,10 @@ class Gate:
             if not too_large or status:
                 await send_labelled(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with (
+            self._state.tracing.request(scope, clock) as told,
+            structlog.contextvars.bound_contextvars(request_id=request_id, **told),
+        ):
             try:
                 scope[CALLER] = self._check(scope, headers)
                 if scope["path"] in OPERATIONS_PATHS:
@@ -117,13 +126,18 @@ class Gate:
                 if status:
                     raise
                 refusal = BodyTooLargeError(self._max_body_bytes) if too_large else error
-                await problem_response(problem_of(refusal, request_id))(scope, receive, send_labelled)
+                await self._refuse(problem_of(refusal, request_id), scope, receive, send_labelled)
             else:
                 if too_large and not status:  # the app answered something else, and that was held back
                     refused = problem_of(BodyTooLargeError(self._max_body_bytes), request_id)
-                    await problem_response(refused)(scope, receive, send_labelled)
+                    await self._refuse(refused, scope, receive, send_labelled)
             finally:
-                self._record(scope, status, time.perf_counter() - begun)
+                self._record(scope, status, time.perf_counter() - begun, clock)
+
+    @staticmethod
+    async def _refuse(outcome: Outcome, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[PROBLEM_CODE] = outcome.problem.code
+        await problem_response(outcome)(scope, receive, send)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._state.draining:
@@ -152,11 +166,35 @@ class Gate:
             raise BodyTooLargeError(self._max_body_bytes)
         return caller or STRANGER
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, clock: RequestClock) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if scope["method"] in METHODS else "other"
-        self._metrics.requests.labels(method, route, str(status)).inc()
+        self._metrics.requests.labels(clock.method, route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
+        if clock.queue_seconds is not None:
+            self._metrics.stage_seconds.labels("queue").observe(clock.queue_seconds)
+        if clock.computed_at is not None and clock.written_at is not None:
+            self._metrics.stage_seconds.labels("encode").observe(clock.written_at - clock.computed_at)
+        if PROBLEM_CODE in scope:
+            self._metrics.refusals.labels(scope[PROBLEM_CODE]).inc()
         level = log.debug if route in OPEN_PATHS else log.info
-        key = scope[CALLER].name if CALLER in scope else None
-        level("request", method=scope["method"], path=scope["path"], status=status, key=key, seconds=round(seconds, 6))
+        level(
+            "request",
+            method=clock.method,
+            route=route,
+            status=status,
+            seconds=round(seconds, 6),
+            **self._facts(scope, clock),
+        )
+
+    def _facts(self, scope: Scope, clock: RequestClock) -> dict[str, Any]:
+        # Nothing that a client can choose freely: names of served indexes, codes of our own, numbers.
+        facts: dict[str, Any] = {}
+        if (index := scope.get("path_params", {}).get("index")) in self._state.engine.names:
+            facts["index"] = index
+        if CALLER in scope:
+            facts["key"] = scope[CALLER].name
+        if PROBLEM_CODE in scope:
+            facts["code"] = scope[PROBLEM_CODE]
+        if clock.queue_seconds is not None:
+            facts["queue_seconds"] = round(clock.queue_seconds, 6)
+        return facts

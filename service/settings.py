@@ -100,6 +100,10 @@ class Settings(BaseSettings):
     job_retention_seconds: float = Field(
         default=7 * 86400.0, gt=0, description="How long a job that is over is kept with its results."
     )
+    otel: bool = Field(
+        default=False,
+        description="Send traces with OpenTelemetry (extra otel); its variables OTEL_* say where to.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least level that is logged."
     )

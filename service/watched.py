@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import structlog
 
+from service.observer import Observer
 from service.served_index import ServedIndex
 from sketchstore.errors import CorruptIndexError
 from sketchstore.first_use import Stamp, stamp_of
@@ -30,6 +31,22 @@ class Watched:
         self._served = served
         self._seen = served.stamp
         self._opening = threading.Lock()
+        self._observer = Observer()
+
+    @property
+    def open_now(self) -> ServedIndex:
+        """The index as it is open now; looks for no new revision."""
+        return self._served
+
+    def observe(self, observer: Observer) -> None:
+        """Have somebody told what the index answers, at this revision and all that follow.
+
+        Args:
+            observer: Whom to tell.
+        """
+        self._observer = observer
+        self._served.observe(observer)
+        observer.opened(self._served.name, self._served.index.revision)
 
     def current(self) -> ServedIndex:
         """Return the index at the revision that its directory holds now.
@@ -44,8 +61,11 @@ class Watched:
             found = self._manifest()
             if found not in (None, self._seen):
                 before = self._served.index.revision
-                self._served = reopen()
-                self._seen = self._served.stamp
+                fresh = reopen()
+                fresh.observe(self._observer)
+                self._served = fresh
+                self._seen = fresh.stamp
+                self._observer.opened(fresh.name, fresh.index.revision)
                 log.info("new revision", index=self._served.name, before=before, now=self._served.index.revision)
         return self._served
 

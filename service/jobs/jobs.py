@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import structlog
 from pydantic import TypeAdapter
 
 from service.caller import ANYONE, Caller
@@ -21,6 +22,8 @@ from service.schemas.groups import GroupsByColumn
 from service.schemas.jobs import OVER, AttributionsJob, CoresetJob, EvaluationJob, Job, JobRequest, Progress
 from service.schemas.questions import AttributionRequest
 from service.settings import Settings
+
+log = structlog.get_logger("service")
 
 REQUESTS: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 #: Longest that a stop waits for the steps that jobs are making; what is stored does not depend on it.
@@ -92,6 +95,7 @@ class Jobs:
         new = NewJob(asked.type, asked.index, revision, request, digest, work.total, caller.name)
         job = self.store.create(new, key, self._settings.max_queued_jobs)
         self._runner.wake()
+        log.info("job accepted", job=job.id, type=job.type, index=job.index_name, total=job.total)
         return job
 
     def find(self, id: str, caller: Caller) -> StoredJob:

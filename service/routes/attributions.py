@@ -56,6 +56,7 @@ async def attribute_batch(index: IndexName, batch: BatchRequest, request: Reques
             return BatchResult(status=200, body=found.model_dump(mode="json"))
         except Exception as error:
             problem = problem_of(error, request.scope["request_id"], body=item).problem
+            service.metrics.refusals.labels(problem.code).inc()
             return BatchResult(status=problem.status, body=problem.model_dump(mode="json", exclude_none=True))
 
     works = [partial(answer, item) for item in batch.requests]

@@ -33,5 +33,5 @@ async def ready(service: Service) -> Health:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(service: Service) -> Response:
-    """Requests, attributions, sketches and the queue, in the Prometheus text format."""
+    """Requests, stages, scans, information, jobs, indexes and the process, in the Prometheus text format."""
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
