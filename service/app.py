@@ -79,5 +79,5 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
     app = bare_app(settings, lifespan)
     app.state.service = state
-    app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes, keys=keys, state=state)
+    app.add_middleware(Gate, keys=keys, state=state)
     return app

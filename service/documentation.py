@@ -28,7 +28,12 @@ WITH_INDEX = {"404": "No such index, or no such row.", "422": "A parameter or th
 WITH_WORK = {"429": "Too many requests wait; see Retry-After."}
 WITH_JOB = {"404": "No such job, or no such index.", "422": "A parameter or the body asks for something impossible."}
 WITH_RESULT = {"406": "Accept names no form that there is.", "409": "The job is not over."}
-WITH_BODY = {"400": "The body is not JSON.", "413": "The body is too large.", "415": "The body is not said to be JSON."}
+WITH_BODY = {
+    "400": "The body is not JSON.",
+    "408": "The body came too slowly.",
+    "413": "The body is too large.",
+    "415": "The body is not said to be JSON.",
+}
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">

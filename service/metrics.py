@@ -19,6 +19,8 @@ class Metrics:
         attributions: Attributions answered by index and method.
         attribution_seconds: Time of an attribution in its worker, by index and method.
         sketch_seconds: Time to sketch one request's examples, by index.
+        cut: Connections cut because of what their client owed: ``head`` or ``body`` of a request, reading an
+            ``answer``; or because there were ``too_many``.
     """
 
     def __init__(self, workplace: Workplace) -> None:
@@ -51,6 +53,7 @@ class Metrics:
             buckets=SECONDS,
             registry=self._registry,
         )
+        self.cut = Counter("nattribute_connections_cut", "Connections cut.", ["owed"], registry=self._registry)
         busy = Gauge("nattribute_workers_busy", "Requests that compute now.", registry=self._registry)
         busy.set_function(lambda: workplace.busy)
         waiting = Gauge("nattribute_queue_waiting", "Requests that wait now.", registry=self._registry)
