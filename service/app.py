@@ -97,5 +97,5 @@ def create_app(
 
     app = bare_app(settings, lifespan)
     app.state.service = state
-    app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes, keys=keys, hosts=hosts, state=state)
+    app.add_middleware(Gate, keys=keys, hosts=hosts, state=state)
     return app

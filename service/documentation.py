@@ -35,7 +35,12 @@ WITH_WORK = {"429": "Too many requests wait; see Retry-After."}
 FORBIDDING = {"/metrics": "The key is limited to some indexes."}
 WITH_JOB = {"404": "No such job, or no such index.", "422": "A parameter or the body asks for something impossible."}
 WITH_RESULT = {"406": "Accept names no form that there is.", "409": "The job is not over."}
-WITH_BODY = {"400": "The body is not JSON.", "413": "The body is too large.", "415": "The body is not said to be JSON."}
+WITH_BODY = {
+    "400": "The body is not JSON.",
+    "408": "The body came too slowly.",
+    "413": "The body is too large.",
+    "415": "The body is not said to be JSON.",
+}
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">

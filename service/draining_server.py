@@ -10,6 +10,8 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
+from service.connection import Manners, connections
+from service.errors import MAX_HEAD_BYTES
 from service.state import State
 
 #: What an answer may take beyond its request's deadline: the step being made, and the way to the client.
@@ -36,6 +38,9 @@ class DrainingServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=connections(Manners(state.settings, state.metrics)),  # type: ignore[arg-type]  # it makes one
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+                ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -1,6 +1,7 @@
 """What the service itself refuses, beyond what the attributor, the recipe and the store refuse.
 
 ServiceError
+├ MalformedRequestError      400  bytes that are no HTTP
 ├ UnauthorizedError          401  no key, or one that is not in the file
 ├ ForbiddenError             403  a key that may not do this
 ├ UnknownIndexError          404  no index of this name
@@ -9,6 +10,7 @@ ServiceError
 ├ UnknownJobError            404  no job of this id, or one that is forgotten
 ├ NotAcceptableError         406  a form of answer that there is none of
 ├ JobNotOverError            409  the items of a job that still waits or runs
+├ RequestTooSlowError        408  a head or a body that does not arrive in time
 ├ BodyTooLargeError          413
 ├ UnsupportedMediaTypeError  415  a body that is not JSON
 ├ UnknownHostError           421  a request for a host that the settings do not name
@@ -18,10 +20,12 @@ ServiceError
 ├ InvalidExampleError        422  content that is no example of the recipe
 ├ QueueFullError             429  more requests wait than the queue holds
 ├ JobQueueFullError          429  more jobs wait than may
+├ HeadersTooLargeError       431
 ├ JobFailedError             500  a job that ended the process each time it was begun
 ├ JobStoreError              503  jobs cannot be stored now, or the service has no place for them
 ├ DamagedIndexError          503  a file that the answer needs is not as published
 ├ DeadlineExceededError      503
+├ TooManyConnectionsError    503  more clients are connected than may
 └ NotReadyError              503  indexes are still being opened
 
 SeveralMistakesError         422  more than one of these, or of the attributor's, that do not depend on each other
@@ -31,6 +35,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
 from indexer.attributor.errors import QuestionError
+
+#: The longest request line and headers that are read.
+MAX_HEAD_BYTES = 16 * 1024
 
 
 class ServiceError(Exception):
@@ -119,6 +126,44 @@ class BodyTooLargeError(ServiceError):
             f"the body is longer than {max_body_bytes} bytes; ask for less at once, or raise max_body_bytes",
             allowed={"max_body_bytes": max_body_bytes},
             headers={"Connection": "close"},
+        )
+
+
+class MalformedRequestError(ServiceError):
+    """What the client sent is no request."""
+
+    status, code, title = 400, "malformed_request", "Not a request"
+
+
+class RequestTooSlowError(ServiceError):
+    """The client did not send its request in the time that it had."""
+
+    status, code, title = 408, "request_too_slow", "Request too slow"
+
+    def __init__(self, part: str, seconds: float) -> None:
+        needed = "the headers must be here" if part == "head" else "each further 64 KiB of the body must be here"
+        super().__init__(
+            f"{needed} within {seconds:g} s (client_seconds); send it again, faster", headers={"Connection": "close"}
+        )
+
+
+class HeadersTooLargeError(ServiceError):
+    """The request line and the headers are longer than the server reads."""
+
+    status, code, title = 431, "headers_too_large", "Headers too large"
+
+    def __init__(self) -> None:
+        super().__init__(f"the request line and the headers may have {MAX_HEAD_BYTES} bytes together")
+
+
+class TooManyConnectionsError(ServiceError):
+    """As many clients are connected as may."""
+
+    status, code, title = 503, "too_many_connections", "Too many connections"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"{most} connections are open (max_connections); try again in a second", headers={"Retry-After": "1"}
         )
 
 

@@ -1,12 +1,14 @@
 """An attribution as server-sent events: each hit leaves as soon as it is chosen.
 
 The question is judged before the first byte, so a refusal is an ordinary problem response; what fails later is a
-``problem`` event. The stream keeps its worker until it ends or the client goes away.
+``problem`` event. The stream keeps its worker until all is made or the client goes away, however slowly it is read.
 """
 
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
+import anyio
 from fastapi import Request
 from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BaseModel
@@ -20,22 +22,35 @@ from service.workplace import Deadline
 
 
 class EventStream(EventSourceResponse):
-    """A stream that gives its worker back however it ends, even before its first byte."""
+    """A stream whose worker goes ahead of its reader, and is given back when all is made or the client leaves."""
 
-    def __init__(self, content: AsyncIterator[bytes], held: AsyncExitStack) -> None:
-        """Tie a stream of events to what it holds.
+    def __init__(self, state: State, request: Request, parts: Iterator[BaseModel], desk: AsyncExitStack) -> None:
+        """Tie a stream of events to the worker that makes them.
 
         Args:
-            content: Encoded events.
-            held: Closed when the response is over.
+            state: The service.
+            request: The HTTP request.
+            parts: The start, the hits, the answer without hits.
+            desk: The worker's place; closed when the answer is made.
         """
-        super().__init__(content, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self._held = held
+        # Without a bound: what a budget allows fits, and a reader who is slow must not hold the worker.
+        self._made, self._unread = anyio.create_memory_object_stream[bytes](math.inf)
+        super().__init__(self._unread, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self._state, self._request, self._parts, self._desk = state, request, parts, desk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream."""
-        async with self._held:
-            await super().__call__(scope, receive, send)
+        with self._unread:
+            async with self._desk, anyio.create_task_group() as group:
+                group.start_soon(self._make)
+                await super().__call__(scope, receive, send)
+                group.cancel_scope.cancel()  # where the client left, nothing more is made
+
+    async def _make(self) -> None:
+        with self._made:
+            async for event in events(self._state, self._request, self._parts):
+                self._made.send_nowait(event)
+            await self._desk.aclose()
 
 
 def wants_stream(request: Request) -> bool:
@@ -56,7 +71,7 @@ async def open_stream(
 
     Args:
         state: The service.
-        request: The HTTP request, watched for the client going away.
+        request: The HTTP request.
         index: The index asked.
         asked: The question.
         deadline: When the stream must be over.
@@ -64,14 +79,14 @@ async def open_stream(
     Returns:
         The response.
     """
-    held = AsyncExitStack()
-    await held.enter_async_context(state.workplace.desk(deadline))
+    desk = AsyncExitStack()
+    await desk.enter_async_context(state.workplace.desk(deadline))
     try:
         parts = await state.workplace.at_desk(lambda: state.stream(index, asked, deadline))
     except BaseException:
-        await held.aclose()
+        await desk.aclose()
         raise
-    return EventStream(events(state, request, parts), held)
+    return EventStream(state, request, parts, desk)
 
 
 async def events(state: State, request: Request, parts: Iterator[BaseModel]) -> AsyncIterator[bytes]:
@@ -85,7 +100,7 @@ async def events(state: State, request: Request, parts: Iterator[BaseModel]) -> 
     Yields:
         Encoded events.
     """
-    while not await request.is_disconnected():
+    while True:
         try:
             part = await state.workplace.at_desk(lambda: next(parts, None))
         except Exception as error:

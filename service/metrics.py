@@ -27,6 +27,9 @@ FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 STAGES = ("queue", SKETCH_TIMING, "prepare", "search", "select", "rescore", "represents", "encode")
 JOB_STATES = ("queued", "running", "done", "failed", "cancelled")
 
+#: Why connections are cut: what of a request or of an answer the client owed, or that there were too many.
+OWED = ("head", "body", "answer", "too_many")
+
 
 class Metrics(Observer):
     """Counters, gauges and histograms of one app.
@@ -37,6 +40,8 @@ class Metrics(Observer):
         stage_seconds: Time in each stage of a request.
         refusals: Problems by code.
         previews: Stored previews sent, by index and kind.
+        cut: Connections cut because of what their client owed: ``head`` or ``body`` of a request, reading an
+            ``answer``; or because there were ``too_many``.
     """
 
     def __init__(self, workplace: Workplace) -> None:
@@ -55,6 +60,7 @@ class Metrics(Observer):
         self.refusals = self._counter(
             "nattribute_refusals", "Problems told, those of a batch's items and of streams included.", "code"
         )
+        self.cut = self._counter("nattribute_connections_cut", "Connections cut, by what their client owed.", "owed")
         self.previews = self._counter("nattribute_previews", "Stored previews sent.", "index", "kind")
         self._attributions = self._counter("nattribute_attributions", "Attributions answered.", "index", "method")
         self._attribution_seconds = self._histogram(
@@ -88,8 +94,11 @@ class Metrics(Observer):
             "method",
         )
         self._revisions = self._counter("nattribute_index_revisions", "Revisions opened, the first included.", "index")
+        # Shown before the first of their kind.
         for stage in STAGES:
-            self.stage_seconds.labels(stage)  # shown before the first of its kind
+            self.stage_seconds.labels(stage)
+        for owed in OWED:
+            self.cut.labels(owed)
         self._show("nattribute_workers", "Requests that may compute at the same time.", lambda: workplace.workers)
         self._show("nattribute_workers_busy", "Requests that compute now.", lambda: workplace.busy)
         self._show("nattribute_queue_capacity", "Requests that may wait for a worker.", lambda: workplace.queue)

@@ -8,13 +8,14 @@ import time
 import uuid
 from typing import Any
 
+import anyio
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.authentication import CALLER, ApiKeys
 from service.caller import ANYONE, STRANGER, Caller
-from service.errors import BodyTooLargeError, NotReadyError, UnauthorizedError
+from service.errors import BodyTooLargeError, NotReadyError, RequestTooSlowError, ServiceError, UnauthorizedError
 from service.hosts import AllowedHosts
 from service.problems import PROBLEM_CODE, Outcome, problem_of, problem_response
 from service.request_clock import REQUEST_CLOCK, RequestClock
@@ -39,31 +40,34 @@ METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"}
 log = structlog.get_logger("service")
 
 
-class BodyTooLargeSignal(Exception):
-    """Raised out of ``receive`` when the body outgrows the limit; never leaves :class:`Gate`."""
+#: What of a body must arrive in the time that a client has.
+STRETCH_BYTES = 1 << 16
+
+
+class RefusalSignal(Exception):
+    """Raised out of ``receive`` when the body is too large or too slow; never leaves :class:`Gate`."""
 
 
 class Gate:
     """Lets a request in: gives it an id, asks for its key, limits its body, logs and counts its answer.
 
     Every refusal here is a problem like all others. A body that says it is too long is refused unread; one that does
-    not say is refused at the first byte beyond the limit. While the service drains, nothing more is let in.
+    not say is refused at the first byte beyond the limit, and one that comes too slowly when its time is over. While
+    the service drains, nothing more is let in.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, max_body_bytes: int, keys: ApiKeys | None, hosts: AllowedHosts, state: State
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, keys: ApiKeys | None, hosts: AllowedHosts, state: State) -> None:
         """Stand before an app.
 
         Args:
             app: The app.
-            max_body_bytes: The longest body let in.
             keys: The known API keys, None to ask for none.
             hosts: The hosts that requests may be for.
             state: The service: where answers are counted, and whether it drains.
         """
         self._app = app
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes = state.settings.max_body_bytes
+        self._patience = state.settings.client_seconds
         self._keys = keys
         self._hosts = hosts
         self._state = state
@@ -83,16 +87,30 @@ class Gate:
         begun = time.perf_counter()
         status = 0
         received = 0
-        too_large = False
+        whole = False
+        stretch, due = STRETCH_BYTES, time.monotonic() + self._patience
+        refusal: ServiceError | None = None
 
         async def receive_counted() -> Message:
-            nonlocal received, too_large
-            message = await receive()
+            nonlocal received, whole, stretch, due, refusal
+            if whole:
+                return await receive()
+            with anyio.move_on_after(due - time.monotonic()) as scope:
+                message = await receive()
+            if scope.cancelled_caught:
+                self._metrics.cut.labels("body").inc()
+                if status:  # the answer is on its way
+                    return {"type": "http.disconnect"}
+                refusal = RequestTooSlowError("body", self._patience)
+                raise RefusalSignal
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
+                whole = not message.get("more_body", False)
                 if received > self._max_body_bytes:
-                    too_large = True
-                    raise BodyTooLargeSignal
+                    refusal = BodyTooLargeError(self._max_body_bytes)
+                    raise RefusalSignal
+                if received >= stretch:
+                    stretch, due = received + STRETCH_BYTES, time.monotonic() + self._patience
             return message
 
         async def send_labelled(message: Message) -> None:
@@ -107,9 +125,9 @@ class Gate:
                     answer_headers.setdefault(name, value)
             await send(message)
 
-        async def send_unless_too_large(message: Message) -> None:
-            # Whatever the app makes of the signal, a 400 for one, the answer is 413.
-            if not too_large or status:
+        async def send_unless_refused(message: Message) -> None:
+            # Whatever the app makes of the signal, a 400 for one, the answer is the refusal.
+            if refusal is None or status:
                 await send_labelled(message)
 
         with (
@@ -119,18 +137,16 @@ class Gate:
             try:
                 scope[CALLER] = self._check(scope, headers)
                 if scope["path"] in OPERATIONS_PATHS:
-                    await self._app(scope, receive_counted, send_unless_too_large)
+                    await self._app(scope, receive_counted, send_unless_refused)
                 else:
-                    await self._let_in(scope, receive_counted, send_unless_too_large)
+                    await self._let_in(scope, receive_counted, send_unless_refused)
             except Exception as error:
                 if status:
                     raise
-                refusal = BodyTooLargeError(self._max_body_bytes) if too_large else error
-                await self._refuse(problem_of(refusal, request_id), scope, receive, send_labelled)
+                await self._refuse(problem_of(refusal or error, request_id), scope, receive, send_labelled)
             else:
-                if too_large and not status:  # the app answered something else, and that was held back
-                    refused = problem_of(BodyTooLargeError(self._max_body_bytes), request_id)
-                    await self._refuse(refused, scope, receive, send_labelled)
+                if refusal is not None and not status:  # the app answered something else, and that was held back
+                    await self._refuse(problem_of(refusal, request_id), scope, receive, send_labelled)
             finally:
                 self._record(scope, status, time.perf_counter() - begun, clock)
 

@@ -80,6 +80,15 @@ class Settings(BaseSettings):
         gt=0,
         description="How long one request may take, waiting included; beyond that the answer is 503.",
     )
+    client_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="How long a client may take to send the headers of a request, each further 64 KiB of its body, and "
+        "to take each further 64 KiB of an answer; then 408, or the connection is cut.",
+    )
+    max_connections: int = Field(
+        default=500, ge=1, description="The most connections that are open at once; beyond that the answer is 503."
+    )
     threads: int | None = Field(
         default=None,
         ge=1,
@@ -201,5 +210,7 @@ class Settings(BaseSettings):
             "workers",
             "queue",
             "deadline_seconds",
+            "client_seconds",
+            "max_connections",
         )
         return {name: getattr(self, name) for name in names}

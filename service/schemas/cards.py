@@ -23,6 +23,8 @@ class Limits(Response):
     workers: int
     queue: int
     deadline_seconds: float
+    client_seconds: float
+    max_connections: int
 
 
 class Info(Response):
