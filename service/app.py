@@ -12,7 +12,19 @@ from service.engine import Engine
 from service.jobs.jobs import Jobs
 from service.metrics import Metrics
 from service.middleware import Gate
-from service.routes import attributions, examples, indexes, info, information, jobs, operations, scores, sketches
+from service.revision_watch import RevisionWatch
+from service.routes import (
+    attributions,
+    examples,
+    indexes,
+    info,
+    information,
+    jobs,
+    operations,
+    reload,
+    scores,
+    sketches,
+)
 from service.settings import Settings
 from service.state import State
 from service.workplace import Workplace
@@ -39,7 +51,7 @@ def bare_app(settings: Settings, lifespan: Lifespan | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for resource in (info, indexes, attributions, scores, information, sketches, examples, jobs, operations):
+    for resource in (info, indexes, reload, attributions, scores, information, sketches, examples, jobs, operations):
         app.include_router(resource.router)
     problems.install(app)
     documentation.install(app, settings)
@@ -66,9 +78,13 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
     if state.jobs is not None:
         state.metrics.watch_jobs(state.jobs.count)
+    state.metrics.watch_revisions(engine.names, lambda name: engine.refusal(name) is not None)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watch = RevisionWatch(engine, settings.watch_seconds) if settings.watch_seconds else None
+        if watch is not None:
+            watch.start()
         if state.jobs is not None:
             state.jobs.start()
         state.ready = not state.draining  # a signal may come while the indexes are opened
@@ -76,6 +92,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         state.ready = False
         if state.jobs is not None:
             await to_thread.run_sync(state.jobs.stop)
+        if watch is not None:
+            watch.stop()
 
     app = bare_app(settings, lifespan)
     app.state.service = state

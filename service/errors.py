@@ -8,6 +8,7 @@ ServiceError
 ├ UnknownJobError            404  no job of this id, or one that is forgotten
 ├ NotAcceptableError         406  a form of answer that there is none of
 ├ JobNotOverError            409  the items of a job that still waits or runs
+├ RevisionRefusedError       409  a new revision that cannot be served; the old one goes on
 ├ BodyTooLargeError          413
 ├ UnsupportedMediaTypeError  415  a body that is not JSON
 ├ LimitExceededError         422  more than a setting allows
@@ -189,6 +190,18 @@ class JobNotOverError(ServiceError):
     """The job still waits or runs."""
 
     status, code, title = 409, "job_not_over", "The job is not over"
+
+
+class RevisionRefusedError(ServiceError):
+    """What the index's directory holds now cannot be served; the revision that was served goes on answering."""
+
+    status, code, title = 409, "revision_refused", "The new revision is refused"
+
+    def __init__(self, reason: str, revision: str) -> None:
+        super().__init__(
+            f"{reason.rstrip('.')}. Revision {revision} goes on answering; mend what is published (`indexer verify` "
+            "names all that is damaged) and reload again"
+        )
 
 
 class IdempotencyKeyReusedError(ServiceError, ValueError):

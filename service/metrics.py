@@ -1,6 +1,6 @@
 """What /metrics shows to Prometheus: requests, attributions, sketches, the queue. One registry for one app."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -66,6 +66,26 @@ class Metrics:
         for state in ("queued", "running"):
             jobs.labels(state).set_function(partial(count, state))
 
+    def watch_revisions(self, indexes: Iterable[str], refused: Callable[[str], bool]) -> None:
+        """Show which indexes are served at an old revision because the new one is refused.
+
+        Args:
+            indexes: Their names.
+            refused: Says of an index whether it is.
+        """
+        gauge = Gauge(
+            "nattribute_revision_refused",
+            "1 while a new revision of an index is refused and the old one answers.",
+            ["index"],
+            registry=self._registry,
+        )
+        for index in indexes:
+            gauge.labels(index).set_function(partial(_one_if, refused, index))
+
     def text(self) -> bytes:
         """Return everything in the Prometheus text format."""
         return generate_latest(self._registry)
+
+
+def _one_if(true_of: Callable[[str], bool], name: str) -> float:
+    return float(true_of(name))
