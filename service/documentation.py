@@ -31,6 +31,8 @@ WITH_RELOAD = {"409": "The new revision cannot be served; the old one goes on."}
 WITH_RESULT = {"406": "Accept names no form that there is.", "409": "The job is not over."}
 WITH_BODY = {"400": "The body is not JSON.", "413": "The body is too large.", "415": "The body is not said to be JSON."}
 
+RETRY_AFTER = {"description": "Seconds to wait.", "required": True, "schema": {"type": "integer", "minimum": 1}}
+
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -299,6 +301,8 @@ def _describe_problems(path: str, method: str, operation: dict[str, Any]) -> Non
             "description": description,
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
+        if status in ("429", "503"):
+            operation["responses"][status]["headers"] = {"Retry-After": RETRY_AFTER}
 
 
 def downgraded(document: dict[str, Any]) -> dict[str, Any]:

@@ -43,11 +43,13 @@ class ServiceError(Exception):
         parameter: Name of the path or query parameter at fault, or None.
         allowed: Values that would have been accepted, or None.
         headers: Headers the response must carry.
+        retry_after: Seconds after which the same request may be answered, for every 429 and 503; None for others.
     """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
+    retry_after: ClassVar[int | None] = None
 
     def __init__(
         self,
@@ -62,7 +64,12 @@ class ServiceError(Exception):
         self.pointer = pointer
         self.parameter = parameter
         self.allowed = allowed
-        self.headers = dict(headers or {})
+        self.headers = self.usual_headers() | dict(headers or {})
+
+    @classmethod
+    def usual_headers(cls) -> dict[str, str]:
+        """Return what every response of this kind carries."""
+        return {} if cls.retry_after is None else {"Retry-After": str(cls.retry_after)}
 
 
 class UnauthorizedError(ServiceError):
@@ -143,30 +150,28 @@ class QueueFullError(ServiceError):
     """As many requests wait as the queue holds."""
 
     status, code, title = 429, "queue_full", "Too many requests"
+    retry_after = 1
 
 
 class DamagedIndexError(ServiceError):
     """A file that the answer needs is not as published; whatever needs other files only is still answered."""
 
     status, code, title = 503, "damaged_index", "A file of the index is damaged"
+    retry_after = 60  # somebody has to restore it
 
 
 class DeadlineExceededError(ServiceError, TimeoutError):
     """The request took longer than the deadline."""
 
     status, code, title = 503, "deadline_exceeded", "Deadline exceeded"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail, headers={"Retry-After": "1"})
+    retry_after = 1
 
 
 class NotReadyError(ServiceError):
     """The service has not opened its indexes yet, or is shutting down."""
 
     status, code, title = 503, "not_ready", "Not ready"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail, headers={"Retry-After": "1"})
+    retry_after = 1
 
 
 class UnknownJobError(ServiceError, LookupError):
@@ -220,9 +225,10 @@ class JobQueueFullError(ServiceError):
     """As many jobs wait as may."""
 
     status, code, title = 429, "job_queue_full", "Too many jobs"
+    retry_after = 10
 
     def __init__(self, waiting: int) -> None:
-        super().__init__(f"{waiting} jobs wait; hand it in again later", headers={"Retry-After": "10"})
+        super().__init__(f"{waiting} jobs wait; hand it in again later")
 
 
 class JobFailedError(ServiceError):
@@ -235,6 +241,7 @@ class JobStoreError(ServiceError, OSError):
     """Jobs cannot be stored or read."""
 
     status, code, title = 503, "jobs_unavailable", "Jobs are not available"
+    retry_after = 10  # a full disk; a service without a place for jobs says so
 
 
 class SeveralMistakesError(ValueError):

@@ -95,10 +95,7 @@ class Workplace:
             DeadlineExceededError: If no place came free in time.
         """
         if self._busy + self._waiting >= self.workers + self.queue:
-            raise QueueFullError(
-                f"{self._busy} requests compute and {self._waiting} wait; try again in a second",
-                headers={"Retry-After": "1"},
-            )
+            raise QueueFullError(f"{self._busy} requests compute and {self._waiting} wait; try again in a second")
         self._waiting += 1
         try:
             with anyio.move_on_after(max(deadline.left, 0.0)) as scope:
