@@ -213,18 +213,21 @@ class Engine:
         request = AttributionRequest.model_validate(asked)
         return self.ask(index, lambda served: served.stream(request, check))
 
-    def score(self, asked: ScoresRequest | Mapping[str, Any], index: str | None = None) -> ScoresResponse:
+    def score(
+        self, asked: ScoresRequest | Mapping[str, Any], index: str | None = None, check: Check = never_stop
+    ) -> ScoresResponse:
         """Rescore a given set exactly.
 
         Args:
             asked: The request.
             index: The index's name; not needed where there is only one.
+            check: Called between members; may raise to stop.
 
         Returns:
             Nats of the set and of each member.
         """
         request = ScoresRequest.model_validate(asked)
-        return self.ask(index, lambda served: served.score(request))
+        return self.ask(index, lambda served: served.score(request, check))
 
     def inform(
         self,

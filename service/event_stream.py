@@ -4,6 +4,7 @@ The question is judged before the first byte, so a refusal is an ordinary proble
 ``problem`` event. The stream keeps its worker until it ends or the client goes away.
 """
 
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
@@ -12,6 +13,7 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
+from service.presence import while_present
 from service.problems import problem_of
 from service.schemas.answers import Hit, StreamStart
 from service.schemas.questions import AttributionRequest
@@ -65,22 +67,36 @@ async def open_stream(
         The response.
     """
     held = AsyncExitStack()
-    await held.enter_async_context(state.workplace.desk(deadline))
+
+    async def judge() -> Iterator[BaseModel]:
+        await held.enter_async_context(state.workplace.desk(deadline))
+        return await state.workplace.at_desk(lambda: state.stream(index, asked, deadline))
+
     try:
-        parts = await state.workplace.at_desk(lambda: state.stream(index, asked, deadline))
+        parts = await while_present(request, deadline, judge)
     except BaseException:
         await held.aclose()
         raise
-    return EventStream(events(state, request, parts), held)
+    ended = threading.Event()
+
+    def count_if_left() -> None:
+        if not ended.is_set():
+            state.metrics.cancelled.labels(request.scope["route"].path).inc()
+
+    held.callback(count_if_left)
+    return EventStream(events(state, request, parts, ended), held)
 
 
-async def events(state: State, request: Request, parts: Iterator[BaseModel]) -> AsyncIterator[bytes]:
+async def events(
+    state: State, request: Request, parts: Iterator[BaseModel], ended: threading.Event
+) -> AsyncIterator[bytes]:
     """Encode an answer part by part as a worker makes them.
 
     Args:
         state: The service.
         request: The HTTP request.
         parts: The start, the hits, the answer without hits.
+        ended: Set when the answer is made, or a problem in its place.
 
     Yields:
         Encoded events.
@@ -89,8 +105,11 @@ async def events(state: State, request: Request, parts: Iterator[BaseModel]) -> 
         try:
             part = await state.workplace.at_desk(lambda: next(parts, None))
         except Exception as error:
+            ended.set()
             yield encode("problem", problem_of(error, request.scope["request_id"]).problem)
             return
         if part is None:
             return
+        if not isinstance(part, StreamStart | Hit):
+            ended.set()
         yield encode("start" if isinstance(part, StreamStart) else "step" if isinstance(part, Hit) else "done", part)

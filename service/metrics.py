@@ -16,6 +16,7 @@ class Metrics:
     Attributes:
         requests: Answers by method, route and status.
         request_seconds: Time to answer by route.
+        cancelled: Requests that were given up because their client went away, by route.
         attributions: Attributions answered by index and method.
         attribution_seconds: Time of an attribution in its worker, by index and method.
         sketch_seconds: Time to sketch one request's examples, by index.
@@ -33,6 +34,12 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "nattribute_request_seconds", "Time to answer.", ["route"], buckets=SECONDS, registry=self._registry
+        )
+        self.cancelled = Counter(
+            "nattribute_requests_cancelled",
+            "Requests given up because their client went away.",
+            ["route"],
+            registry=self._registry,
         )
         self.attributions = Counter(
             "nattribute_attributions", "Attributions answered.", ["index", "method"], registry=self._registry

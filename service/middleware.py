@@ -15,6 +15,7 @@ from service.authentication import ApiKeys
 from service.errors import BodyTooLargeError, NotReadyError, UnauthorizedError
 from service.problems import problem_of, problem_response
 from service.state import State
+from service.workplace import ClientGoneError
 
 REQUEST_ID = "X-Request-ID"
 # What a browser may make of an answer: nothing is loaded, framed, or taken for another type than it says. A response
@@ -28,6 +29,8 @@ CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
 # What runs the service asks until its end.
 OPERATIONS_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
+# What the log and the metrics say of an answer that nobody waited for; as nginx does. It is never sent.
+CLIENT_GONE = 499
 METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
 
 log = structlog.get_logger("service")
@@ -105,6 +108,9 @@ class Gate:
                     await self._app(scope, receive_counted, send_unless_too_large)
                 else:
                     await self._let_in(scope, receive_counted, send_unless_too_large)
+            except ClientGoneError:
+                status = CLIENT_GONE
+                self._metrics.cancelled.labels(_route_of(scope)).inc()
             except Exception as error:
                 if status:
                     raise
@@ -140,9 +146,13 @@ class Gate:
             raise BodyTooLargeError(self._max_body_bytes)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = _route_of(scope)
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
         level = log.debug if route in OPEN_PATHS else log.info
         level("request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 6))
+
+
+def _route_of(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", "unmatched")

@@ -178,11 +178,12 @@ class ServedIndex:
 
         return parts()
 
-    def score(self, asked: ScoresRequest) -> ScoresResponse:
+    def score(self, asked: ScoresRequest, check: Check) -> ScoresResponse:
         """Rescore a given set exactly.
 
         Args:
             asked: The request.
+            check: Called between members; may raise to stop.
 
         Returns:
             Nats of the set and of each member.
@@ -200,6 +201,7 @@ class ServedIndex:
                     relative_noise=asked.relative_noise,
                     condition=asked.condition,
                     exclude_ids=asked.exclude_ids,
+                    check=check,
                 )
         response = ScoresResponse.model_validate(scores, from_attributes=True)
         return response.model_copy(update={"index": self.reference})
