@@ -122,7 +122,7 @@ class Watched:
             return Change(before, self._served, self.refusal)
 
     def ask(self, work: Callable[[ServedIndex], Result]) -> Result:
-        """Do something with the index; once more where files went missing because a new revision was published.
+        """Do something with the index; anew where files went missing because a new revision was published.
 
         Args:
             work: What to do.
@@ -135,12 +135,14 @@ class Watched:
             FileNotFoundError: If it is not even there.
         """
         served = self.current()
-        try:
-            return work(served)
-        except (CorruptIndexError, FileNotFoundError):
-            if (fresh := self.look()) is served:
-                raise
-            return work(fresh)
+        for _ in range(MOST_ATTEMPTS):
+            try:
+                return work(served)
+            except (CorruptIndexError, FileNotFoundError):
+                if (fresh := self.look()) is served:
+                    raise
+                served = fresh
+        return work(served)
 
     def _is_news(self, found: Stamp | None) -> bool:
         if self._served.reopen is None or found in (None, self._served.stamp):
