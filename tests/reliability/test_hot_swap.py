@@ -159,7 +159,7 @@ def test_every_answer_during_swaps_is_that_of_the_revision_it_names(
                     levels.append(held(service.pid, target.parent))
             assert job is not None
             assert job.wait(timeout=120).state == "done"
-            items = job.items()
+            items = list(job.items())
             over.set()
             for asker in askers:
                 asker.join(120)
