@@ -15,7 +15,19 @@ from service.jobs.jobs import Jobs
 from service.metrics import Metrics
 from service.middleware import Gate
 from service.observer import Observers
-from service.routes import attributions, examples, indexes, info, information, jobs, operations, scores, sketches
+from service.revision_watch import RevisionWatch
+from service.routes import (
+    attributions,
+    examples,
+    indexes,
+    info,
+    information,
+    jobs,
+    operations,
+    reload,
+    scores,
+    sketches,
+)
 from service.settings import Settings
 from service.state import State
 from service.tracing import Tracing, make_tracing
@@ -45,7 +57,7 @@ def bare_app(settings: Settings, lifespan: Lifespan | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for resource in (info, indexes, attributions, scores, information, sketches, examples, jobs, operations):
+    for resource in (info, indexes, reload, attributions, scores, information, sketches, examples, jobs, operations):
         app.include_router(resource.router, dependencies=[VisibleIndex])
     problems.install(app)
     documentation.install(app, settings)
@@ -79,10 +91,14 @@ def create_app(
     state.metrics.watch_engine(engine)
     if state.jobs is not None:
         state.metrics.watch_jobs(state.jobs.count)
+    state.metrics.watch_revisions(engine.names, lambda name: engine.refusal(name) is not None)
     engine.observe(Observers([state.metrics, tracing]))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watch = RevisionWatch(engine, settings.watch_seconds) if settings.watch_seconds else None
+        if watch is not None:
+            watch.start()
         if state.jobs is not None:
             state.jobs.start()
         state.ready = not state.draining  # a signal may come while the indexes are opened
@@ -92,6 +108,8 @@ def create_app(
         state.ready = False
         if state.jobs is not None:
             await to_thread.run_sync(state.jobs.stop)
+        if watch is not None:
+            watch.stop()
         await to_thread.run_sync(tracing.close)
         log.info("service is over")
 

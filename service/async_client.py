@@ -28,6 +28,7 @@ from service.schemas.cards import Example, ExamplePage, IndexCard, Info
 from service.schemas.groups import InformationResponse
 from service.schemas.jobs import AttributionsJob, CoresetJob, EvaluationJob, JobPage, JobState
 from service.schemas.questions import AttributionRequest, Split
+from service.schemas.revisions import NewFiles, Reloaded
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -90,6 +91,10 @@ class AsyncClient:
     async def index(self, index: str) -> IndexCard:
         """Return the card of one index."""
         return await self._make(calls.index_card(index))
+
+    async def reload(self, index: str, files: NewFiles = "new") -> Reloaded:
+        """Return what :meth:`service.client.Client.reload` returns."""
+        return await self._make(calls.reload(index, files))
 
     async def attribute(self, index: str, query: QueryLike, **options: Unpack[AttributionOptions]) -> Answer:
         """Return what :meth:`service.client.Client.attribute` returns."""

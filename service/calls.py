@@ -32,6 +32,7 @@ from service.schemas.questions import (
     Split,
     Strategy,
 )
+from service.schemas.revisions import NewFiles, Reloaded, ReloadRequest
 from service.validation import problem_of_items, validation_items
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -228,6 +229,11 @@ def indexes() -> Call[IndexList]:
 def index_card(index: str) -> Call[IndexCard]:
     """Return the call of GET /v1/indexes/{index}."""
     return Call("GET", index_path(index), IndexCard)
+
+
+def reload(index: str, files: NewFiles) -> Call[Reloaded]:
+    """Return the call of POST /v1/indexes/{index}/reload."""
+    return Call("POST", index_path(index, "/reload"), Reloaded, encoded(checked(ReloadRequest, {"files": files})))
 
 
 def attribution(index: str, query: QueryLike, options: Mapping[str, Any]) -> Call[Answer]:

@@ -13,11 +13,12 @@ from service.served_index import ServedIndex
 SLOW_SKETCH_SECONDS = 1.0
 
 
-def index_card(served: ServedIndex) -> IndexCard:
+def index_card(served: ServedIndex, refused: str | None = None) -> IndexCard:
     """Write the card of an index from its manifest and from what is loaded beside it.
 
     Args:
         served: The index.
+        refused: Why a newer revision is not served; None where there is none.
 
     Returns:
         Its card.
@@ -66,21 +67,24 @@ def index_card(served: ServedIndex) -> IndexCard:
         noise_tuning=manifest.noise_tuning,
         query_sketch_seconds=None if sketcher is None else sketcher.last_seconds,
         distortion=manifest.distortion,
-        warnings=warnings_about(served),
+        warnings=warnings_about(served, refused),
     )
 
 
-def warnings_about(served: ServedIndex) -> list[str]:
+def warnings_about(served: ServedIndex, refused: str | None) -> list[str]:
     """Say what a reader of this index's answers should beware of.
 
     Args:
         served: The index.
+        refused: Why a newer revision is not served; None where there is none.
 
     Returns:
         Sentences, none for an index without reservations.
     """
     manifest = served.index.manifest
     found = []
+    if refused is not None:
+        found.append(f"a newer revision was published and is refused: {refused}")
     if manifest.default_relative_noise is None:
         found.append("the noise of this index is untuned: without one in the request, relative noise 1.0 is used")
     if any(view.comparable == "label" for view in manifest.views.values()):

@@ -1,4 +1,4 @@
-"""``attribution-service``: one command, whose flags are the settings."""
+"""``attribution-service``: one command, whose flags are the settings, and ``reload`` for one that runs."""
 
 import inspect
 import socket
@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from service import __version__, logs
+from service.cli_reload import reload
 from service.settings import Settings
 from service.settings_file import ENVIRONMENT_PREFIX, explain, misspelt_variables
 from service.threads import limit_threads, usable_cores
@@ -121,16 +122,17 @@ def print_version(asked: bool) -> None:
 
 
 def command() -> Any:
-    """Make the command: :func:`serve` with one option for every setting.
+    """Make the command: :func:`serve` with one option for every setting, and what is told to a running service.
 
     Returns:
         A Typer app.
     """
     shown_version = typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and stop.")
     parameters = [
+        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
         inspect.Parameter(
             "version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, shown_version]
-        )
+        ),
     ]
     for name, field in Settings.model_fields.items():
         annotation = field.annotation
@@ -149,14 +151,16 @@ def command() -> Any:
             )
         )
 
-    def attribution_service(version: bool, **given: Any) -> None:
-        serve(**given)
+    def attribution_service(context: typer.Context, version: bool, **given: Any) -> None:
+        if context.invoked_subcommand is None:
+            serve(**given)
 
     attribution_service.__doc__ = serve.__doc__
     attribution_service.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     attribution_service.__annotations__ = {item.name: item.annotation for item in parameters}
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(name="attribution-service")(attribution_service)
+    app.callback(invoke_without_command=True)(attribution_service)
+    app.command()(reload)
     return app
 
 

@@ -35,6 +35,7 @@ from service.schemas.cards import Example, ExamplePage, IndexCard, Info
 from service.schemas.groups import InformationResponse
 from service.schemas.jobs import AttributionsJob, CoresetJob, EvaluationJob, JobPage, JobState
 from service.schemas.questions import AttributionRequest, Split
+from service.schemas.revisions import NewFiles, Reloaded
 
 __all__ = ["AsyncClient", "Client", "NotOurServiceError", "ProblemError"]
 
@@ -97,6 +98,21 @@ class Client:
     def index(self, index: str) -> IndexCard:
         """Return the card of one index."""
         return self._make(calls.index_card(index))
+
+    def reload(self, index: str, files: NewFiles = "new") -> Reloaded:
+        """Have the revision served that the index's directory holds now; an admin's call.
+
+        Args:
+            index: The index's name.
+            files: Which files of it are read before it answers: those the old one does not share, or all.
+
+        Returns:
+            The revision that was served and the one that is.
+
+        Raises:
+            ProblemError: If the service refuses the new revision; the old one goes on.
+        """
+        return self._make(calls.reload(index, files))
 
     def attribute(self, index: str, query: QueryLike, **options: Unpack[AttributionOptions]) -> Answer:
         """Ask which training examples inform a prediction.

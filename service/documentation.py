@@ -34,6 +34,7 @@ WITH_WORK = {"429": "Too many requests wait; see Retry-After."}
 # What a key that is known may still not do.
 FORBIDDING = {"/metrics": "The key is limited to some indexes."}
 WITH_JOB = {"404": "No such job, or no such index.", "422": "A parameter or the body asks for something impossible."}
+WITH_RELOAD = {"409": "The new revision cannot be served; the old one goes on."}
 WITH_RESULT = {"406": "Accept names no form that there is.", "409": "The job is not over."}
 WITH_BODY = {
     "400": "The body is not JSON.",
@@ -41,6 +42,8 @@ WITH_BODY = {
     "413": "The body is too large.",
     "415": "The body is not said to be JSON.",
 }
+
+RETRY_AFTER = {"description": "Seconds to wait.", "required": True, "schema": {"type": "integer", "minimum": 1}}
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -182,6 +185,16 @@ def sketches_examples() -> dict[str, Any]:
     )
 
 
+def reload_examples() -> dict[str, Any]:
+    """Return the two ways to reload."""
+    return request_examples(
+        {
+            "new": ("Serve what was published", {}),
+            "all": ("Also read the files that the new revision shares with the old one", {"files": "all"}),
+        }
+    )
+
+
 def job_examples() -> dict[str, Any]:
     """Return one job of each type."""
     row = {"type": "row", "split": "query", "row": 12}
@@ -282,7 +295,9 @@ def _describe_problems(path: str, method: str, operation: dict[str, Any]) -> Non
         operation["security"] = [{}, {"apiKey": []}]
     if "{index}" in path:
         statuses |= WITH_INDEX
-        if path != "/v1/indexes/{index}":
+        if path.endswith("/reload"):
+            statuses |= WITH_RELOAD
+        elif path != "/v1/indexes/{index}":
             statuses |= WITH_WORK
     if path.startswith("/v1/jobs"):
         statuses |= WITH_JOB
@@ -300,6 +315,8 @@ def _describe_problems(path: str, method: str, operation: dict[str, Any]) -> Non
             "description": description,
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
+        if status in ("429", "503"):
+            operation["responses"][status]["headers"] = {"Retry-After": RETRY_AFTER}
 
 
 def downgraded(document: dict[str, Any]) -> dict[str, Any]:

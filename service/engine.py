@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args
 
 from service import __version__
 from service.about import ABOUT
 from service.card import index_card
-from service.errors import UnknownIndexError
+from service.errors import RevisionRefusedError, UnknownIndexError
 from service.group_answers import information
 from service.observer import Observer
 from service.query_resolver import Check
@@ -26,6 +27,7 @@ from service.schemas.answers import Answer, AnswerFacts, Hit, ScoresResponse, Sk
 from service.schemas.cards import IndexCard, Info, Limits
 from service.schemas.groups import InformationRequest, InformationResponse
 from service.schemas.questions import AttributionRequest, Method, ScoresRequest, SketchesRequest, Strategy
+from service.schemas.revisions import Reloaded, ReloadRequest
 from service.served_index import FileCheck, ServedIndex, never_stop
 from service.settings import Settings
 from service.watched import Watched
@@ -112,6 +114,52 @@ class Engine:
         """Return the indexes as they are open now, without looking for new revisions."""
         return [watched.open_now for watched in self._indexes.values()]
 
+    def questions_look(self, look: bool) -> None:
+        """Choose whether questions look for a new revision, or whether :meth:`look` is called all the time.
+
+        Args:
+            look: Whether they do.
+        """
+        for watched in self._indexes.values():
+            watched.looks = look
+
+    def look(self, index: str) -> None:
+        """Open the revision that an index's directory holds, where it is another one than is served.
+
+        Args:
+            index: Its name.
+        """
+        self._watched(index).look()
+
+    def refusal(self, index: str) -> str | None:
+        """Return why what an index's directory holds is not what is served; None where it is."""
+        refusal = self._watched(index).refusal
+        return None if refusal is None else refusal.reason
+
+    def reload(
+        self, asked: ReloadRequest | Mapping[str, Any] = MappingProxyType({}), index: str | None = None
+    ) -> Reloaded:
+        """Read an index's directory again, and serve the revision that it holds from now on.
+
+        Args:
+            asked: Which of its files are read before it answers.
+            index: The index's name; not needed where there is only one.
+
+        Returns:
+            The revision that was served and the one that is.
+
+        Raises:
+            RevisionRefusedError: If the new one cannot be served; the old one goes on.
+        """
+        request = ReloadRequest.model_validate(asked)
+        change = self._watched(index).reload(request.files)
+        before = change.before.index.revision
+        if change.refusal is not None:
+            raise RevisionRefusedError(change.refusal.reason, before)
+        return Reloaded(
+            index=change.now.reference, previous_revision=before, changed=change.now.index.revision != before
+        )
+
     def check_name(self, index: str) -> None:
         """Refuse the name of an index that is not served; opens nothing.
 
@@ -179,18 +227,21 @@ class Engine:
         request = AttributionRequest.model_validate(asked)
         return self.ask(index, lambda served: served.stream(request, check))
 
-    def score(self, asked: ScoresRequest | Mapping[str, Any], index: str | None = None) -> ScoresResponse:
+    def score(
+        self, asked: ScoresRequest | Mapping[str, Any], index: str | None = None, check: Check = never_stop
+    ) -> ScoresResponse:
         """Rescore a given set exactly.
 
         Args:
             asked: The request.
             index: The index's name; not needed where there is only one.
+            check: Called between members; may raise to stop.
 
         Returns:
             Nats of the set and of each member.
         """
         request = ScoresRequest.model_validate(asked)
-        return self.ask(index, lambda served: served.score(request))
+        return self.ask(index, lambda served: served.score(request, check))
 
     def inform(
         self,
@@ -231,7 +282,9 @@ class Engine:
 
     def card(self, index: str | None = None) -> IndexCard:
         """Return the card of an index."""
-        return index_card(self.served(index))
+        watched = self._watched(index)
+        served = watched.current()
+        return index_card(served, None if watched.refusal is None else watched.refusal.reason)
 
     def info(self, limits: Mapping[str, int | float]) -> Info:
         """Describe the service.

@@ -9,8 +9,9 @@ ServiceError
 ├ ContentNotFoundError       404  the row has no stored preview
 ├ UnknownJobError            404  no job of this id, or one that is forgotten
 ├ NotAcceptableError         406  a form of answer that there is none of
-├ JobNotOverError            409  the items of a job that still waits or runs
 ├ RequestTooSlowError        408  a head or a body that does not arrive in time
+├ JobNotOverError            409  the items of a job that still waits or runs
+├ RevisionRefusedError       409  a new revision that cannot be served; the old one goes on
 ├ BodyTooLargeError          413
 ├ UnsupportedMediaTypeError  415  a body that is not JSON
 ├ UnknownHostError           421  a request for a host that the settings do not name
@@ -51,11 +52,13 @@ class ServiceError(Exception):
         parameter: Name of the path or query parameter at fault, or None.
         allowed: Values that would have been accepted, or None.
         headers: Headers the response must carry.
+        retry_after: Seconds after which the same request may be answered, for every 429 and 503; None for others.
     """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
+    retry_after: ClassVar[int | None] = None
 
     def __init__(
         self,
@@ -70,7 +73,12 @@ class ServiceError(Exception):
         self.pointer = pointer
         self.parameter = parameter
         self.allowed = allowed
-        self.headers = dict(headers or {})
+        self.headers = self.usual_headers() | dict(headers or {})
+
+    @classmethod
+    def usual_headers(cls) -> dict[str, str]:
+        """Return what every response of this kind carries."""
+        return {} if cls.retry_after is None else {"Retry-After": str(cls.retry_after)}
 
 
 class UnauthorizedError(ServiceError):
@@ -209,30 +217,28 @@ class QueueFullError(ServiceError):
     """As many requests wait as the queue holds."""
 
     status, code, title = 429, "queue_full", "Too many requests"
+    retry_after = 1
 
 
 class DamagedIndexError(ServiceError):
     """A file that the answer needs is not as published; whatever needs other files only is still answered."""
 
     status, code, title = 503, "damaged_index", "A file of the index is damaged"
+    retry_after = 60  # somebody has to restore it
 
 
 class DeadlineExceededError(ServiceError, TimeoutError):
     """The request took longer than the deadline."""
 
     status, code, title = 503, "deadline_exceeded", "Deadline exceeded"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail, headers={"Retry-After": "1"})
+    retry_after = 1
 
 
 class NotReadyError(ServiceError):
     """The service has not opened its indexes yet, or is shutting down."""
 
     status, code, title = 503, "not_ready", "Not ready"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail, headers={"Retry-After": "1"})
+    retry_after = 1
 
 
 class UnknownJobError(ServiceError, LookupError):
@@ -258,6 +264,18 @@ class JobNotOverError(ServiceError):
     status, code, title = 409, "job_not_over", "The job is not over"
 
 
+class RevisionRefusedError(ServiceError):
+    """What the index's directory holds now cannot be served; the revision that was served goes on answering."""
+
+    status, code, title = 409, "revision_refused", "The new revision is refused"
+
+    def __init__(self, reason: str, revision: str) -> None:
+        super().__init__(
+            f"{reason.rstrip('.')}. Revision {revision} goes on answering; mend what is published (`indexer verify` "
+            "names all that is damaged) and reload again"
+        )
+
+
 class IdempotencyKeyReusedError(ServiceError, ValueError):
     """The idempotency key came with another request before."""
 
@@ -274,9 +292,10 @@ class JobQueueFullError(ServiceError):
     """As many jobs wait as may."""
 
     status, code, title = 429, "job_queue_full", "Too many jobs"
+    retry_after = 10
 
     def __init__(self, waiting: int) -> None:
-        super().__init__(f"{waiting} jobs wait; hand it in again later", headers={"Retry-After": "10"})
+        super().__init__(f"{waiting} jobs wait; hand it in again later")
 
 
 class JobFailedError(ServiceError):
@@ -289,6 +308,7 @@ class JobStoreError(ServiceError, OSError):
     """Jobs cannot be stored or read."""
 
     status, code, title = 503, "jobs_unavailable", "Jobs are not available"
+    retry_after = 10  # a full disk; a service without a place for jobs says so
 
 
 class SeveralMistakesError(ValueError):

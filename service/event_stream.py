@@ -5,6 +5,7 @@ The question is judged before the first byte, so a refusal is an ordinary proble
 """
 
 import math
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
@@ -14,6 +15,7 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
+from service.presence import while_present
 from service.problems import problem_of
 from service.schemas.answers import Hit, StreamStart
 from service.schemas.questions import AttributionRequest
@@ -24,19 +26,23 @@ from service.workplace import Deadline
 class EventStream(EventSourceResponse):
     """A stream whose worker goes ahead of its reader, and is given back when all is made or the client leaves."""
 
-    def __init__(self, state: State, request: Request, parts: Iterator[BaseModel], desk: AsyncExitStack) -> None:
+    def __init__(
+        self, state: State, request: Request, parts: Iterator[BaseModel], ended: threading.Event, desk: AsyncExitStack
+    ) -> None:
         """Tie a stream of events to the worker that makes them.
 
         Args:
             state: The service.
             request: The HTTP request.
             parts: The start, the hits, the answer without hits.
+            ended: Set when the answer is made, or a problem in its place.
             desk: The worker's place; closed when the answer is made.
         """
         # Without a bound: what a budget allows fits, and a reader who is slow must not hold the worker.
         self._made, self._unread = anyio.create_memory_object_stream[bytes](math.inf)
         super().__init__(self._unread, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self._state, self._request, self._parts, self._desk = state, request, parts, desk
+        self._state, self._request, self._parts = state, request, parts
+        self._ended, self._desk = ended, desk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream."""
@@ -48,7 +54,7 @@ class EventStream(EventSourceResponse):
 
     async def _make(self) -> None:
         with self._made:
-            async for event in events(self._state, self._request, self._parts):
+            async for event in events(self._state, self._request, self._parts, self._ended):
                 self._made.send_nowait(event)
             await self._desk.aclose()
 
@@ -80,22 +86,36 @@ async def open_stream(
         The response.
     """
     desk = AsyncExitStack()
-    await desk.enter_async_context(state.workplace.desk(deadline))
+
+    async def judge() -> Iterator[BaseModel]:
+        await desk.enter_async_context(state.workplace.desk(deadline))
+        return await state.workplace.at_desk(lambda: state.stream(index, asked, deadline))
+
     try:
-        parts = await state.workplace.at_desk(lambda: state.stream(index, asked, deadline))
+        parts = await while_present(request, deadline, judge)
     except BaseException:
         await desk.aclose()
         raise
-    return EventStream(state, request, parts, desk)
+    ended = threading.Event()
+
+    def count_if_left() -> None:
+        if not ended.is_set():
+            state.metrics.cancelled.labels(request.scope["route"].path).inc()
+
+    desk.callback(count_if_left)
+    return EventStream(state, request, parts, ended, desk)
 
 
-async def events(state: State, request: Request, parts: Iterator[BaseModel]) -> AsyncIterator[bytes]:
+async def events(
+    state: State, request: Request, parts: Iterator[BaseModel], ended: threading.Event
+) -> AsyncIterator[bytes]:
     """Encode an answer part by part as a worker makes them.
 
     Args:
         state: The service.
         request: The HTTP request.
         parts: The start, the hits, the answer without hits.
+        ended: Set when the answer is made, or a problem in its place.
 
     Yields:
         Encoded events.
@@ -104,10 +124,13 @@ async def events(state: State, request: Request, parts: Iterator[BaseModel]) -> 
         try:
             part = await state.workplace.at_desk(lambda: next(parts, None))
         except Exception as error:
+            ended.set()
             problem = problem_of(error, request.scope["request_id"]).problem
             state.metrics.refusals.labels(problem.code).inc()
             yield encode("problem", problem)
             return
         if part is None:
             return
+        if not isinstance(part, StreamStart | Hit):
+            ended.set()
         yield encode("start" if isinstance(part, StreamStart) else "step" if isinstance(part, Hit) else "done", part)

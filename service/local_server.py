@@ -13,7 +13,8 @@ import httpx
 
 LISTENS = re.compile(r"listens on (http://\S+)")
 START_SECONDS = 120.0
-STOP_SECONDS = 30.0
+# A service that is told to stop answers what is in flight first: its deadline, 60 s by default, a margin, a job's step.
+STOP_SECONDS = 120.0
 
 
 class ServerNotReadyError(RuntimeError):

@@ -4,7 +4,7 @@ Every label takes its values from the code or from the settings (routes, codes, 
 request: what a client sends cannot make a new time series.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -39,6 +39,7 @@ class Metrics(Observer):
         request_seconds: Time to answer by route.
         stage_seconds: Time in each stage of a request.
         refusals: Problems by code.
+        cancelled: Requests that were given up because their client went away, by route.
         previews: Stored previews sent, by index and kind.
         cut: Connections cut because of what their client owed: ``head`` or ``body`` of a request, reading an
             ``answer``; or because there were ``too_many``.
@@ -61,6 +62,9 @@ class Metrics(Observer):
             "nattribute_refusals", "Problems told, those of a batch's items and of streams included.", "code"
         )
         self.cut = self._counter("nattribute_connections_cut", "Connections cut, by what their client owed.", "owed")
+        self.cancelled = self._counter(
+            "nattribute_requests_cancelled", "Requests given up because their client went away.", "route"
+        )
         self.previews = self._counter("nattribute_previews", "Stored previews sent.", "index", "kind")
         self._attributions = self._counter("nattribute_attributions", "Attributions answered.", "index", "method")
         self._attribution_seconds = self._histogram(
@@ -141,6 +145,22 @@ class Metrics(Observer):
         for state in JOB_STATES:
             jobs.labels(state).set_function(partial(counted, state))
 
+    def watch_revisions(self, indexes: Iterable[str], refused: Callable[[str], bool]) -> None:
+        """Show which indexes are served at an old revision because the new one is refused.
+
+        Args:
+            indexes: Their names.
+            refused: Says of an index whether it is.
+        """
+        gauge = Gauge(
+            "nattribute_revision_refused",
+            "1 while a new revision of an index is refused and the old one answers.",
+            ["index"],
+            registry=self._registry,
+        )
+        for index in indexes:
+            gauge.labels(index).set_function(partial(_one_if, refused, index))
+
     def text(self) -> bytes:
         """Return everything in the Prometheus text format."""
         return generate_latest(self._registry)
@@ -182,3 +202,7 @@ class Metrics(Observer):
 
     def _show(self, name: str, text: str, value: Callable[[], float]) -> None:
         Gauge(name, text, registry=self._registry).set_function(value)
+
+
+def _one_if(true_of: Callable[[str], bool], name: str) -> float:
+    return float(true_of(name))

@@ -20,6 +20,7 @@ from service.hosts import AllowedHosts
 from service.problems import PROBLEM_CODE, Outcome, problem_of, problem_response
 from service.request_clock import REQUEST_CLOCK, RequestClock
 from service.state import State
+from service.workplace import ClientGoneError
 
 REQUEST_ID = "X-Request-ID"
 # What a browser may make of an answer: nothing is loaded, framed, or taken for another type than it says. A response
@@ -35,6 +36,8 @@ OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
 PROBE_PATHS = frozenset({"/livez", "/readyz"})
 # What runs the service asks until its end.
 OPERATIONS_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
+# What the log and the metrics say of an answer that nobody waited for; as nginx does. It is never sent.
+CLIENT_GONE = 499
 METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
 
 log = structlog.get_logger("service")
@@ -140,6 +143,9 @@ class Gate:
                     await self._app(scope, receive_counted, send_unless_refused)
                 else:
                     await self._let_in(scope, receive_counted, send_unless_refused)
+            except ClientGoneError:
+                status = CLIENT_GONE
+                self._metrics.cancelled.labels(_route_of(scope)).inc()
             except Exception as error:
                 if status:
                     raise
@@ -183,7 +189,7 @@ class Gate:
         return caller or STRANGER
 
     def _record(self, scope: Scope, status: int, seconds: float, clock: RequestClock) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = _route_of(scope)
         self._metrics.requests.labels(clock.method, route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
         if clock.queue_seconds is not None:
@@ -214,3 +220,7 @@ class Gate:
         if clock.queue_seconds is not None:
             facts["queue_seconds"] = round(clock.queue_seconds, 6)
         return facts
+
+
+def _route_of(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", "unmatched")

@@ -78,9 +78,12 @@ def problem_of(error: Exception, request_id: str, *, body: Any = None) -> Outcom
             detail = f"{error}. `indexer verify` names all that is damaged; the rest of the index still answers"
             kind = DamagedIndexError
             problem = make_problem(kind.status, kind.code, kind.title, detail, request_id)
+            headers = kind.usual_headers()
         case HTTPException():
             problem = problem_of_http(error, request_id)
             headers = error.headers or {}
+            if error.status_code in (429, 503):  # of Starlette, or of a layer that somebody adds
+                headers = {"Retry-After": "1"} | dict(headers)
         case _:
             log.error("request failed", request_id=request_id, exc_info=error)
             problem = make_problem(

@@ -37,7 +37,7 @@ from service.schemas.questions import (
 )
 from sketchstore.first_use import Stamp, stamp_of
 from sketchstore.manifest import MANIFEST
-from sketchstore.reader import Index, open_index
+from sketchstore.reader import Index, KnownFile, open_index
 
 FileCheck = Literal["use", "start"]
 AnswerKind = TypeVar("AnswerKind", bound=AnswerFacts)
@@ -59,6 +59,7 @@ class ServedIndex:
         no_recipe_reason: Why there is no sketcher, None where there is one.
         reopen: Opens the same directory with the same choices again; None where it was not opened here.
         stamp: What its manifest's file was when it was opened.
+        known_files: What its files were when it was opened; the next revision shares some.
         attributor: Answers questions on it.
         reference: What its answers say they are from.
         queries: Turns what requests name into queries.
@@ -93,6 +94,7 @@ class ServedIndex:
         self.reference = IndexReference(name=name, revision=index.revision)
         self.reopen: Callable[[], ServedIndex] | None = None
         self.stamp: Stamp | None = None
+        self.known_files: frozenset[KnownFile] = frozenset()
         self.attributor = Attributor(index, engine=engine)
         self.attributor.warm()
         if check == "start":
@@ -121,6 +123,7 @@ class ServedIndex:
         data_dir: Path | None = None,
         engine: Literal["faiss", "brute_force"] = "faiss",
         check: FileCheck = "start",
+        derived: bool = True,
     ) -> "ServedIndex":
         """Open an index directory, and load its recipe where one may be loaded (`sketcher_of`).
 
@@ -132,18 +135,23 @@ class ServedIndex:
             engine: What searches the sketches.
             check: "start" reads and checks everything, loads the weights and sketches one example now. "use" reads the
                 manifest, norms and labels, and leaves every other file until something needs it.
+            derived: Whether files below derived/ that are listed nowhere are refused.
 
         Returns:
             The index.
         """
         stamp = stamp_of(directory / MANIFEST)  # before it is read: a later one shows
-        index = open_index(directory, check="digests" if check == "start" else "use")
+        index = open_index(directory, check="digests" if check == "start" else "use", derived=derived)
         sketcher, reason = sketcher_of(
             index, served_as=name, recipe=recipe, data_dir=data_dir, warm_up=check == "start"
         )
         served = cls(name, index, engine=engine, sketcher=sketcher, no_recipe_reason=reason, check=check)
         served.stamp = stamp
-        served.reopen = partial(cls.open, name, directory, recipe=recipe, data_dir=data_dir, engine=engine, check=check)
+        served.known_files = index.known_files()
+        # What is derived of a new revision may be written just now: its file is there for a moment before it is listed.
+        served.reopen = partial(
+            cls.open, name, directory, recipe=recipe, data_dir=data_dir, engine=engine, check=check, derived=False
+        )
         return served
 
     def attribute(self, asked: AttributionRequest, check: Check) -> Answer:
@@ -189,11 +197,12 @@ class ServedIndex:
 
         return parts()
 
-    def score(self, asked: ScoresRequest) -> ScoresResponse:
+    def score(self, asked: ScoresRequest, check: Check) -> ScoresResponse:
         """Rescore a given set exactly.
 
         Args:
             asked: The request.
+            check: Called between members; may raise to stop.
 
         Returns:
             Nats of the set and of each member.
@@ -211,6 +220,7 @@ class ServedIndex:
                     relative_noise=asked.relative_noise,
                     condition=asked.condition,
                     exclude_ids=asked.exclude_ids,
+                    check=check,
                 )
         response = ScoresResponse.model_validate(scores, from_attributes=True)
         return response.model_copy(update={"index": self.reference})

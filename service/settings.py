@@ -46,6 +46,13 @@ class Settings(BaseSettings):
         description="When files are compared with their digests: each before its first use, or all at the start.",
     )
 
+    watch_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="How often to look for newly published revisions in the background; questions are answered from "
+        "the old one until the new one is opened and checked. 0: every question looks, and the first waits for that.",
+    )
+
     host: str = Field(default="127.0.0.1", description="The address to bind; beyond loopback, API keys are required.")
     port: int = Field(default=8000, ge=0, le=65535, description="The port to bind; 0 takes a free one and prints it.")
     api_keys_file: Path | None = Field(

@@ -119,12 +119,13 @@ class State:
         self.check_attribution(index, asked)
         return self.engine.stream(asked, index, deadline.check)
 
-    def score(self, index: str, asked: ScoresRequest) -> ScoresResponse:
+    def score(self, index: str, asked: ScoresRequest, deadline: Deadline) -> ScoresResponse:
         """Rescore a set in the calling thread, within the limits.
 
         Args:
             index: The index asked.
             asked: The request.
+            deadline: When to stop.
 
         Returns:
             The nats.
@@ -132,7 +133,7 @@ class State:
         self._check_lengths(
             ("ids", len(asked.ids), "max_ids"), ("exclude_ids", len(asked.exclude_ids or ()), "max_ids")
         )
-        return self.engine.score(asked, index)
+        return self.engine.score(asked, index, deadline.check)
 
     def inform(self, index: str, asked: InformationRequest, deadline: Deadline) -> InformationResponse:
         """Compute what groups tell in the calling thread, within the limits.

@@ -15,11 +15,16 @@ from service.request_clock import request_clock
 Result = TypeVar("Result")
 
 
+class ClientGoneError(Exception):
+    """Nobody waits for the answer any more; stops the work and is answered with nothing."""
+
+
 class Deadline:
-    """The moment by which a request must be answered.
+    """The moment by which a request must be answered, as long as somebody waits for the answer.
 
     Attributes:
         seconds: How long the request had from its start.
+        abandoned: Whether the client went away.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -29,6 +34,7 @@ class Deadline:
             seconds: How long the request has.
         """
         self.seconds = seconds
+        self.abandoned = False
         self._at = time.monotonic() + seconds
 
     @property
@@ -36,12 +42,19 @@ class Deadline:
         """Seconds that remain, negative when it has passed."""
         return self._at - time.monotonic()
 
+    def abandon(self) -> None:
+        """Say that nobody waits for the answer any more."""
+        self.abandoned = True
+
     def check(self) -> None:
-        """Stop a computation that has taken too long; called between its steps.
+        """Stop a computation that has taken too long, or is for nobody; called between its steps.
 
         Raises:
+            ClientGoneError: If the client went away.
             DeadlineExceededError: If the moment has passed.
         """
+        if self.abandoned:
+            raise ClientGoneError
         if self.left <= 0:
             raise DeadlineExceededError(
                 f"the request was not answered within {self.seconds:g} s; ask for a smaller budget or fewer queries"
@@ -96,10 +109,7 @@ class Workplace:
             DeadlineExceededError: If no place came free in time.
         """
         if self._busy + self._waiting >= self.workers + self.queue:
-            raise QueueFullError(
-                f"{self._busy} requests compute and {self._waiting} wait; try again in a second",
-                headers={"Retry-After": "1"},
-            )
+            raise QueueFullError(f"{self._busy} requests compute and {self._waiting} wait; try again in a second")
         self._waiting += 1
         begun = time.perf_counter()
         try:

@@ -107,10 +107,22 @@ class Derived:
                 f"index {self._manifest.name!r} has no {DERIVED}/{name}; it has {listed(entries)}. "
                 "Build it with `indexer derive`."
             )
-        entry, target = entries[name], self._path / DERIVED / name
+        return self._checked(name, entries[name]), entries[name]
+
+    def check(self) -> None:
+        """Compare all that is listed with its digests now, not before its first use.
+
+        Raises:
+            DerivedError: If an entry is damaged or stale.
+        """
+        for name, entry in self.entries().items():
+            self._checked(name, entry)
+
+    def _checked(self, name: str, entry: Entry) -> Path:
+        target = self._path / DERIVED / name
         state = entry, stamp_of(target)
         self._first_use.check(name, state, lambda: check_entry(self._path, self._manifest, name, entry))
-        return target, entry
+        return target
 
     def spectrum(self, view: str, label: int | None = None) -> StoredSpectrum:
         """A stored Gram matrix and its eigendecomposition.

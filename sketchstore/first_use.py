@@ -101,6 +101,17 @@ class PublishedFiles:
             self._first_use.check(file, stamp_of(target), lambda: check_file(self.directory, entries, file))
         return target
 
+    def stamp(self, file: str) -> Stamp | None:
+        """What tells the state of a file from another; not checked.
+
+        Args:
+            file: Its path inside the directory.
+
+        Returns:
+            Its stamp; None where it is not there.
+        """
+        return stamp_of(self.directory / file)
+
 
 def check_file(directory: Path, entries: Mapping[str, FileEntry], file: str, *, digest: bool = True) -> None:
     """Refuse a file that is not the one published.

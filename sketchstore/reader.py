@@ -1,6 +1,7 @@
 """Opening an index directory: check it, then read sketches, examples, queries and derived entries lazily."""
 
 import os
+from collections.abc import Set
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -19,7 +20,7 @@ from sketchstore.errors import (
     listed,
 )
 from sketchstore.examples import ExampleTable
-from sketchstore.first_use import PublishedFiles
+from sketchstore.first_use import PublishedFiles, Stamp
 from sketchstore.held import HeldDirectory
 from sketchstore.inspection import Damage, find_damage
 from sketchstore.layout import PARTIAL_SUFFIX
@@ -28,6 +29,8 @@ from sketchstore.queries import QueryStore
 from sketchstore.view import View
 
 Check = Literal["digests", "use", "sizes"]
+#: What is the same file in two revisions: the digest that the manifest gives it, and what the disk says of it.
+KnownFile = tuple[str, Stamp | None]
 WEIGHTS = "model.safetensors"
 
 
@@ -107,6 +110,28 @@ class Index:
     def predicted_labels(self) -> Tensor | None:
         """The label the model gives to every row, int64 [n]; None where none were stored."""
         return self.column("predicted_labels") if "predicted_labels" in self.manifest.columns else None
+
+    def known_files(self) -> frozenset[KnownFile]:
+        """The files of this revision as they are now, told from all others without reading them.
+
+        Returns:
+            Each file's digest, as published, with its stamp.
+        """
+        return frozenset((entry.blake3, self.files.stamp(file)) for file, entry in self.manifest.files.items())
+
+    def check_files(self, known: Set[KnownFile] = frozenset()) -> None:
+        """Compare files with their digests now, not before their first use; for an index opened with ``check="use"``.
+
+        Args:
+            known: Files of another revision. One that is the same file on the disk is left for its first use.
+
+        Raises:
+            CorruptIndexError: If a file is not as published.
+        """
+        for file, entry in self.manifest.files.items():
+            if (entry.blake3, self.files.stamp(file)) not in known:
+                self.files.path(file)
+        self.derived.check()
 
     @property
     def has_weights(self) -> bool:

@@ -1,9 +1,10 @@
 """The attributor: an open index that answers questions, with what is worth keeping between them."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -50,6 +51,8 @@ from indexer.attributor.selection import Attribution
 from indexer.attributor.spectra import MAX_COMPUTED_SIZE, Spectra
 from indexer.attributor.stored_rows import StoredRows, compile_kernels
 from sketchstore.reader import Index
+
+Item = TypeVar("Item")
 
 
 class Attributor:
@@ -264,6 +267,7 @@ class Attributor:
         methods: Sequence[str] = (),
         condition: str = "comparable",
         exclude_ids: Sequence[str] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> Scores:
         """Compute the exact nats of a set, and of each of its members alone, and what other methods score them.
 
@@ -277,6 +281,7 @@ class Attributor:
             condition: D, which InfoLoss leaves the set out of: every comparable row, or the pool, which without a
                 filter is the same.
             exclude_ids: Examples that leave D.
+            check: Called between members; may raise to stop.
 
         Returns:
             The nats.
@@ -304,13 +309,16 @@ class Attributor:
         if "infogain" in criteria:
             of_set["infogain"] = info_gain(asked.query, sketches, noise.variance)
             of_members["infogain"] = [
-                next(acquire(asked.query, sketch.unsqueeze(0), noise.variance)).cumulative_nats for sketch in sketches
+                next(acquire(asked.query, sketch.unsqueeze(0), noise.variance)).cumulative_nats
+                for sketch in _checked(sketches, check)
             ]
         if "infoloss" in criteria:
             given = asked.conditioning.posterior("/criteria")
             positions = asked.conditioning.positions(rows)
             of_set["infoloss"] = given.info_loss_nats(positions)
-            of_members["infoloss"] = [given.info_loss_nats([position]) for position in positions.tolist()]
+            of_members["infoloss"] = [
+                given.info_loss_nats([position]) for position in _checked(positions.tolist(), check)
+            ]
         scored = replace(asked, pool=replace(pool, candidates=rows))
         by_method = {
             method: member_scores(self.index, scored, method, query, f"/methods/{place}")
@@ -386,3 +394,9 @@ class Attributor:
         conditioning = Conditioning(pool, stored, self._spectra, query, noise.variance)
         rows = PoolRows(pool, stored, self._kernel(pool), query, conditioning.cross)
         return Asked(pool, stored, rows, conditioning, query, noise.variance, budget, self._coarse)
+
+
+def _checked(items: Iterable[Item], check: Callable[[], None]) -> Iterator[Item]:
+    for item in items:
+        check()
+        yield item

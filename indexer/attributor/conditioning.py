@@ -113,7 +113,9 @@ class Conditioning:
             cross = self.cross()
             if not self._by_removal:
                 cross = cross[self._pool.positions(self._rows)]
-        given = posterior.of_query(self._query, cross, lambda places: self._stored.sketches(self._rows[places]))
+        # Not through self, which keeps the posterior: a question's arrays go with it, and wait for no collector.
+        stored, rows = self._stored, self._rows
+        given = posterior.of_query(self._query, cross, lambda places: stored.sketches(rows[places]))
         if self._by_removal and self._pool.excluded.numel():
             return given.without(self._pool.excluded)
         return given

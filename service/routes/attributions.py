@@ -8,10 +8,12 @@ from fastapi import APIRouter, Request
 from service.documentation import attribution_examples, batch_examples
 from service.event_stream import EventStream, open_stream, wants_stream
 from service.parameters import IndexName, WithoutParameters
+from service.presence import answer, while_present
 from service.problems import problem_of
 from service.schemas.answers import Answer, BatchResponse, BatchResult
 from service.schemas.questions import AttributionRequest, BatchRequest
 from service.state import JsonBody, Service
+from service.workplace import ClientGoneError
 
 router = APIRouter(tags=["attributions"], dependencies=[JsonBody, WithoutParameters])
 
@@ -31,10 +33,9 @@ async def attribute(
     With ``Accept: text/event-stream`` the same answer comes as events: ``start``, a ``step`` for every hit, ``done``
     (the answer without its hits), or ``problem``.
     """
-    deadline = service.deadline()
     if wants_stream(request):
-        return await open_stream(service, request, index, asked, deadline)
-    return await service.workplace.run(lambda: service.attribute(index, asked, deadline), deadline)
+        return await open_stream(service, request, index, asked, service.deadline())
+    return await answer(service, request, lambda deadline: service.attribute(index, asked, deadline))
 
 
 @router.post(
@@ -49,15 +50,18 @@ async def attribute_batch(index: IndexName, batch: BatchRequest, request: Reques
     service.check_length("requests", len(batch.requests), "max_batch")
     deadline = service.deadline()
 
-    def answer(item: Any) -> BatchResult:
+    def answer_one(item: Any) -> BatchResult:
         try:
             deadline.check()
             found = service.attribute(index, AttributionRequest.model_validate(item), deadline)
             return BatchResult(status=200, body=found.model_dump(mode="json"))
+        except ClientGoneError:
+            raise
         except Exception as error:
             problem = problem_of(error, request.scope["request_id"], body=item).problem
             service.metrics.refusals.labels(problem.code).inc()
             return BatchResult(status=problem.status, body=problem.model_dump(mode="json", exclude_none=True))
 
-    works = [partial(answer, item) for item in batch.requests]
-    return BatchResponse(results=await service.workplace.run_all(works, deadline))
+    works = [partial(answer_one, item) for item in batch.requests]
+    results = await while_present(request, deadline, lambda: service.workplace.run_all(works, deadline))
+    return BatchResponse(results=results)

@@ -1,9 +1,10 @@
 """POST /v1/indexes/{index}/information: what groups of training examples tell, and what their withdrawal costs."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from service.documentation import information_examples
 from service.parameters import IndexName, WithoutParameters
+from service.presence import answer
 from service.schemas.groups import InformationRequest, InformationResponse
 from service.state import JsonBody, Service
 
@@ -16,10 +17,11 @@ router = APIRouter(tags=["attributions"], dependencies=[JsonBody, WithoutParamet
     summary="Nats of groups of training examples",
     openapi_extra=information_examples(),
 )
-async def inform(index: IndexName, asked: InformationRequest, service: Service) -> InformationResponse:
+async def inform(
+    index: IndexName, asked: InformationRequest, request: Request, service: Service
+) -> InformationResponse:
     """InfoGain and InfoLoss of each group, for one query or the mean over several, and the order of removal.
 
     Groups are given by ids or by a metadata column: what would this prediction lose if contributor X were withdrawn?
     """
-    deadline = service.deadline()
-    return await service.workplace.run(lambda: service.inform(index, asked, deadline), deadline)
+    return await answer(service, request, lambda deadline: service.inform(index, asked, deadline))

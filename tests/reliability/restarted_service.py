@@ -31,6 +31,12 @@ class RestartedService:
         self._command += ["--job-store", str(folder / "jobs.sqlite3"), *options]
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """The process there is now."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start a process and wait until it answers."""
         with self.log.open("ab") as log:
@@ -48,12 +54,18 @@ class RestartedService:
         """End the process as a power cut would, in the middle of whatever it does."""
         self._end(signal.SIGKILL)
 
-    def stop(self) -> None:
-        """Ask the process to end."""
-        self._end(signal.SIGTERM)
+    def stop(self) -> int | None:
+        """Ask the process to end.
 
-    def _end(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait(60)
-            self._process = None
+        Returns:
+            Its status; None where there is no process.
+        """
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> int | None:
+        if self._process is None:
+            return None
+        self._process.send_signal(number)
+        status = self._process.wait(120)
+        self._process = None
+        return status

@@ -16,6 +16,7 @@ from service.problems import HTTP_ERRORS
 from service.schemas.answers import Answer, ScoresResponse
 from service.schemas.groups import InformationRequest, InformationResponse
 from service.schemas.questions import AttributionRequest, BatchRequest, ScoresRequest, SketchesRequest
+from service.schemas.revisions import Reloaded, ReloadRequest
 from service.settings import Settings
 from service.validation import CODES
 
@@ -27,8 +28,9 @@ REQUESTS = {
     "scores": ScoresRequest,
     "information": InformationRequest,
     "sketches": SketchesRequest,
+    "reload": ReloadRequest,
 }
-ANSWERS = {"attributions": Answer, "scores": ScoresResponse, "information": InformationResponse}
+ANSWERS = {"attributions": Answer, "scores": ScoresResponse, "information": InformationResponse, "reload": Reloaded}
 
 
 def codes_of(module: ModuleType, base: type) -> set[str]:

@@ -16,6 +16,7 @@ from service.documentation import downgraded
 from service.schemas.groups import InformationRequest
 from service.schemas.jobs import JobRequest
 from service.schemas.questions import AttributionRequest, BatchRequest, ScoresRequest, SketchesRequest
+from service.schemas.revisions import ReloadRequest
 from service.settings import Settings
 
 SNAPSHOT = Path("docs/openapi.json")
@@ -67,6 +68,7 @@ def test_every_operation_and_parameter_is_described(document: dict[str, Any]) ->
         ("/v1/indexes/{index}/scores", ScoresRequest),
         ("/v1/indexes/{index}/information", InformationRequest),
         ("/v1/indexes/{index}/sketches", SketchesRequest),
+        ("/v1/indexes/{index}/reload", ReloadRequest),
         ("/v1/jobs", JobRequest),
     ],
 )
