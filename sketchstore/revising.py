@@ -130,7 +130,7 @@ class Draft:
             The revision.
         """
         revision, text = manifest_text(
-            {**fields, "files": {name: each.model_dump() for name, each in self.files.items()}}
+            {**fields, "files": {name: each.model_dump() for name, each in sorted(self.files.items())}}
         )
         write_file(self._content / MANIFEST, text)
         sync_tree(self._content)

@@ -1,6 +1,7 @@
 """What a reader finds after an interruption: the old revision or the new one, whole, and answers that belong to it."""
 
 import math
+import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class States:
     def __post_init__(self) -> None:
         self.operation = OPERATIONS[self.name]
         self._kept = {name: content(self.base / name) for name in ("points", "more")}
-        done = copied(self.base, self.base.with_name(f"{self.base.name}-{self.name}"))
+        done = copied(self.base, Path(tempfile.mkdtemp(dir=self.base.parent)) / "done")
         assert publish(self.name, done) == (0, "")
         assert verify_index(done / self.operation.subject) == []
         self._states = {}
