@@ -25,7 +25,7 @@ from sketchstore.manifest import Source
 from sketchstore.merge import merge_indexes
 from sketchstore.plan import BuildPlan
 from sketchstore.reader import Index, open_index
-from sketchstore.revising import sources_of
+from sketchstore.revising import sources_of, sweep
 
 
 class AppendError(UpkeepError):
@@ -99,6 +99,7 @@ def append_rows(
         AppendError: If there is no such row, or none that was not read.
     """
     progress = progress or Silent()
+    sweep(directory)
     index = open_index(directory, check="use", derived=False)
     loaded = recipe_of(index, recipe, data_dir=data_dir, options=options)
     dataset = loaded.train_set()
@@ -148,7 +149,7 @@ def append_rows(
     shutil.rmtree(work, ignore_errors=True)
     written = []
     if derived:
-        found = open_index(directory, check="sizes", derived=False)
+        found = open_index(directory, check="use", derived=False)
         written = derive(found, **asdict(choices), progress=progress).written
     return AppendReport(
         revision=merged.revision,

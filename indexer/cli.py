@@ -116,6 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         usage = isinstance(error, USAGE_ERRORS) and not isinstance(error, RecipeDataError)
         missing = isinstance(error, FileNotFoundError | FileExistsError) and not isinstance(error, CorruptIndexError)
         sys.exit(2 if usage or missing else 1)
+    except OSError as error:  # a disk that is full, a file that may not be read: no mistake of this program
+        typer.echo(f"error: {error.filename or 'the system'}: {error.strerror or error}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def query(
     """
     if as_json and as_csv:
         fail("--json and --csv are both given; choose one")
-    index = open_index(directory, check="sizes", derived=False)
+    index = open_index(directory, check="use", derived=False)
     attributor = Attributor(index, engine=engine)
     asked = resolve(attributor, row=row, train_id=train_id, include_self=include_self, sketch=sketch, target=target)
     chosen = CandidateFilter(

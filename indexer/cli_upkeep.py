@@ -246,7 +246,7 @@ def _plot(index: Index, tuning: NoiseTuning) -> str:
 
 
 def _derive(directory: Path, choices: DerivedChoices) -> list[str]:
-    index = open_index(directory, check="sizes", derived=False)
+    index = open_index(directory, check="use", derived=False)
     with progress_on(Console(stderr=True)) as progress:
         return derive(index, **asdict(choices), progress=progress).written
 

@@ -66,9 +66,16 @@ def derive(
     Returns:
         What was written, kept and removed.
     """
-    report, progress = DeriveReport(), progress or Silent()
     if faiss is not None:
         check_factory(faiss, index.sketch_dim)
+    with index.derived.deriving():
+        return _bring(index, faiss, spectra, codes, rebuild, progress or Silent())
+
+
+def _bring(
+    index: Index, faiss: str | None, spectra: bool, codes: CodesChoice, rebuild: bool, progress: Progress
+) -> DeriveReport:
+    report = DeriveReport()
     partitions = [(view, label) for view in index.views.values() for label in view.partitions]
     # A spectrum takes the cube of its rows, a Flat index their number: what is done says nothing about the time left.
     progress.phase(

@@ -1,8 +1,8 @@
 """Derived entries: FAISS indexes, spectra, codes and heads, deletable, rebuildable, checked before first use."""
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,15 +22,18 @@ from sketchstore.derived_manifest import (
     Kind,
     built_from,
     check_entry,
+    digest_entries,
     entry_file,
     read_derived_manifest,
+    unlisted,
 )
 from sketchstore.digests import digest_file
 from sketchstore.errors import CorruptDerivedError, DerivedManifestError, MissingDerivedError, listed
 from sketchstore.first_use import FirstUse, PublishedFiles, stamp_of
 from sketchstore.heads import Heads, map_heads
-from sketchstore.layout import finish_file, write_file
+from sketchstore.layout import files_below, finish_file, sync_file, write_file
 from sketchstore.manifest import DERIVED, Manifest
+from sketchstore.storing import storing
 from sketchstore.view import View, partition_name
 
 Form = Literal["kernel", "gram"]
@@ -231,12 +234,9 @@ class Derived:
         target = self._path / DERIVED / name
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.tmp")
-        build(temporary)
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with storing(target):
+            build(temporary)
+        sync_file(temporary)
         partition = partition_name(label)
         entry = Entry(
             kind=kind,
@@ -270,6 +270,24 @@ class Derived:
             self._list(remove=name)
             (self._path / DERIVED / name).unlink(missing_ok=True)
 
+    @contextmanager
+    def deriving(self) -> Iterator[None]:
+        """Keep other processes from deriving of this index meanwhile, and clear away what a kill of one left.
+
+        Yields:
+            Nothing; a process that came first is waited for.
+        """
+        folder = self._path / DERIVED
+        folder.mkdir(exist_ok=True)
+        with filelock.FileLock(folder / ".deriving"):
+            for file in files_below(folder):
+                if Path(file).name.startswith(".") and file not in (".lock", ".deriving"):
+                    (folder / file).unlink()
+            with suppress(DerivedManifestError):
+                for file in unlisted(self._path, self.entries()):
+                    (folder / file).unlink()
+            yield
+
     def _list(self, *, remove: str | None = None, add: tuple[str, Entry] | None = None) -> None:
         try:
             entries = self.entries()
@@ -278,5 +296,6 @@ class Derived:
         entries = {file: entry for file, entry in entries.items() if file != remove}
         if add is not None:
             entries[add[0]] = add[1]
-        content = DerivedManifest(entries=dict(sorted(entries.items()))).model_dump(mode="json")
+        entries = dict(sorted(entries.items()))
+        content = DerivedManifest(entries=entries, digest=digest_entries(entries)).model_dump(mode="json")
         write_file(self._path / DERIVED_MANIFEST, (json.dumps(content, indent=2) + "\n").encode())

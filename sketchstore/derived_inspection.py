@@ -12,11 +12,11 @@ from sketchstore.derived_manifest import (
     Entry,
     check_entry,
     read_derived_manifest,
+    unlisted,
 )
 from sketchstore.errors import CorruptDerivedError, CorruptIndexError, DerivedManifestError
 from sketchstore.first_use import PublishedFiles
 from sketchstore.heads import MAX_DEPARTURE, departure, head_options, least_errors, map_heads, project
-from sketchstore.layout import files_below
 from sketchstore.manifest import DERIVED, Manifest
 from sketchstore.view import View
 
@@ -30,7 +30,8 @@ def find_derived_damage(
         path: The index directory.
         manifest: Its manifest.
         digests: Whether to read the files; else their lengths are believed.
-        values: Whether to compare codes and heads with the sketches, which are read for it.
+        values: Whether to compare codes and heads with the sketches, which are read for it, and to name files that are
+            not listed.
 
     Yields:
         One error per damaged, stale or unlisted file.
@@ -49,8 +50,8 @@ def find_derived_damage(
                 check_heads(path, manifest, file, entry)
         except CorruptIndexError as error:
             yield error
-    for file in files_below(path / DERIVED):
-        if file != "manifest.json" and file not in derived.entries and not Path(file).name.startswith("."):
+    if values:  # what is not listed is never read: an interrupted derivation leaves it, and the index can be used
+        for file in unlisted(path, derived.entries):
             yield CorruptDerivedError(f"{DERIVED}/{file}", f"is not listed in {DERIVED_MANIFEST}. {CURE}")
 
 

@@ -1,6 +1,7 @@
 """derived/manifest.json: which derived files there are, and everything each was built from."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +9,7 @@ from pydantic import Field, JsonValue, ValidationError
 
 from sketchstore.digests import digest_file, digest_json
 from sketchstore.errors import CorruptDerivedError, DerivedManifestError, StaleDerivedError
+from sketchstore.layout import files_below
 from sketchstore.manifest import DERIVED, Digest, FilePath, Manifest, Section, column_file
 from sketchstore.view import partition_name
 
@@ -43,6 +45,8 @@ class DerivedManifest(Section):
     format: Literal["nattribute-derived"] = "nattribute-derived"
     format_version: Literal[1] = 1
     entries: dict[FilePath, Entry] = Field(default_factory=dict)
+    digest: Digest | None = None
+    """BLAKE3 of the entries' canonical JSON; None in what was written before there was one."""
 
 
 def entry_file(kind: Kind, view: str, label: int | None) -> str:
@@ -56,8 +60,12 @@ def entry_file(kind: Kind, view: str, label: int | None) -> str:
     Returns:
         Path below derived/.
     """
+    return _place(kind, view, partition_name(label))
+
+
+def _place(kind: Kind, view: str, partition: str) -> str:
     folder, suffix = _PLACES[kind]
-    return f"{folder}/{view}/{partition_name(label)}.{suffix}"
+    return f"{folder}/{view}/{partition}.{suffix}"
 
 
 def read_derived_manifest(path: Path) -> DerivedManifest:
@@ -72,16 +80,52 @@ def read_derived_manifest(path: Path) -> DerivedManifest:
     Raises:
         DerivedManifestError: If it is not JSON of this format.
     """
+    if not os.path.lexists(path / DERIVED_MANIFEST):
+        return DerivedManifest()
+    if not (path / DERIVED_MANIFEST).is_file():
+        raise DerivedManifestError(DERIVED_MANIFEST, f"is no file. {CURE}")
     try:
         text = (path / DERIVED_MANIFEST).read_bytes()
     except FileNotFoundError:
         return DerivedManifest()
     try:
-        return DerivedManifest.model_validate_json(text, strict=True)
+        found = DerivedManifest.model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"
         raise DerivedManifestError(DERIVED_MANIFEST, f"{where}: {first['msg']}. {CURE}") from error
+    if found.digest not in (None, digest_entries(found.entries)):
+        raise DerivedManifestError(DERIVED_MANIFEST, f"its entries do not have the digest that it states. {CURE}")
+    return found
+
+
+def digest_entries(entries: Mapping[str, Entry]) -> str:
+    """Digest of what derived/manifest.json lists.
+
+    Args:
+        entries: Entries by file name below derived/.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    return digest_json({file: entry.model_dump(mode="json") for file, entry in entries.items()})
+
+
+def unlisted(path: Path, entries: Container[str]) -> list[str]:
+    """Files that an interrupted derivation left: finished, and not in the list, so that nobody reads them.
+
+    Args:
+        path: The index directory.
+        entries: What is listed.
+
+    Returns:
+        Paths below derived/, without those whose name begins with a dot.
+    """
+    return [
+        file
+        for file in files_below(path / DERIVED)
+        if file != "manifest.json" and file not in entries and not Path(file).name.startswith(".")
+    ]
 
 
 def built_from(manifest: Manifest, kind: str, view: str, partition: str, options: Mapping[str, JsonValue]) -> str:
@@ -125,9 +169,11 @@ def check_entry(path: Path, manifest: Manifest, file: str, entry: Entry, *, dige
 
     Raises:
         StaleDerivedError: If it was built from other sketches, labels, scale or options.
-        CorruptDerivedError: If the file is missing, or has another length or digest.
+        CorruptDerivedError: If the file is missing, has another length or digest, or is listed as something else.
     """
     name = f"{DERIVED}/{file}"
+    if file != _place(entry.kind, entry.view, entry.partition):
+        raise CorruptDerivedError(name, f"is listed as {entry.kind} of {entry.view}, {entry.partition}. {CURE}")
     if entry.view not in manifest.views or entry.built_from != built_from(
         manifest, entry.kind, entry.view, entry.partition, entry.options
     ):

@@ -11,6 +11,8 @@
     ├ BuildInProgressError                another process holds the build's lock
     ├ ResumeMismatchError(ValueError)     the plan of the unfinished build is another one
     ├ IncompleteBuildError                publish before everything was written
+    ├ DamagedBuildError                   a file of the unfinished build is not what was written
+    ├ StorageError(OSError)               the disk is full or fails (`storing.py`)
     ├ FormatVersionError                  written by a version this reader does not know
     ├ CorruptIndexError                   what is on the disk is not what was published: has .file and .kind
     │ ├ ManifestError
@@ -101,6 +103,10 @@ class ResumeMismatchError(IndexDirectoryError, ValueError):
 
 class IncompleteBuildError(IndexDirectoryError):
     """Publication was asked for before every block, column and table was written."""
+
+
+class DamagedBuildError(IndexDirectoryError):
+    """A file that an unfinished build cannot be resumed without is not what was written."""
 
 
 class FormatVersionError(IndexDirectoryError):

@@ -14,6 +14,7 @@ from sketchstore.derived_manifest import Entry
 from sketchstore.errors import FaissFactoryError
 from sketchstore.faiss_search import FaissSearch, is_exact, load_faiss
 from sketchstore.reader import Index
+from sketchstore.storing import storing
 from sketchstore.view import View
 
 TRAINING_ROWS = 65_536
@@ -43,13 +44,15 @@ def write_faiss(index: Index, view: str, label: int | None = None, factory: str 
     check_factory(factory, chosen.sketch_dim)
     options: dict[str, JsonValue] = {"factory": factory, "faiss_version": str(faiss.__version__)}
     target = index.path / "derived" / "faiss" / view / f".{chosen.partition(label)}.build"
-    target.parent.mkdir(parents=True, exist_ok=True)
     measured: dict[str, JsonValue] | None = None
     try:
         if factory == "Flat":
-            _stream_flat(faiss, chosen, chosen.partition_rows(label), target)
+            with storing(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _stream_flat(faiss, chosen, chosen.partition_rows(label), target)
         else:
             built = _build(faiss, chosen, chosen.partition_rows(label), factory)
+            target.parent.mkdir(parents=True, exist_ok=True)
             faiss.write_index(built, str(target))
             if not is_exact(factory, chosen.storage_dtype.name):
                 measured = _measure_recall(index, chosen, label, built, options)

@@ -1,4 +1,7 @@
-"""The journal of a build: one synced line per finished block or file, with digests, so that resume trusts nothing."""
+"""The journal of a build: one synced line per finished block or file, with digests, so that resume trusts nothing.
+
+A line is a JSON object whose last member is the BLAKE3 digest of the object without it.
+"""
 
 import json
 import os
@@ -8,7 +11,11 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
+from sketchstore.digests import digest_bytes
 from sketchstore.manifest import ColumnName, Digest, FilePath, Section, ViewName
+from sketchstore.storing import storing
+
+_DIGEST = b',"digest":"'
 
 
 class BlockLine(Section):
@@ -37,7 +44,7 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path) -> "Journal":
-        """Read a journal, cutting off the line that a kill left unfinished.
+        """Read a journal, cutting off the line that a kill left unfinished or something damaged, and what is behind it.
 
         Args:
             path: The journal; it is made if there is none.
@@ -52,18 +59,22 @@ class Journal:
             if not line.endswith(b"\n") or not journal._take(line):
                 break
             kept += len(line)
-        with path.open("ab") as stream:
+        with storing(path), path.open("ab") as stream:
             stream.truncate(kept)
             os.fsync(stream.fileno())
         return journal
 
     def _take(self, line: bytes) -> bool:
+        head, _, digest = line.rpartition(_DIGEST)
+        text = head + b"}"
+        if digest != digest_bytes(text).encode() + b'"}\n':
+            return False
         try:
-            if b'"block"' in line:
-                block = BlockLine.model_validate_json(line)
+            if b'"block"' in text:
+                block = BlockLine.model_validate_json(text)
                 self.blocks[block.block] = block
             else:
-                file = FileLine.model_validate_json(line)
+                file = FileLine.model_validate_json(text)
                 self.files[file.file] = file.blake3
         except ValidationError:
             return False
@@ -75,8 +86,9 @@ class Journal:
         Args:
             line: What was finished.
         """
-        text = json.dumps(line.model_dump(mode="json"), separators=(",", ":")).encode() + b"\n"
-        with self.path.open("ab") as stream:
+        text = json.dumps(line.model_dump(mode="json"), separators=(",", ":")).encode()
+        text = text[:-1] + _DIGEST + digest_bytes(text).encode() + b'"}\n'
+        with storing(self.path), self.path.open("ab") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())

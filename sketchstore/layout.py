@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sketchstore.storing import storing
+
 PARTIAL_SUFFIX = ".partial"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -19,11 +21,17 @@ def sync_directory(path: Path) -> None:
     Args:
         path: The directory.
     """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    sync_file(path)
+
+
+def sync_file(path: Path) -> None:
+    """Flush what was written to a file, or to a directory's entries.
+
+    Args:
+        path: The file or directory.
+    """
+    with storing(path), _descriptor(path, os.O_RDONLY) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -33,12 +41,13 @@ def write_file(path: Path, data: bytes) -> None:
         path: The file; its folder is made.
         data: Its content.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
     finish_file(temporary, path)
 
 
@@ -49,7 +58,8 @@ def finish_file(temporary: Path, path: Path) -> None:
         temporary: The file, already synced.
         path: Its name from now on.
     """
-    os.replace(temporary, path)
+    with storing(path):
+        os.replace(temporary, path)
     sync_directory(path.parent)
 
 
@@ -61,11 +71,7 @@ def sync_tree(path: Path) -> None:
     """
     for folder, _, names in os.walk(path, topdown=False):
         for name in names:
-            descriptor = os.open(Path(folder) / name, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_file(Path(folder) / name)
         sync_directory(Path(folder))
 
 
@@ -146,6 +152,13 @@ def _descriptor(path: Path, flags: int) -> Iterator[int]:
         os.close(descriptor)
 
 
+@contextmanager
+def _made(path: Path) -> Iterator[int]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _descriptor(path, os.O_RDWR | os.O_CREAT) as descriptor:
+        yield descriptor
+
+
 def write_at(path: Path, total: int, pieces: list[tuple[int, bytes | memoryview]]) -> None:
     """Write pieces of a file that will have ``total`` bytes, and sync it.
 
@@ -154,8 +167,7 @@ def write_at(path: Path, total: int, pieces: list[tuple[int, bytes | memoryview]
         total: Its length once it is finished.
         pieces: Offsets and bytes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _descriptor(path, os.O_RDWR | os.O_CREAT) as descriptor:
+    with storing(path), _made(path) as descriptor:
         if os.fstat(descriptor).st_size != total:
             os.ftruncate(descriptor, total)
         for offset, data in pieces:

@@ -362,12 +362,12 @@ def parse_manifest(text: bytes) -> Manifest:
     if not isinstance(value, dict):
         raise ManifestSyntaxError(MANIFEST, f"must be a JSON object, is a {type(value).__name__}")
     if value.get("format") != FORMAT:
-        raise FormatVersionError(f"format is {value.get('format')!r}, this reader knows {FORMAT!r} only")
+        raise FormatVersionError(f"{MANIFEST}: format is {value.get('format')!r}, this reader knows {FORMAT!r} only")
     version = value.get("format_version")
     if version not in READABLE_VERSIONS or isinstance(version, bool | float):
         raise FormatVersionError(
-            f"format_version is {version!r}, this reader knows {' and '.join(map(str, READABLE_VERSIONS))}. "
-            "Upgrade nattribute to read a newer index, or rebuild the index with `indexer build`."
+            f"{MANIFEST}: format_version is {version!r}, this reader knows "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}. Upgrade nattribute to read a newer index, or rebuild it."
         )
     expected = revision_of(value)
     if value.get("revision") != expected:
@@ -396,8 +396,6 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         MissingFileError: If there is no manifest.json.
     """
-    try:
-        text = (path / MANIFEST).read_bytes()
-    except FileNotFoundError as error:
-        raise MissingFileError(MANIFEST, "is not there; every index directory has one") from error
-    return parse_manifest(text)
+    if not (path / MANIFEST).is_file():
+        raise MissingFileError(MANIFEST, "is not there as a file; every index directory has one")
+    return parse_manifest((path / MANIFEST).read_bytes())

@@ -17,7 +17,7 @@ from sketchstore.kept import Kept
 from sketchstore.manifest import Manifest, Source, column_file, shard_file
 from sketchstore.norms import squared_norms
 from sketchstore.reader import WEIGHTS, Index
-from sketchstore.revising import Draft, drafted, fields_of, sources_of
+from sketchstore.revising import Draft, drafted, fields_of, sources_of, sweep
 from sketchstore.row_facts import state_rows, united_ranges
 from sketchstore.stored_arrays import write_column, write_shard
 from sketchstore.table_copy import copy_tables
@@ -67,6 +67,7 @@ def merge_indexes(
     Returns:
         What was done.
     """
+    sweep(out)
     first, notes = indexes[0], []
     for other in indexes[1:]:
         check_mergeable(first, other)

@@ -31,8 +31,11 @@ from sketchstore.manifest import (
 )
 from sketchstore.norms import mean_squared_norms, squared_norms
 from sketchstore.plan import BuildPlan
+from sketchstore.storing import storing
 
 PUBLISHING = "publishing.json"
+REPLACED = "replaced"
+"""Inside `name.partial/`: what had the name, for the moment in which nothing has it."""
 
 
 def publish(
@@ -96,17 +99,23 @@ def take_name(content: Path, target: Path, partial: Path) -> None:
         content: The directory, synced, inside ``partial``.
         target: Its name from now on.
         partial: A folder on the same file system that may hold what had the name.
+
+    Raises:
+        OSError: If the system refuses; named by `storing`. What had the name has it still, or again.
     """
-    if os.path.lexists(target):
-        if not exchange(content, target):
-            # No call that swaps: for a moment there is no index here, and a kill in it leaves the old one in .partial.
-            os.rename(target, partial / "replaced")
+    with storing(target):
+        if not os.path.lexists(target):
             os.rename(content, target)
-        sync_directory(target.parent)
-        shutil.rmtree(content, ignore_errors=True)
-    else:
-        os.rename(content, target)
-        sync_directory(target.parent)
+        elif not exchange(content, target):
+            # No call that swaps: for a moment there is no index here, and a kill in it leaves the old one in .partial.
+            os.rename(target, partial / REPLACED)
+            try:
+                os.rename(content, target)
+            except OSError:
+                os.rename(partial / REPLACED, target)
+                raise
+    sync_directory(target.parent)
+    shutil.rmtree(content, ignore_errors=True)
 
 
 def _write_labels(content: Path, plan: BuildPlan) -> None:

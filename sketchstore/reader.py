@@ -25,6 +25,7 @@ from sketchstore.held import HeldDirectory
 from sketchstore.inspection import Damage, find_damage
 from sketchstore.layout import PARTIAL_SUFFIX
 from sketchstore.manifest import MANIFEST, QUERY_REPRESENTATIONS, Manifest, column_file, read_manifest
+from sketchstore.publish import REPLACED
 from sketchstore.queries import QueryStore
 from sketchstore.view import View
 
@@ -146,6 +147,11 @@ class Index:
 
 def _directory(path: str | os.PathLike[str]) -> Path:
     directory = Path(path)
+    if not directory.exists() and (left := directory.with_name(directory.name + PARTIAL_SUFFIX) / REPLACED).is_dir():
+        raise IndexNotFoundError(
+            f"there is no index directory at {directory}: a change was interrupted while nothing had its name. Its "
+            f"last revision lies in {left}, whole; move it back."
+        )
     if not directory.is_dir():
         raise IndexNotFoundError(f"there is no index directory at {directory}. Build one with `indexer build`.")
     if directory.name.endswith(PARTIAL_SUFFIX):

@@ -15,7 +15,7 @@ from sketchstore.kept import Kept, places_in, ranges_of
 from sketchstore.manifest import QUERY_REPRESENTATIONS, column_file, query_file, shard_file
 from sketchstore.purge_proof import prove_column, prove_ids, prove_shard
 from sketchstore.reader import Index
-from sketchstore.revising import Draft, drafted, fields_of
+from sketchstore.revising import Draft, drafted, fields_of, sweep
 from sketchstore.row_facts import state_rows
 from sketchstore.stored_arrays import write_column, write_shard
 from sketchstore.table_copy import copy_tables
@@ -64,6 +64,7 @@ def remove_rows(index: Index, ids: Collection[str], *, purge: bool = False) -> R
         EveryRowRemovedError: If no row would be left.
         NothingToPurgeError: If no id is given and no row is withdrawn.
     """
+    sweep(index.path)
     manifest = index.manifest
     rows = index.examples.rows(sorted(set(ids)))
     if not rows.numel() and not (purge and manifest.removed):

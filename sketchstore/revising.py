@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 from pydantic import JsonValue
 
 from sketchstore.digests import digest_file
-from sketchstore.errors import IndexExistsError, UnfinishedBuildError, UpkeepError
-from sketchstore.layout import finish_file, sync_tree, write_file
+from sketchstore.errors import BuildInProgressError, IndexExistsError, UnfinishedBuildError, UpkeepError
+from sketchstore.layout import finish_file, sync_file, sync_tree, write_file
 from sketchstore.manifest import (
     BUILD_LOG,
     FORMAT_VERSION,
@@ -29,7 +29,8 @@ from sketchstore.manifest import (
 )
 from sketchstore.publish import take_name
 from sketchstore.reader import Index
-from sketchstore.unfinished import PLAN, partial_path, take_lock
+from sketchstore.storing import storing
+from sketchstore.unfinished import PLAN, clear, partial_path, put_back, take_lock
 
 DRAFT = "revision"
 
@@ -68,7 +69,8 @@ class Draft:
         try:
             os.link(source, target)
         except OSError:  # another file system, or one without links
-            shutil.copyfile(source, target)
+            with storing(target):
+                shutil.copyfile(source, target)
         self.files[name] = index.manifest.files[file]
 
     def write(self, file: str, data: bytes) -> None:
@@ -94,9 +96,9 @@ class Draft:
         target = self._content / file
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.tmp")
-        yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        with storing(target):
+            yield temporary
+        sync_file(temporary)
         finish_file(temporary, target)
         self._finished(file)
 
@@ -112,10 +114,11 @@ class Draft:
             facts: What to say; the time is added.
         """
         log = self._content / BUILD_LOG
-        if index is not None and (index.files.directory / BUILD_LOG).is_file():
-            shutil.copyfile(index.files.directory / BUILD_LOG, log)  # a link would let two directories share one log
-        with log.open("a", encoding="utf-8") as stream:
-            stream.write(log_line(facts))
+        with storing(log):
+            if index is not None and (index.files.directory / BUILD_LOG).is_file():
+                shutil.copyfile(index.files.directory / BUILD_LOG, log)  # linked, two directories would share one log
+            with log.open("a", encoding="utf-8") as stream:
+                stream.write(log_line(facts))
 
     def publish(self, fields: Mapping[str, Any]) -> str:
         """Write the manifest, sync everything, and take the index's name in one step.
@@ -127,7 +130,7 @@ class Draft:
             The revision.
         """
         revision, text = manifest_text(
-            {**fields, "files": {name: each.model_dump() for name, each in self.files.items()}}
+            {**fields, "files": {name: each.model_dump() for name, each in sorted(self.files.items())}}
         )
         write_file(self._content / MANIFEST, text)
         sync_tree(self._content)
@@ -209,6 +212,20 @@ def check_unchanged(index: Index) -> None:
         raise UpkeepError(f"index {index.name!r} was changed by somebody else meanwhile; do it again.")
 
 
+def sweep(target: Path) -> None:
+    """Delete what a killed change of an index left beside it: after a purge, the rows that were purged.
+
+    An unfinished build stays, and so does what somebody is working on.
+
+    Args:
+        target: The index directory.
+    """
+    partial = partial_path(target.resolve())
+    if partial.is_dir() and not (partial / PLAN).exists():
+        with suppress(BuildInProgressError), take_lock(partial):
+            clear(partial, target.resolve())
+
+
 @contextmanager
 def locked(target: Path) -> Iterator[Path]:
     """Keep everybody else from building or changing an index meanwhile.
@@ -230,11 +247,11 @@ def locked(target: Path) -> Iterator[Path]:
     partial.mkdir(parents=True, exist_ok=True)
     lock = take_lock(partial)
     try:
+        put_back(partial, target)
         yield partial
     finally:
-        shutil.rmtree(partial / DRAFT, ignore_errors=True)
+        clear(partial, target)
         lock.release()
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

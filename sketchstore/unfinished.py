@@ -3,13 +3,16 @@
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import filelock
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from sketchstore.digests import digest_json
 from sketchstore.errors import (
     BuildInProgressError,
+    DamagedBuildError,
     IndexExistsError,
     ResumeMismatchError,
     UnfinishedBuildError,
@@ -17,7 +20,7 @@ from sketchstore.errors import (
 )
 from sketchstore.layout import PARTIAL_SUFFIX, write_file
 from sketchstore.plan import BuildPlan
-from sketchstore.publish import PUBLISHING
+from sketchstore.publish import PUBLISHING, REPLACED
 
 PLAN = "plan.json"
 SCALES = "scales.json"
@@ -26,6 +29,7 @@ LOCK = "lock"
 REPLACES = "replaces"
 """Its presence says that the build was begun to replace an index at its target."""
 CONTENT = "index"
+CURE = "Build anew with --overwrite instead of --resume."
 
 
 def partial_path(path: Path) -> Path:
@@ -58,6 +62,35 @@ def take_lock(partial: Path) -> filelock.BaseFileLock:
     except filelock.Timeout as error:
         raise BuildInProgressError(f"another process is building {partial}; wait for it, or stop it") from error
     return lock
+
+
+def put_back(partial: Path, target: Path) -> None:
+    """Give an index its name again, where a kill came when nothing had it (`publish.take_name`).
+
+    Args:
+        partial: ``name.partial``, locked.
+        target: Where the index is published.
+    """
+    if (partial / REPLACED).exists() and not os.path.lexists(target):
+        os.rename(partial / REPLACED, target)
+
+
+def clear(partial: Path, target: Path) -> None:
+    """Delete ``name.partial``, the lock last: whoever takes it after this must find nothing that is still to go.
+
+    Args:
+        partial: ``name.partial``, locked.
+        target: Where the index is published.
+    """
+    put_back(partial, target)
+    with suppress(OSError):  # what has just been published is not to fail by this; somebody else may have a lock by now
+        for entry in partial.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != LOCK:
+                entry.unlink()
+        (partial / LOCK).unlink(missing_ok=True)
+        partial.rmdir()
 
 
 def was_published(target: Path, partial: Path) -> bool:
@@ -112,7 +145,7 @@ def prepare(partial: Path, plan: BuildPlan, *, keep: bool, replaces: bool) -> No
         replaces: Whether an index at the target is to be replaced, by this process or one that resumes.
     """
     if keep:
-        planned = BuildPlan.model_validate_json((partial / PLAN).read_bytes())
+        planned = _read_plan(partial / PLAN)
         plan.check_resumes(planned, str(partial))
     else:
         for entry in partial.iterdir():
@@ -130,6 +163,31 @@ def prepare(partial: Path, plan: BuildPlan, *, keep: bool, replaces: bool) -> No
         leftover.unlink()
 
 
+def _read_plan(path: Path) -> BuildPlan:
+    """Read the plan of an unfinished build.
+
+    Returns:
+        The plan.
+
+    Raises:
+        DamagedBuildError: If it is none.
+    """
+    try:
+        return BuildPlan.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError) as error:
+        raise DamagedBuildError(f"{path} is not the plan of a build any more. {CURE}") from error
+
+
+def write_scales(path: Path, scales: dict[str, int]) -> None:
+    """Store the scale exponents of a build, with their digest: other ones would give every sketch another length.
+
+    Args:
+        path: scales.json.
+        scales: Exponents by view.
+    """
+    write_file(path, json.dumps({"exponents": scales, "blake3": digest_json(scales)}).encode())
+
+
 def read_scales(path: Path, plan: BuildPlan) -> dict[str, int] | None:
     """The scale exponents that the build has fixed.
 
@@ -142,12 +200,20 @@ def read_scales(path: Path, plan: BuildPlan) -> dict[str, int] | None:
 
     Raises:
         ResumeMismatchError: If they are of other views.
+        DamagedBuildError: If they are not as they were written.
     """
     if plan.dtype == "float32":
         return dict.fromkeys(plan.views, 0)
     if not path.exists():
         return None
-    scales = TypeAdapter(dict[str, int]).validate_json(path.read_bytes())
+    try:
+        stored = json.loads(path.read_bytes())
+        scales = TypeAdapter(dict[str, int]).validate_python(stored["exponents"], strict=True)
+        sound = stored["blake3"] == digest_json(scales)
+    except (ValueError, TypeError, KeyError, OSError):
+        sound = False
+    if not sound:
+        raise DamagedBuildError(f"{path} does not hold the scales of this build any more. {CURE}")
     if set(scales) != set(plan.views):
         raise ResumeMismatchError(f"{path} has scales of {listed(scales)}, the plan has {listed(plan.views)}")
     return scales

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,10 +28,11 @@ from sketchstore.errors import (
 )
 from sketchstore.float16 import check_subnormals
 from sketchstore.journal import BlockLine, FileLine, Journal
-from sketchstore.layout import finish_file, write_file
+from sketchstore.layout import finish_file, sync_file, write_file
 from sketchstore.manifest import BUILD_LOG, QUERY_REPRESENTATIONS, column_file, query_file
 from sketchstore.plan import Block, BuildPlan, published_from
 from sketchstore.publish import publish
+from sketchstore.storing import storing
 from sketchstore.tables import ExampleRow, write_examples_table
 from sketchstore.unfinished import (
     CONTENT,
@@ -40,12 +40,15 @@ from sketchstore.unfinished import (
     PLAN,
     REPLACES,
     SCALES,
+    clear,
     partial_path,
     prepare,
+    put_back,
     read_scales,
     refuse_what_is_there,
     take_lock,
     was_published,
+    write_scales,
 )
 
 SHARED_WEIGHTS = "weights.safetensors"
@@ -96,7 +99,9 @@ class IndexWriter:
         partial = partial_path(target)
         started = (partial / PLAN).exists()
         if resume and not started and published_from(target, plan):
-            shutil.rmtree(partial, ignore_errors=True)
+            if partial.exists():  # of a kill, or of somebody who is changing the index now and holds the lock
+                with take_lock(partial):
+                    clear(partial, target)
             raise AlreadyPublishedError(f"{target} is already published from this plan; nothing is left to build.")
         if resume and not started and os.path.lexists(target) and not overwrite:
             raise IndexExistsError(
@@ -108,8 +113,9 @@ class IndexWriter:
         partial.mkdir(parents=True, exist_ok=True)
         lock = take_lock(partial)
         try:
+            put_back(partial, target)
             if started and resume and was_published(target, partial):
-                shutil.rmtree(partial)
+                clear(partial, target)
                 raise AlreadyPublishedError(f"{target} is already published from this plan; nothing is left to build.")
             prepare(partial, plan, keep=started and resume, replaces=replaces)
             writer = cls(target, plan, lock)
@@ -163,7 +169,7 @@ class IndexWriter:
             raise SketchBlockError(f"float32 sketches are stored as they are; scale exponents {wanted} must be 0")
         if self._scales is not None and self._scales != wanted:
             raise SketchBlockError(f"scales are already {self._scales} and blocks may be written with them")
-        write_file(self._partial / SCALES, json.dumps(wanted).encode())
+        write_scales(self._partial / SCALES, wanted)
         self._scales = wanted
 
     def pending_blocks(self) -> list[Block]:
@@ -270,9 +276,9 @@ class IndexWriter:
         target = self._content / file
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.tmp")
-        write_examples_table(temporary, rows, count)
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        with storing(target):
+            write_examples_table(temporary, rows, count)
+        sync_file(temporary)
         finish_file(temporary, target)
         self._finished(file)
 
@@ -344,7 +350,7 @@ class IndexWriter:
             facts: What to say; the time is added.
         """
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **facts}
-        with (self._content / BUILD_LOG).open("a", encoding="utf-8") as stream:
+        with storing(self._content / BUILD_LOG), (self._content / BUILD_LOG).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
     def publish(self, *, distortion: JsonValue = None, default_relative_noise: float | None = None) -> Path:
@@ -385,8 +391,8 @@ class IndexWriter:
             overwrite=self._overwrite,
             written={*self._journal.files, *map(column_file, next(iter(block_columns)))},
         )
+        clear(self._partial, self.path)
         self.close()
-        shutil.rmtree(self._partial, ignore_errors=True)
         return finished
 
 

@@ -14,7 +14,7 @@ import pytest
 from sketchstore import errors
 from sketchstore.arrays import npy_header, tensor_file_bytes
 from sketchstore.codes_build import build_codes
-from sketchstore.digests import digest_file
+from sketchstore.digests import digest_file, digest_json
 from sketchstore.errors import CorruptIndexError, FormatVersionError, IndexNotFoundError, UnpublishedIndexError
 from sketchstore.heads_build import build_heads
 from sketchstore.reader import open_index, verify_index
@@ -141,8 +141,14 @@ def set_row(row: int, value: float) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def unlist_derived(path: Path) -> None:
+    relist(path, lambda entries: entries.pop(FAISS.removeprefix("derived/")))
+
+
+def relist(path: Path, edit: Callable[[dict[str, dict]], object]) -> None:
+    """Change what derived/manifest.json lists, with its digest, as a program with a bug would."""
     listed = json.loads((path / "derived/manifest.json").read_text())
-    del listed["entries"]["faiss/own/label-1.faiss"]
+    edit(listed["entries"])
+    listed["digest"] = digest_json(listed["entries"])
     (path / "derived/manifest.json").write_text(json.dumps(listed))
 
 
@@ -165,9 +171,7 @@ def rewrite_derived(file: str, edit: Callable[[dict[str, np.ndarray]], object]) 
         edit(tensors)
         names = ("basis", "codes", "scales", "errors", "tails")
         (path / file).write_bytes(tensor_file_bytes({name: tensors[name] for name in names if name in tensors}))
-        listed = json.loads((path / "derived/manifest.json").read_text())
-        listed["entries"][file.removeprefix("derived/")]["blake3"] = digest_file(path / file)
-        (path / "derived/manifest.json").write_text(json.dumps(listed))
+        relist(path, lambda entries: entries[file.removeprefix("derived/")].update(blake3=digest_file(path / file)))
 
     return rewrite
 
@@ -377,7 +381,7 @@ CASES = [
     Case("flipped bit in FAISS", lambda path: flip_bit(path / FAISS), "CorruptDerivedError", FAISS),
     Case("missing FAISS", lambda path: (path / FAISS).unlink(), "CorruptDerivedError", FAISS),
     Case("truncated FAISS", lambda path: (path / FAISS).write_bytes(b"IxFI"), "CorruptDerivedError", FAISS),
-    Case("unlisted FAISS", unlist_derived, "CorruptDerivedError", FAISS),
+    Case("unlisted FAISS", unlist_derived, "CorruptDerivedError", FAISS, by_values=True),
     Case("flipped bit in codes", lambda path: flip_bit(path / CODES, 1500), "CorruptDerivedError", CODES),
     Case("missing codes", lambda path: (path / CODES).unlink(), "CorruptDerivedError", CODES),
     Case("truncated codes", lambda path: (path / CODES).write_bytes(b"8"), "CorruptDerivedError", CODES),

@@ -1,0 +1,165 @@
+"""Publication is atomic: killed or refused by the system at any call that changes the disk, old or new, never a mix."""
+
+import itertools
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.commands import Commands, Order
+from tests.reliability.lengths import rounds
+from tests.reliability.publications import OPERATIONS, copied, prepare
+from tests.reliability.published_states import States
+from tests.reliability.system_calls import FAILURES, Point, interrupted, last_call, missing_strace, points, traced
+
+needs_strace = pytest.mark.skipif(missing_strace() is not None, reason=str(missing_strace()))
+EVERY = 10**9
+
+
+@pytest.fixture(scope="module")
+def memory() -> Iterator[Path]:
+    """A folder in memory where there is one: what is tested is the order of calls, and a disk only makes it slow."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def base(memory) -> Path:
+    prepare(memory / "base")
+    return memory / "base"
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory) -> Iterator[Commands]:
+    with Commands(tmp_path_factory.mktemp("cache")) as running:
+        yield running
+
+
+@pytest.fixture
+def work(memory) -> Iterator[Path]:
+    folder = memory / "work"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+def different(found: list[Point]) -> list[Point]:
+    """All points, but of a run of writes to one temporary file, hundreds for Parquet, the first, middle and last."""
+    chosen = list[Point]()
+    for _, group in itertools.groupby(
+        found, lambda point: point.line.split(",")[0] if point.name == "write" else point
+    ):
+        run = list(group)
+        chosen += dict.fromkeys((run[0], run[len(run) // 2], run[-1]))
+    return chosen
+
+
+def sample(found: list[Point], count: int) -> list[Point]:
+    """Some of the points, the last ones among them: there the name changes hands."""
+    if len(found) <= count:
+        return found
+    return [found[round(place * (len(found) - 1) / (count - 1))] for place in range(count)]
+
+
+@needs_strace
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_killed_before_any_call_that_changes_the_disk_it_leaves_old_or_new(commands, base, work, name):
+    states, folder = States(name, base), work / "here"
+    copied(base, folder)
+    order = Order(operation=name, folder=str(folder))
+    found = points(commands, order, work / "log", folder)
+    chosen = sample(different(found), rounds(3, EVERY))
+    for point in chosen:
+        shutil.rmtree(folder)
+        copied(base, folder)
+        ended = interrupted(commands, order, work / "log", point, "signal=KILL")
+        assert ended.status == -signal.SIGKILL, (point, ended)
+        assert last_call(work / "log", folder).startswith(point.name), point
+        state = states.look(folder)
+        states.again(folder, *vars(commands.run(order)).values(), before=state)
+    print(f"\n{name}: killed at {len(chosen)} of {len(found)} calls: {states.found}")
+
+
+@needs_strace
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_call_that_fails_is_reported_and_leaves_old_or_new(commands, base, work, name):
+    states, folder = States(name, base), work / "here"
+    copied(base, folder)
+    order = Order(operation=name, folder=str(folder))
+    found = [point for point in points(commands, order, work / "log", folder) if point.name in FAILURES]
+    chosen, reported = sample(different(found), rounds(3, EVERY)), 0
+    for point in chosen:
+        shutil.rmtree(folder)
+        copied(base, folder)
+        ended = interrupted(commands, order, work / "log", point, f"error={FAILURES[point.name]}")
+        assert last_call(work / "log", folder).startswith(point.name), point
+        state = states.look(folder)
+        if ended.status == 0:  # a link that fails is a copy; what cannot be cleared away is cleared away next time
+            assert state == "new" or OPERATIONS[name].derives, point
+        else:
+            reported += 1
+            assert ended.status == 1, (point, ended)
+            assert ended.said.startswith("error: "), (point, ended)
+            assert str(folder) in ended.said, (point, ended)
+        states.again(folder, *vars(commands.run(order)).values(), before=state)
+    print(f"\n{name}: {len(chosen)} of {len(found)} calls failed, {reported} reported: {states.found}")
+
+
+@needs_strace
+@pytest.mark.parametrize("name", ["overwrite", "append", "remove"])
+def test_where_directories_cannot_be_exchanged_a_kill_leaves_an_index_that_can_be_had_back(commands, base, work, name):
+    folder = work / "here"
+    copied(base, folder)
+    order = Order(operation=name, folder=str(folder))
+    renames = points(commands, order, work / "log", folder)
+    (swap,) = [point for point in renames if point.name == "renameat2"]
+    states = States(name, base)
+    second = sum(point.name == "rename" for point in renames) + 2  # after those of a whole run, the two in its place
+    for ordinal, state in ((second - 1, "old"), (second, "between")):
+        shutil.rmtree(folder)
+        copied(base, folder)
+        flags = ["-e", "trace=rename,renameat2", "-e", f"inject=renameat2:error=EINVAL:when={swap.ordinal}"]
+        flags += ["-e", f"inject=rename:signal=KILL:when={ordinal}"]
+        ended = traced(commands, order, work / "log", *flags)
+        assert ended.status == -signal.SIGKILL, ended
+        if state == "between":
+            assert not (folder / "points").exists()
+            ended = commands.run(order)
+            if ended.status:
+                assert "move it back" in ended.said, ended
+                (folder / "points.partial/replaced").rename(folder / "points")
+        states.again(folder, *vars(commands.run(order)).values(), before=states.look(folder))
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments_leaves_old_or_new(commands, base, work):
+    rng, kills, found = random.Random(0), rounds(10, 200), {"old": 0, "new": 0}
+    states = {name: States(name, base) for name in OPERATIONS}
+    lasts = dict.fromkeys(OPERATIONS, 0.5)
+    for kill in range(kills):
+        name = list(OPERATIONS)[kill % len(OPERATIONS)]
+        folder = copied(base, work / f"{kill}")
+        order = Order(operation=name, folder=str(folder))
+        process = commands.start(order)
+        begun = time.monotonic()
+        os.kill(process, signal.SIGCONT)
+        time.sleep(rng.uniform(0.0, lasts[name]))
+        os.kill(process, signal.SIGKILL)
+        status = commands.ended().status
+        if status == 0:
+            lasts[name] = 0.7 * (time.monotonic() - begun)
+        state = states[name].look(folder)
+        found[state] += 1
+        begun = time.monotonic()
+        again = commands.run(order)
+        lasts[name] = time.monotonic() - begun if again.status == 0 else lasts[name]
+        states[name].again(folder, *vars(again).values(), before=state)
+        shutil.rmtree(folder)
+    print(f"\n{kills} kills: {found}")
