@@ -1,6 +1,7 @@
 """One entry point for the paper's experiments.
 
-    python -m experiments NAME --size small|paper --out DIR [--data-dir DIR] [--queries N] [--seeds N]
+    python -m experiments NAME --size small|paper --out DIR [--config NAME] [--data-dir DIR] [--queries N] [--seeds N]
+        [--methods A,B]
     python -m experiments --list
 
 Progress with the time left goes to the standard error, the table to the standard output, and NAME.json, NAME.csv and
@@ -16,7 +17,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.catalogue import experiments
+from experiments.backdoor_methods import UnknownMethodError
+from experiments.catalogue import Experiment, experiments
 from experiments.journal import OtherSettingsError
 from experiments.report import print_report, write_report
 from indexer.recipe import RecipeDataError
@@ -29,7 +31,7 @@ def main() -> None:
     if sys.argv[1:] == ["--list"]:
         sys.stdout.write("\n".join(known) + "\n")
         return
-    listed = "\n".join(f"  {name:22}{experiment.title}" for name, experiment in known.items())
+    listed = "\n".join(f"  {name:22}{_described(experiment)}" for name, experiment in known.items())
     parser = argparse.ArgumentParser(
         prog="python -m experiments",
         description=f"{__doc__}\nexperiments:\n{listed}",
@@ -40,6 +42,7 @@ def main() -> None:
         "--size", choices=["smoke", "small", "paper"], required=True, help="smoke is for tests and means nothing"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for results and what is needed to continue")
+    parser.add_argument("--config", help="data set and network, of those listed; default: the first of them")
     parser.add_argument(
         "--data-dir",
         type=Path,
@@ -50,9 +53,14 @@ def main() -> None:
         "--queries", type=int, help="how many queries, where an experiment asks about queries one by one"
     )
     parser.add_argument("--seeds", type=int, help="how many of its seeds, where an experiment has several")
+    parser.add_argument("--methods", help="which of its methods, with commas, where an experiment can leave some out")
     arguments = parser.parse_args()
     experiment = known[arguments.name]
-    settings = experiment.sizes[arguments.size]
+    configuration = arguments.config or next(iter(experiment.configurations))
+    if configuration not in experiment.configurations:
+        allowed = ", ".join(experiment.configurations)
+        parser.error(f"argument --config: {arguments.name} has no {configuration!r}; allowed are {allowed}")
+    settings = experiment.configurations[configuration][arguments.size]
     if arguments.queries is not None:
         if not hasattr(settings, "queries"):
             parser.error(f"{arguments.name} has no --queries")
@@ -61,17 +69,27 @@ def main() -> None:
         if not hasattr(settings, "seeds"):
             parser.error(f"{arguments.name} has no --seeds")
         settings = replace(settings, seeds=settings.seeds[: arguments.seeds])
+    if arguments.methods is not None:
+        if not hasattr(settings, "methods"):
+            parser.error(f"{arguments.name} has no --methods")
+        settings = replace(settings, methods=tuple(arguments.methods.split(",")))
     arguments.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     try:
         with progress_on(Console(stderr=True)) as progress:
             report = experiment.run(settings, arguments.data_dir, arguments.out, progress)
-    except (OtherSettingsError, RecipeDataError) as error:
+    except (OtherSettingsError, RecipeDataError, UnknownMethodError) as error:
         sys.exit(f"{arguments.name}: {error}")
     console = Console()
     files = write_report(report, arguments.out, arguments.name)
     print_report(report, console)
     console.print(f"{duration(time.monotonic() - began)}; written: {', '.join(str(file) for file in files)}")
+
+
+def _described(experiment: Experiment) -> str:
+    if len(experiment.configurations) == 1:
+        return experiment.title
+    return f"{experiment.title}; --config {', '.join(experiment.configurations)}"
 
 
 if __name__ == "__main__":

@@ -4,14 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from experiments.information import METHODS as INFORMATION
 from experiments.journal import Journal
 from experiments.plots import draw_lines, figure, style_of
 from experiments.report import Report
 from experiments.statistics import mean_and_error, with_error
-
-#: Methods with a noise, or a λ, that is chosen on the tuning queries.
-TUNED = (*INFORMATION, "trak", "relatif")
 
 
 class Asked(Protocol):
@@ -43,15 +39,15 @@ def key_of(seed: int, query: int, method: str, noise: float | None) -> str:
     return f"{seed}/{query}/{method}" + ("" if noise is None else f"/{noise:g}")
 
 
-def chosen_noises(settings: Asked, tuning: Iterable[int], journal: Journal) -> dict[str, float]:
-    """Return the noise of each tuned method with the highest recall; the smallest of equals."""
+def chosen_noises(settings: Asked, methods: Iterable[str], tuning: Iterable[int], journal: Journal) -> dict[str, float]:
+    """Return the noise of each tuned method with the highest recall on tuning queries; the smallest of equals."""
     queries = list(tuning)
 
     def recall(method: str, noise: float) -> float:
         values = [journal[key_of(s, q, method, noise)][0] for s in settings.seeds for q in queries]
         return mean_and_error(values)[0]
 
-    return {method: max(settings.noises, key=lambda noise: recall(method, noise)) for method in TUNED}
+    return {method: max(settings.noises, key=lambda noise: recall(method, noise)) for method in methods}
 
 
 def report(

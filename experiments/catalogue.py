@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments import (
     backdoor,
+    backdoor_kernel,
     brittleness,
     coreset,
     information_sweeps,
@@ -20,6 +21,9 @@ from experiments import (
 from experiments.report import Report
 from indexer.progress import Progress
 
+#: The one configuration of an experiment that does not name any.
+DEFAULT = "default"
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -27,12 +31,13 @@ class Experiment:
 
     Attributes:
         title: What it shows.
-        sizes: Settings by size: ``small``, ``paper``, and ``smoke`` for the tests.
+        configurations: Data set and network by name, the default first; for each, settings by size: ``small``,
+            ``paper``, and ``smoke`` for the tests.
         run: Does it: (settings, data folder, output folder, progress) → report.
     """
 
     title: str
-    sizes: Mapping[str, Any]
+    configurations: Mapping[str, Mapping[str, Any]]
     run: Callable[[Any, Path | None, Path, Progress], Report]
 
 
@@ -42,6 +47,7 @@ def experiments() -> dict[str, Experiment]:
         "relative-information": information_sweeps,
         "brittleness": brittleness,
         "backdoor": backdoor,
+        "backdoor-kernel": backdoor_kernel,
         "coreset": coreset,
         "lds": lds,
         "mislabelled": mislabelled,
@@ -50,4 +56,7 @@ def experiments() -> dict[str, Experiment]:
         "panels-text": panels_text,
         "stability": stability,
     }
-    return {name: Experiment(module.TITLE, module.SIZES, module.run) for name, module in modules.items()}
+    return {
+        name: Experiment(module.TITLE, getattr(module, "CONFIGURATIONS", {DEFAULT: module.SIZES}), module.run)
+        for name, module in modules.items()
+    }

@@ -102,6 +102,12 @@ def save_frozen(frozen: Frozen, path: Path) -> None:
     temporary.rename(path)
 
 
+def frozen_network(path: Path) -> str:
+    """Return the network's description without reading the rest."""
+    with safe_open(path, framework="pt") as file:
+        return str(json.loads(file.metadata()["frozen"])["network"])
+
+
 def load_frozen(path: Path) -> Frozen:
     """Read what :func:`save_frozen` wrote."""
     with safe_open(path, framework="pt") as file:

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.frozen import frozen_network
 from indexer.build import build_index
 from indexer.preparation import BuildSettings
 from indexer.progress import Progress
 from sketchstore.manifest import StorageDtype
 from sketchstore.reader import Index, open_index
 
-RECIPE = Path(__file__).parent / "recipes" / "frozen.py"
+RECIPES = Path(__file__).parent / "recipes"
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,10 @@ def frozen_index(file: Path, out: Path, how: Sketched, progress: Progress) -> In
         progress: Told how far a build is.
     """
     if not (out / "manifest.json").exists():
+        # A recipe file has one gain of NTK scales.
+        name = "frozen_resnet.py" if frozen_network(file) == "resnet9" else "frozen.py"
         settings = BuildSettings(
-            recipe=str(RECIPE),
+            recipe=str(RECIPES / name),
             options={"file": str(file.resolve())},
             measurement=how.measurement,
             views=how.views,

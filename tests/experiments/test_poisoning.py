@@ -1,7 +1,9 @@
 """Class-cyclic BadNets: who is poisoned, how, and what stays as it was."""
 
+import pytest
 import torch
 
+from experiments.backdoor_methods import UnknownMethodError, check_methods
 from experiments.datasets import of_classes, read_images
 from experiments.poisoning import Triggers, poisoned, relabelled
 
@@ -46,3 +48,8 @@ def test_chosen_classes_are_numbered_anew_in_their_order():
     assert torch.equal(kept.pixels, train.pixels[(train.labels == 7) | (train.labels == 2)])
     original = train.labels[(train.labels == 7) | (train.labels == 2)]
     assert torch.equal(kept.labels, (original == 2).long())
+
+
+def test_methods_that_do_not_exist_are_refused_with_those_that_do():
+    with pytest.raises(UnknownMethodError, match=r"no method 'infogian'; allowed are infogain, "):
+        check_methods(["infogain", "infogian"])

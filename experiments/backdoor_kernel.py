@@ -1,0 +1,147 @@
+"""Which part of the kernel loses poisoned rows: recall of exact inner products, by measurement, NTK scales and layer.
+
+At large noise InfoGain picks the largest |inner product| with the query (decision 42), so what it misses is read off
+the unsketched kernel. Rows of the query's class are ranked by it for the logit of the class and for the margin, with
+and without NTK scales, with one layer left out, and by cosine; and by the covariance that is left when a few random
+rows of the class are known. Only tuning queries of the experiment ``backdoor`` are asked.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from experiments import backdoor
+from experiments.datasets import shuffled
+from experiments.frozen import Frozen, Images
+from experiments.networks import is_flat
+from experiments.plots import figure
+from experiments.recipes import frozen as frozen_recipe
+from experiments.recipes import frozen_resnet
+from experiments.report import Report
+from experiments.retrieval import recall_at
+from experiments.statistics import with_error
+from indexer.ntk import ntk_scales
+from indexer.progress import Progress
+
+TITLE = "backdoor-kernel: which part of the kernel loses poisoned images"
+_ROWS_AT_ONCE = 250
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much of the experiment is done.
+
+    Attributes:
+        backdoor: The experiment whose network and tuning queries these are; its first seed.
+        classes: Classes whose tuning queries are asked.
+        known: How many random rows of the class are known, for the last ranking.
+        relative_noise: σ² of what is known, in units of the rows' mean squared norm.
+    """
+
+    backdoor: backdoor.Settings
+    classes: tuple[int, ...]
+    known: int = 300
+    relative_noise: float = 100.0
+
+
+SIZES = {
+    "smoke": Settings(backdoor.SMOKE, (1,), known=20),
+    "small": Settings(backdoor.SMALL, (1, 6)),
+    "paper": Settings(backdoor.PAPER, (0, 2, 3, 4, 6)),
+}
+
+
+def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress) -> Report:
+    """Train, or take the network of a backdoor run in the same folder; rank by every part of the kernel."""
+    seed, k = settings.backdoor.seeds[0], settings.backdoor.per_class
+    frozen = backdoor.network(settings.backdoor, data_dir, out / f"seed-{seed}", seed, progress)
+    labels = frozen.queries.labels[: settings.backdoor.stored_tuning]
+    found: dict[tuple[str, str], list[float]] = {}
+    progress.phase("ranking by exact kernels", len(settings.classes))
+    for label in settings.classes:
+        pool = torch.nonzero(frozen.train.labels == label).squeeze(1)
+        truth = set(torch.nonzero(frozen.metadata["poisoned"][pool] == 1).squeeze(1).tolist())
+        asked = torch.nonzero(labels == label).squeeze(1)
+        for kernel, part, scores in _rankings(frozen, label, pool, asked, settings):
+            recall = recall_at(torch.argsort(-scores.abs(), stable=True)[:k].tolist(), truth, k)
+            found.setdefault((kernel, part), []).append(recall)
+        progress.advance(1)
+    table: list[dict[str, Any]] = [
+        {"kernel": kernel, "ranked_by": part, **with_error("recall", values)}
+        for (kernel, part), values in found.items()
+    ]
+    queries = len(next(iter(found.values())))
+    facts = {
+        "seeds": 1,
+        "errors_over": f"{queries} tuning queries",
+        "queries": queries,
+        "train_rows": len(frozen.train),
+        "network": frozen.network,
+        "known": settings.known,
+        "relative_noise": settings.relative_noise,
+    }
+    return Report(f"Backdoor: Recall@{k} of exact kernels", table, facts, lambda path: _draw(path, table, k))
+
+
+def _rankings(
+    frozen: Frozen, label: int, pool: Tensor, queries: Tensor, settings: Settings
+) -> Iterator[tuple[str, str, Tensor]]:
+    # Kernel, what ranks by it, scores of the pool [c]. Layers are kept apart, so that a scale is a factor.
+    model = frozen.model()
+    gain = frozen_resnet.ntk_gain if frozen.network == "resnet9" else frozen_recipe.ntk_gain
+    scales = ntk_scales(model, gain)
+    names = list(scales)
+    known = shuffled(len(pool), seed=0)[: settings.known]
+    for measurement in ("class logit", "margin"):
+        rows = _gradients(model, frozen, frozen.train.take(pool), label, measurement)
+        asked = _gradients(model, frozen, frozen.queries.take(queries), label, measurement)
+        for title, factors in (
+            ("NTK scales", [scales[name] ** 2 for name in names]),
+            ("no NTK scales", [1.0] * len(names)),
+        ):
+            kernel = f"{measurement}, {title}"
+            lengths = sum(f * g.square().sum(dim=1) for f, g in zip(factors, rows, strict=True)).sqrt()
+            with_known = sum(f * (g @ g[known].T) for f, g in zip(factors, rows, strict=True)).double()
+            noise = settings.relative_noise * float(lengths.square().mean())
+            inverse = torch.linalg.inv(with_known[known] + noise * torch.eye(len(known), dtype=torch.float64))
+            for query in range(len(queries)):
+                products = [f * (g @ q[query]) for f, g, q in zip(factors, rows, asked, strict=True)]
+                whole = torch.stack(products).sum(dim=0)
+                yield kernel, "inner product", whole
+                yield kernel, "cosine", whole / lengths
+                for name, product in zip(names, products, strict=True):
+                    yield kernel, f"inner product without {name}", whole - product
+                explained = with_known @ (inverse @ whole[known].double())
+                yield kernel, f"covariance given {len(known)} rows", whole.double() - explained
+
+
+def _gradients(model: nn.Module, frozen: Frozen, images: Images, label: int, measurement: str) -> list[Tensor]:
+    # Of every parameter, [n, P_l].
+    weights = {name: part.detach() for name, part in model.named_parameters()}
+
+    def value(parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        logits: Tensor = functional_call(model, parameters, (inputs[None],))[0]
+        if measurement == "class logit":
+            return logits[label]
+        others = torch.cat([logits[:label], logits[label + 1 :]])
+        return logits[label] - torch.logsumexp(others, dim=0)
+
+    each = vmap(grad(value), in_dims=(None, 0))
+    parts = [each(weights, part) for part in images.inputs(is_flat(frozen.network)).split(_ROWS_AT_ONCE)]
+    return [torch.cat([part[name].flatten(1) for part in parts]) for name in weights]
+
+
+def _draw(path: Path, table: list[dict[str, Any]], k: int) -> None:
+    with figure(path, 1, width=7.5, height=5.5) as (axis,):
+        for place, row in enumerate(reversed(table)):
+            colour = "tab:blue" if row["kernel"].startswith("class logit") else "tab:purple"
+            axis.barh(place, row["recall"], xerr=row["recall_standard_error"] or 0.0, color=colour)
+        titles = [f"{row['kernel']}: {row['ranked_by']}" for row in reversed(table)]
+        axis.set_yticks(range(len(table)), titles, fontsize=7)
+        axis.set_xlim(0, 1)
+        axis.set_xlabel(f"Recall@{k}")
