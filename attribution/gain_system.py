@@ -1,8 +1,9 @@
 """InfoGain as a pursuit (Eqs. 8, 94, 95): M = K + σ²I and b = K_* over the candidates, given what is acquired."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -12,6 +13,7 @@ from attribution.candidates import Candidates
 from attribution.checks import check_query
 from attribution.exact_sums import inner_product_error, inner_products, squared_norms
 from attribution.pursuit import Column, Evaluated, Nominated
+from attribution.rounded_pursuit import Given, Move
 
 #: Gives K(n, a) of every candidate n, in their order, for one a: float64, shape [c].
 KernelColumn = Callable[[int], Float[Tensor, " c"]]
@@ -63,6 +65,7 @@ class GainSystem:
         self.acquired = AcquiredSet(queries, noise_variance, budget)
         self.added: Added | None = None
         self._latest = -1
+        self._moved = 0
         self._candidates = candidates
         self._noise_variance = noise_variance
         self._weighting = weighting
@@ -94,6 +97,43 @@ class GainSystem:
             floor=torch.full_like(diagonal, self._noise_variance),
             decided_error=decided * self._norms,
             decided_diagonal_error=decided * diagonal,
+        )
+
+    def given(self) -> Given:
+        """Give the system of one query before the first pick, without a product.
+
+        Returns:
+            The residual, which is the query, and the diagonal σ² + ‖φ_n‖².
+        """
+        decided = inner_product_error(self._candidates.dim, torch.float64)
+        diagonal = (self._noise_variance + self._squared_norms).numpy()
+        return Given(
+            residual=self.acquired.residuals[0].numpy().copy(),
+            residual_error=decided * math.sqrt(float(self.acquired.prior_variances[0])),
+            diagonal=diagonal,
+            diagonal_error=decided * diagonal,
+            floor=np.full_like(diagonal, self._noise_variance),
+            noise_variance=self._noise_variance,
+        )
+
+    def moves(self) -> Iterator[Move]:
+        """Give what the latest pick added, once.
+
+        Yields:
+            Λ_A⁻¹ φ_a/√(σ² + v_a), whose product with φ_n is c(n, a | A)/√(σ² + v_a).
+        """
+        if self._moved == self.acquired.size:
+            return
+        self._moved = self.acquired.size
+        assert self.added is not None, "something was acquired"
+        decided = inner_product_error(self._candidates.dim, torch.float64)
+        residual = self.acquired.residuals[0]
+        yield Move(
+            row=self.added.direction.numpy(),
+            error=decided * float(torch.linalg.vector_norm(self.added.direction)),
+            coefficient=float(self.added.coefficients[0]),
+            residual=residual.numpy().copy(),
+            residual_error=decided * float(torch.linalg.vector_norm(residual)),
         )
 
     def evaluate(self, positions: Int[Tensor, " s"]) -> Evaluated:

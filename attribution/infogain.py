@@ -10,6 +10,8 @@ from attribution.candidates import Candidates
 from attribution.checks import check_budget, check_query
 from attribution.gain_system import GainSystem, KernelColumn
 from attribution.pursuit import Pursuit
+from attribution.rounded_pursuit import RoundedPursuit
+from attribution.rounded_rows import RoundedRows
 from attribution.steps import Step
 
 
@@ -20,6 +22,7 @@ def select_infogain(
     *,
     budget: int,
     kernel_column: KernelColumn | None = None,
+    rounded: RoundedRows | None = None,
 ) -> Iterator[Step]:
     r"""Select the examples that greedily narrow the model's belief about a query the most (Eq. 8).
 
@@ -39,6 +42,8 @@ def select_infogain(
         budget: How many examples to select, from 1 to ``candidates.count``.
         kernel_column: Gives K(n, a) of every candidate n for candidate a, float64, shape [c]: a column of a stored Gram
             matrix spares the step's product.
+        rounded: Rounded copies of the candidates, which nominate at a fraction of the bytes; not used where
+            ``kernel_column`` is given.
 
     Yields:
         One step per pick, ``position`` being its place among the candidates and ``score`` the variance it explains. It
@@ -47,7 +52,10 @@ def select_infogain(
     check_query(query, candidates.dim)
     check_budget(budget, candidates.count)
     system = GainSystem(query.unsqueeze(0), candidates, noise_variance, budget, kernel_column=kernel_column)
-    pursuit = Pursuit(system, budget)
+    if rounded is None or kernel_column is not None:
+        pursuit = Pursuit(system, budget)
+    else:
+        pursuit = RoundedPursuit(system, rounded)
     for _ in range(budget):
         choice = pursuit.choose()
         if choice is None:

@@ -13,6 +13,8 @@ from attribution.information import info_loss_nats
 from attribution.loss_system import LossSystem
 from attribution.posterior import QueryPosterior
 from attribution.pursuit import Pursuit
+from attribution.rounded_pursuit import RoundedPursuit
+from attribution.rounded_rows import RoundedRows
 from attribution.steps import Step
 
 
@@ -22,6 +24,7 @@ def select_infoloss(
     *,
     budget: int,
     candidates: Candidates | None = None,
+    rounded: RoundedRows | None = None,
 ) -> Iterator[Step]:
     r"""Select the examples whose removal greedily costs the most information about a query (Eq. 62).
 
@@ -37,6 +40,8 @@ def select_infoloss(
         budget: How many examples to select, from 1 to c.
         candidates: The pool's rows for fast products, in the order of ``pool``. Used by the gram form; read into
             memory, if None.
+        rounded: Rounded copies of the pool's rows, in the order of ``pool``, which nominate at a fraction of the bytes.
+            Used by the gram form only.
 
     Yields:
         One step per pick: ``position`` is its position in T, ``score`` the increase of the query's variance, and nats
@@ -61,7 +66,10 @@ def select_infoloss(
     check_budget(budget, len(named))
     noise = posterior.posterior.noise_variance
     system = LossSystem(posterior.posterior, posterior.removal(), pool, posterior.sketches, candidates)
-    pursuit = Pursuit(system, budget)
+    if rounded is None or posterior.posterior.is_kernel:
+        pursuit = Pursuit(system, budget)
+    else:
+        pursuit = RoundedPursuit(system, rounded)
     for rank in range(1, budget + 1):
         choice = pursuit.choose()
         if choice is None:

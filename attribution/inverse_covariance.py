@@ -19,7 +19,7 @@ from attribution.checks import check_noise_variance
 from attribution.errors import NotPositiveDefiniteError
 from attribution.exact_sums import unit_roundoff, weighted_sum
 from attribution.leverages import KnownLeverages, Leverages, SketchReader
-from attribution.spectral_filter import spectral_filter
+from attribution.spectral_filter import SpectralFilter, spectral_filter
 from attribution.spectrum import Spectrum
 
 #: Below this, 1/σ² is too near to the end of float64 for anything to be computed with it.
@@ -33,6 +33,7 @@ class InverseCovariance:
         spectrum: Eigendecomposition of T's Gram matrix.
         noise_variance: σ² > 0, in squared units of the measurement.
         known_leverages: Leverages of all rows of T at this σ², if computed before; used by the gram form.
+        filtered: Multiplies eigenvectors; used by the gram form.
 
     Attributes:
         spectrum: The decomposition.
@@ -51,6 +52,7 @@ class InverseCovariance:
         spectrum: Spectrum,
         noise_variance: float,
         known_leverages: KnownLeverages | None = None,
+        filtered: SpectralFilter = spectral_filter,
     ) -> None:
         check_noise_variance(noise_variance)
         largest = max(float(spectrum.eigenvalues[-1]), 0.0)
@@ -72,6 +74,7 @@ class InverseCovariance:
                 smallest_noise_variance=smallest,
             )
         self.spectrum = spectrum
+        self._filtered = filtered
         self.noise_variance = noise_variance
         self.eigenvalues = torch.where(self.resolved, spectrum.eigenvalues, 0.0)
         self.weights = 1 / (self.eigenvalues + noise_variance)
@@ -101,7 +104,7 @@ class InverseCovariance:
             rotated = torch.where(self.resolved, weighted_sum(self.spectrum.eigenvectors, source), 0.0)
             return rotated, self.weights * rotated
         kept = torch.where(self.resolved, self.weights, 0.0)
-        return spectral_filter(self.spectrum.eigenvector_rows, kept, source)
+        return self._filtered(self.spectrum.eigenvector_rows, kept, source)
 
     def rows(self, positions: Int[Tensor, " s"], sketches: SketchReader) -> Float[Tensor, "s m"]:
         """Give the rows R_n of the module's docstring.

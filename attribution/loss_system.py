@@ -3,7 +3,7 @@
 No pass over Φ is needed while |T| ≤ d; beyond, a column costs one product of the pool with Λ_T⁻¹ φ_a.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from attribution.inverse_covariance import InverseCovariance
 from attribution.leverages import SketchReader
 from attribution.pursuit import Column, Evaluated, Nominated
 from attribution.removal import Removal, Removed
+from attribution.rounded_pursuit import Given, Move
 
 #: Values (rows × d) up to which a pool's products are made in float64; beyond, float32 halves their memory.
 _FLOAT64_VALUES = 2**25
@@ -71,6 +72,7 @@ class LossSystem:
         # P_nn given T, and its error against the value that decides: 0 once that value was computed.
         self._base, self._base_error = posterior.diagonal(pool, sketches)
         self._columns: list[_Column] = []
+        self._residual, self._residual_error = removal.duals[0].clone(), 0.0
         size = posterior.weights.shape[0]
         self._decided_error = inner_product_error(size, torch.float64)
         if posterior.is_kernel:
@@ -113,11 +115,47 @@ class LossSystem:
             target_scale=target_scale,
             diagonal=diagonal,
             diagonal_error=error,
-            # 1/P_nn = σ² + v(n | T∖n) ≤ σ² + K_nn, and the largest eigenvalue bounds every K_nn of T.
-            floor=torch.full_like(diagonal, float(self._posterior.weights[-1]) * 0.5),
+            floor=self._floor(),
             decided_error=self._decided_error * self._norms,
             decided_diagonal_error=4 * unit_roundoff(torch.float64) * self._base.abs(),
         )
+
+    def given(self) -> Given:
+        """Give the system of one query in the gram form before any removal, without a product.
+
+        Returns:
+            The residual D_* and the diagonal P_nn.
+        """
+        length = float(torch.linalg.vector_norm(self._residual))
+        self._residual_error = self._decided_error * length
+        return Given(
+            residual=self._residual.numpy().copy(),
+            residual_error=self._residual_error,
+            diagonal=self._base.numpy(),
+            diagonal_error=self._base_error.numpy(),
+            floor=self._floor().numpy(),
+            noise_variance=None,
+        )
+
+    def moves(self) -> Iterator[Move]:
+        """Give what was removed since this was last asked, each with the direction of its column.
+
+        Yields:
+            E_a with R_n · E_a = P_na/√P_aa given what was removed before a; the residual loses α_a/√P_aa times it.
+        """
+        for place in range(len(self._columns), len(self.removal.positions)):
+            added = self._add_direction(place)
+            coefficient = float(self.removal.coefficients[place, 0])
+            error = added.error + self._decided_error * added.length
+            self._residual = self._residual - coefficient * added.direction
+            self._residual_error += abs(coefficient) * (error + self._decided_error * added.length)
+            yield Move(
+                row=added.direction.numpy(),
+                error=error,
+                coefficient=coefficient,
+                residual=self._residual.numpy(),
+                residual_error=self._residual_error,
+            )
 
     def evaluate(self, positions: Int[Tensor, " s"]) -> Evaluated:
         """Compute α_n in float64, given what was removed; P_nn with the error of a leverage.
@@ -193,6 +231,10 @@ class LossSystem:
         """
         return self._weighting(self.removal)
 
+    def _floor(self) -> Float[Tensor, " c"]:
+        # 1/P_nn = σ² + v(n | T∖n) ≤ σ² + K_nn, and the largest eigenvalue bounds every K_nn of T.
+        return torch.full_like(self._base, float(self._posterior.weights[-1]) * 0.5)
+
     def _settle_base(self, positions: Int[Tensor, " s"]) -> None:
         new = positions[self._base_error[positions] > 0]
         if new.numel():
@@ -214,9 +256,18 @@ class LossSystem:
         return self._candidates.products(directions)
 
     def _column(self, place: int) -> Column:
-        # The column of P that the removal at `place` used, given those before it, R_n · E_a of the rows left in. With
-        # L of P_SS and D_a as `removal` has them, E_a = ±(D_a − Σ_j L_aj E_j)/L_aa: one direction, one product. Its
-        # error is a multiple of ‖R_n‖: of the products, of E_a's own sum, and what those of E_j carry over.
+        # The column of P that the removal at `place` used, given those before it: one product with its direction.
+        added = self._add_direction(place)
+        return Column(
+            self._multiply(added.direction.unsqueeze(0))[0],
+            torch.from_numpy(self._norms.numpy() * (added.error + self._relative_error * added.length)),
+            self.removal.coefficients[place],
+        )
+
+    def _add_direction(self, place: int) -> "_Column":
+        # E_a with column R_n · E_a of the rows left in. With L of P_SS and D_a as `removal` has them,
+        # E_a = ±(D_a − Σ_j L_aj E_j)/L_aa. Its error is a multiple of ‖R_n‖: of the products, of E_a's own sum, and
+        # what those of E_j carry over.
         factor = self.removal.factor[place]
         unit = self._posterior.covariance_unit()
         direction = unit * self.removal.directions[place]
@@ -229,13 +280,8 @@ class LossSystem:
         rounding = 2 * (place + 3) * unit_roundoff(torch.float64)
         direction = direction / factor[place]
         error = (error + (rounding + self._decided_error) * length) / factor[place]
-        norm = float(torch.linalg.vector_norm(direction))
-        self._columns.append(_Column(direction, norm, error))
-        return Column(
-            self._multiply(direction.unsqueeze(0))[0],
-            torch.from_numpy(self._norms.numpy() * (error + self._relative_error * norm)),
-            self.removal.coefficients[place],
-        )
+        self._columns.append(_Column(direction, float(torch.linalg.vector_norm(direction)), error))
+        return self._columns[-1]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 C v with C = Σ_k w_k u_k u_kᵀ: an inner product and an update per eigenvector, while it is in the cache.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,13 @@ from attribution.cores import on_all_cores
 from attribution.exact_sums import Array, row_dots, row_sum
 
 #: Eigenvectors whose terms are added up by one thread; fixed, for the order of summation follows from it.
-_CHUNK = 512
+CHUNK = 512
+#: Multiplies eigenvectors as :func:`spectral_filter` does, in sums whose order follows from their number. Whoever
+#: has a faster one hands it to :class:`attribution.posterior.SetPosterior`: every removal needs it once.
+SpectralFilter = Callable[
+    [Float[Tensor, "m m"], Float[Tensor, " m"], Float[Tensor, " m"]], tuple[Float[Tensor, " m"], Float[Tensor, " m"]]
+]
+
 #: Eigenvectors that stay in the cache between their inner products and their sum.
 _BLOCK = 16
 
@@ -37,7 +44,7 @@ def spectral_filter(
     rows, scale = eigenvectors.numpy(), weights.numpy()
     values = np.ascontiguousarray(vector.numpy())
     size = rows.shape[0]
-    starts = range(0, size, _CHUNK)
+    starts = range(0, size, CHUNK)
     coefficients = np.empty(size)
     sums = np.zeros((len(starts), size))
     on_all_cores([partial(_add_chunk, rows, scale, values, start, coefficients, sums) for start in starts])
@@ -48,8 +55,8 @@ def spectral_filter(
 
 
 def _add_chunk(rows: Array, weights: Array, values: Array, start: int, coefficients: Array, sums: Array) -> None:
-    end = min(start + _CHUNK, rows.shape[0])
-    total = sums[start // _CHUNK]
+    end = min(start + CHUNK, rows.shape[0])
+    total = sums[start // CHUNK]
     for left in range(start, end, _BLOCK):
         block = slice(left, min(left + _BLOCK, end))
         coefficients[block] = row_dots(rows[block], values)

@@ -24,6 +24,7 @@ from attribution.steps import Step
 from benchmarks.literal_exact import LiteralRules
 from indexer.attributor.candidates import PoolRows
 from indexer.attributor.coarse import CoarseViews
+from indexer.attributor.compiled_filter import spectral_filter
 from indexer.attributor.conditioning import Conditioning
 from indexer.attributor.pool import resolve_pool
 from indexer.attributor.queries import resolve_query_row
@@ -98,7 +99,9 @@ def preparation(index: Index, view: View, label: int | None, noise: float, repea
 
     product()
     whole = [
-        ratio_to(product, lambda: leverages(SetPosterior(compute_spectrum(view, rows), noise)), 1)
+        ratio_to(
+            product, lambda: leverages(SetPosterior(compute_spectrum(view, rows), noise, filtered=spectral_filter)), 1
+        )
         for _ in range(repeats)
     ]
     again = [

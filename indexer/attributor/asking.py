@@ -16,6 +16,7 @@ from indexer.attributor.baselines import BASELINES, check_servable, lacking, mem
 from indexer.attributor.candidates import PoolRows
 from indexer.attributor.coarse import CoarseViews
 from indexer.attributor.coarse import compile_kernels as compile_scans
+from indexer.attributor.compiled_filter import compile_kernels as compile_filter
 from indexer.attributor.conditioning import Conditioning
 from indexer.attributor.engines import ENGINES, Engines
 from indexer.attributor.errors import DuplicateIdError, EmptyPoolError
@@ -112,6 +113,7 @@ class Attributor:
         for dtype in {view.storage_dtype for view in self.index.views.values()}:
             compile_kernels(dtype)
         compile_scans()
+        compile_filter()
 
     def watch_rounds(self, watcher: Callable[[int, float], None] | None) -> None:
         """Tell somebody of every round of scans that selections in flight share.

@@ -12,6 +12,7 @@ from indexer.attributor.coded_rows import CodedHeads, CodedRows, CodeScans
 from indexer.attributor.compiled_bounds import KERNELS
 from indexer.attributor.near_heads import places_near
 from indexer.attributor.pool import Pool
+from indexer.attributor.rounded_pool import RoundedPool
 from indexer.attributor.scan_rounds import scan_rounds
 from indexer.attributor.stored_coarse import StoredCoarse
 from indexer.attributor.stored_rows import StoredRows
@@ -66,6 +67,18 @@ class CoarseViews:
             return None
         rows, norms = pool.candidates.numpy(), _norms_of(pool)
         return CodedRows(scans.rows, rows, norms, scans.heads_of(rows, norms))
+
+    def rounded(self, pool: Pool) -> RoundedPool | None:
+        """Give the codes of the rows that may be selected, for the exact rules.
+
+        Args:
+            pool: The question's rows.
+
+        Returns:
+            The candidates' codes, None where the index has none.
+        """
+        scans = self._scans_of(pool.view.name)
+        return None if scans is None else RoundedPool(scans.rows, pool.candidates.numpy(), _norms_of(pool))
 
     def has_codes(self, pool: Pool) -> bool:
         """Say whether the index has codes of a pool's view.
@@ -123,6 +136,7 @@ def compile_kernels() -> None:
     heads = CodedHeads(scans, Heads(np.ones((1, 1)), codes.codes, ones, ones, ones), rows, ones)
     coarse = CodedRows(scans, rows, ones, heads)
     coarse.products(one, None)
+    RoundedPool(scans, rows, ones).rounded_products(one)
     places_near(heads, coarse.norms, np.ones((1, 1)), 0.5)
     bounded = BoundedRows(coarse, 1.0, 2, 0.0, KERNELS)
     bounded.face(one)

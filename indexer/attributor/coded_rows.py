@@ -7,7 +7,7 @@ or in a round with others.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -149,6 +149,16 @@ def _round(vector, largest, integers):  # type: ignore[no-untyped-def]
     return step, math.sqrt(length) * (1.0 + 1e-12), math.sqrt(lost) * (1.0 + 1e-12)
 
 
+@compiled
+def _sum_squares(codes, first, last, out):  # type: ignore[no-untyped-def]
+    for i in range(first, last):
+        total = np.int64(0)
+        for j in range(codes.shape[1]):
+            code = np.int32(codes[i, j])
+            total += code * code
+        out[i] = total
+
+
 @dataclass(frozen=True)
 class _Wanted:
     """Integer products that a selection waits for."""
@@ -209,6 +219,13 @@ class CodeScans:
     def dim(self) -> int:
         """Codes in a row."""
         return int(self.codes.codes.shape[1])
+
+    @cached_property
+    def norms(self) -> Array:
+        """‖φ̂_n‖ of every row, from exact sums: two roundings and a square root, float64 [n]."""
+        out = np.empty(self.codes.codes.shape[0], np.int64)
+        in_pieces(lambda first, last: _sum_squares(self.codes.codes, first, last, out), out.shape[0])
+        return np.sqrt(out.astype(np.float64)) * self.codes.scales
 
     def rounded(self, vector: Array) -> "Rounded":
         """Round a vector to integers whose sums of products with codes stay within int32.

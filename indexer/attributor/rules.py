@@ -17,6 +17,7 @@ from indexer.attributor.compiled_bounds import KERNELS
 from indexer.attributor.conditioning import Conditioning, rows_tensor
 from indexer.attributor.engines import IndexSearch
 from indexer.attributor.pool import Pool
+from indexer.attributor.rounded_pool import RoundedPool
 from indexer.attributor.stored_rows import StoredRows
 
 SCORE_UNITS = {
@@ -121,20 +122,22 @@ def gain_steps(asked: Asked) -> Iterator[Step]:
         Steps; ``position`` is a row.
     """
     candidates = asked.pool.candidates
+    kernel_column = asked.rows.kernel_column()
+    rounded = asked.coarse.rounded(asked.pool) if kernel_column is None else None
     steps = select_infogain(
         asked.query,
         asked.rows,
         asked.noise_variance,
         budget=asked.budget,
-        kernel_column=asked.rows.kernel_column(),
+        kernel_column=kernel_column,
+        rounded=rounded,
     )
     for step in steps:
-        scored = (1 + asked.rows.passes) * int(candidates.numel()) + asked.rows.rows_read
-        yield replace(
-            step,
-            position=int(candidates[step.position]),
-            rows_scored=scored,
-            bytes_read=scored * asked.stored.bytes_per_row + asked.rows.kernel_bytes,
+        # Without codes the query's products are a pass as well.
+        passes = asked.rows.passes + (1 if rounded is None else 0)
+        stored = passes * int(candidates.numel()) + asked.rows.rows_read
+        yield _with_reads(
+            replace(step, position=int(candidates[step.position])), asked, stored, rounded, asked.rows.kernel_bytes
         )
 
 
@@ -150,16 +153,27 @@ def loss_steps(asked: Asked) -> Iterator[Step]:
     given = asked.conditioning.posterior("/method")
     positions = asked.conditioning.positions(asked.pool.candidates)
     in_gram_form = given.cross is None
-    steps = select_infoloss(given, positions, budget=asked.budget, candidates=asked.rows if in_gram_form else None)
+    rounded = asked.coarse.rounded(asked.pool) if in_gram_form else None
+    steps = select_infoloss(
+        given, positions, budget=asked.budget, candidates=asked.rows if in_gram_form else None, rounded=rounded
+    )
     compared = 0 if in_gram_form else int(asked.pool.comparable.numel())
     for step in steps:
-        scored = compared + asked.rows.passes * int(asked.pool.candidates.numel()) + asked.rows.rows_read
-        yield replace(
-            step,
-            position=asked.conditioning.row(step.position),
-            rows_scored=scored,
-            bytes_read=scored * asked.stored.bytes_per_row,
-        )
+        stored = compared + asked.rows.passes * int(asked.pool.candidates.numel()) + asked.rows.rows_read
+        yield _with_reads(replace(step, position=asked.conditioning.row(step.position)), asked, stored, rounded)
+
+
+def _with_reads(step: Step, asked: Asked, stored_rows: int, rounded: RoundedPool | None, other_bytes: int = 0) -> Step:
+    # A step with what was read for it so far: stored rows, codes, anything else.
+    scans = 0 if rounded is None else rounded.scans
+    return replace(
+        step,
+        index_queries=scans,
+        rows_scored=stored_rows + scans * int(asked.pool.candidates.numel()),
+        bytes_read=stored_rows * asked.stored.bytes_per_row
+        + (0 if rounded is None else rounded.bytes_read)
+        + other_bytes,
+    )
 
 
 def random_steps(asked: Asked, seed: int) -> Iterator[Step]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from attribution.leverages import KnownLeverages
 from attribution.posterior import SetPosterior, Spectrum, spectrum_of_blocks
 from attribution.spectrum import gram_of_blocks
+from indexer.attributor.compiled_filter import spectral_filter
 from indexer.attributor.stored_rows import StoredRows
 from sketchstore.errors import MissingDerivedError
 from sketchstore.leverages import read_leverages
@@ -194,7 +195,9 @@ class Spectra:
         spectrum = self.spectrum(view, label)
 
         def make() -> SetPosterior:
-            return SetPosterior(spectrum, noise_variance, self._stored_leverages(view, label, noise_variance))
+            return SetPosterior(
+                spectrum, noise_variance, self._stored_leverages(view, label, noise_variance), spectral_filter
+            )
 
         return self._posteriors.get((view.name, label, noise_variance), make)
 
@@ -211,7 +214,10 @@ class Spectra:
         """
         digest = hashlib.blake2b(rows.numpy().tobytes(), digest_size=16).digest()
         spectrum = self._spectra.get((view.name, digest), lambda: compute_spectrum(view, rows))
-        return self._posteriors.get((view.name, digest, noise_variance), lambda: SetPosterior(spectrum, noise_variance))
+        return self._posteriors.get(
+            (view.name, digest, noise_variance),
+            lambda: SetPosterior(spectrum, noise_variance, filtered=spectral_filter),
+        )
 
     def _load(self, view: View, label: int | None) -> Spectrum:
         try:
