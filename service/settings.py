@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     )
     allow_unauthenticated: bool = Field(default=False, description="Serve beyond loopback without API keys.")
 
+    no_previews: bool = Field(default=False, description="Show no stored preview of any example.")
+
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="The largest request body, in bytes.")
     max_budget: int = Field(default=1000, ge=1, description="The largest budget of one attribution.")
     max_batch: int = Field(default=64, ge=1, description="The most requests in a batch, or queries to sketch, at once.")

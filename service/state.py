@@ -64,6 +64,11 @@ class State:
             )
         return self.jobs
 
+    @property
+    def shows_previews(self) -> bool:
+        """Whether stored previews are shown."""
+        return not self.settings.no_previews
+
     def deadline(self) -> Deadline:
         """Return the clock of a request, started."""
         return Deadline(self.settings.deadline_seconds)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from service.errors import ContentNotFoundError, UnknownExampleError
+from service.preview_images import UnshowableImageError, clean_png
 from service.schemas.cards import Example, ExamplePage
 from service.schemas.questions import Split
 from sketchstore.examples import ExampleTable
@@ -10,7 +11,7 @@ from sketchstore.manifest import NO_LABEL
 from sketchstore.reader import Index
 
 
-def page(index: Index, split: Split, offset: int, limit: int) -> ExamplePage:
+def page(index: Index, split: Split, offset: int, limit: int, *, previews: bool = True) -> ExamplePage:
     """Return consecutive examples of a split.
 
     Args:
@@ -18,6 +19,7 @@ def page(index: Index, split: Split, offset: int, limit: int) -> ExamplePage:
         split: The split.
         offset: The first row.
         limit: How many.
+        previews: Whether stored previews are shown.
 
     Returns:
         The examples that exist, and how many the split has.
@@ -26,16 +28,17 @@ def page(index: Index, split: Split, offset: int, limit: int) -> ExamplePage:
     if table is None:
         return ExamplePage(examples=[], total=0)
     rows = range(min(offset, table.count), min(offset + limit, table.count))
-    return ExamplePage(examples=[_example(table, row) for row in rows], total=table.count)
+    return ExamplePage(examples=[_example(table, row, previews) for row in rows], total=table.count)
 
 
-def single(index: Index, split: Split, row: int) -> Example:
+def single(index: Index, split: Split, row: int, *, previews: bool = True) -> Example:
     """Return one example.
 
     Args:
         index: The index.
         split: The split.
         row: The row.
+        previews: Whether stored previews are shown.
 
     Returns:
         The example.
@@ -51,29 +54,38 @@ def single(index: Index, split: Split, row: int) -> Example:
             parameter="row",
             allowed={"ge": 0, "lt": count},
         )
-    return _example(table, row)
+    return _example(table, row, previews)
 
 
-def content(index: Index, split: Split, row: int) -> tuple[str, bytes]:
+def content(index: Index, split: Split, row: int, *, previews: bool = True) -> tuple[str, bytes]:
     """Return the stored preview of an example.
 
     Args:
         index: The index.
         split: The split.
         row: The row.
+        previews: Whether stored previews are shown.
 
     Returns:
-        Its media type and bytes.
+        Its media type and bytes; a picture's are encoded anew.
 
     Raises:
-        ContentNotFoundError: If none was stored.
+        ContentNotFoundError: If none was stored, or it is a picture that cannot be shown.
     """
     single(index, split, row)
     table = _table(index, split)
-    preview = None if table is None else table.preview(row)
+    preview = None if table is None or not previews else table.preview(row)
     if preview is None:
         raise ContentNotFoundError(f"row {row} of split {split} has no stored content", parameter="row")
-    return preview
+    media_type, found = preview
+    if media_type != "image/png":
+        return preview
+    try:
+        return media_type, clean_png(found)
+    except UnshowableImageError as error:
+        raise ContentNotFoundError(
+            f"row {row} of split {split} has no picture to show: {error}", parameter="row"
+        ) from error
 
 
 def _table(index: Index, split: Split) -> ExampleTable | None:
@@ -82,9 +94,9 @@ def _table(index: Index, split: Split) -> ExampleTable | None:
     return None if index.queries is None else index.queries.examples
 
 
-def _example(table: ExampleTable, row: int) -> Example:
+def _example(table: ExampleTable, row: int, previews: bool) -> Example:
     label = table.label(row)
-    preview = table.preview(row)
+    preview = table.preview(row) if previews else None
     metadata: dict[str, Any] = dict(table.metadata(row))
     return Example(
         row=row,

@@ -2,8 +2,8 @@
 
 import io
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,14 +136,18 @@ def write_contents(
     num_queries: int = 6,
     num_classes: int = 3,
     query_representations: np.ndarray | None = None,
+    previews: Sequence[Any] | None = None,
 ) -> None:
-    """Everything but publication, only what is still pending."""
+    """Everything but publication, only what is still pending; ``previews`` replace the images."""
     if writer.scales is None:
         writer.set_scales({view: scale_exponent_for(values) for view, values in contents.sketches.items()})
     for block in writer.pending_blocks():
         rows = slice(block.start, block.stop)
         writer.write_block(block, {view: values[rows] for view, values in contents.sketches.items()})
-    writer.write_examples(train_rows(contents.labels))
+    rows = train_rows(contents.labels, previews is None)
+    if previews is not None:
+        rows = [replace(row, preview=preview) for row, preview in zip(rows, previews, strict=True)]
+    writer.write_examples(rows)
     if num_queries:
         writer.write_queries(
             query_examples(num_queries, num_classes),
@@ -173,13 +177,14 @@ def make_index(
     columns: Mapping[str, np.ndarray] | None = None,
     representations: int | None = None,
     faiss: str | None = None,
+    previews: Sequence[Any] | None = None,
     **plan_changes: Any,
 ) -> Index:
     """Write, publish and open a small index at tmp_path/name.
 
     ``view``: "own", "margin", "custom" or "class" (one view per class). ``sketches`` (float32 [n, d] by view) and
     ``labels`` replace the random ones. ``representations``: also penultimate features of so many values.
-    ``faiss``: also write derived FAISS indexes with this factory string.
+    ``faiss``: also write derived FAISS indexes with this factory string. ``previews``: one for each row.
     """
     if sketches is not None:
         num_rows, dim = next(iter(sketches.values())).shape
@@ -206,6 +211,7 @@ def make_index(
             num_queries=num_queries,
             num_classes=num_classes,
             query_representations=features[num_rows:] if representations else None,
+            previews=previews,
         )
         one_minus_p = np.linspace(0.0, 0.9, num_rows)
         represented = {"representations": features[:num_rows]} if representations else {}

@@ -16,7 +16,10 @@ async def list_examples(index: IndexName, asked: PageOf, service: Service) -> Ex
     service.check_length("limit", asked.limit, "max_page", parameter=True)
     return await service.workplace.run(
         lambda: service.engine.ask(
-            index, lambda served: stored_examples.page(served.index, asked.split, asked.offset, asked.limit)
+            index,
+            lambda served: stored_examples.page(
+                served.index, asked.split, asked.offset, asked.limit, previews=service.shows_previews
+            ),
         ),
         service.deadline(),
     )
@@ -26,7 +29,10 @@ async def list_examples(index: IndexName, asked: PageOf, service: Service) -> Ex
 async def read_example(index: IndexName, row: RowNumber, asked: SplitOf, service: Service) -> Example:
     """Its id, label, metadata, and the media type of its stored content."""
     return await service.workplace.run(
-        lambda: service.engine.ask(index, lambda served: stored_examples.single(served.index, asked.split, row)),
+        lambda: service.engine.ask(
+            index,
+            lambda served: stored_examples.single(served.index, asked.split, row, previews=service.shows_previews),
+        ),
         service.deadline(),
     )
 
@@ -47,9 +53,12 @@ async def read_example(index: IndexName, row: RowNumber, asked: SplitOf, service
     },
 )
 async def read_content(index: IndexName, row: RowNumber, asked: SplitOf, service: Service) -> Response:
-    """A small image, text, or JSON; 404 where the index was built without previews."""
+    """A PNG image, text, or JSON, each as just that; 404 where the index, or the service, is without previews."""
     media_type, content = await service.workplace.run(
-        lambda: service.engine.ask(index, lambda served: stored_examples.content(served.index, asked.split, row)),
+        lambda: service.engine.ask(
+            index,
+            lambda served: stored_examples.content(served.index, asked.split, row, previews=service.shows_previews),
+        ),
         service.deadline(),
     )
     service.metrics.previews.labels(index, media_type.partition("/")[0]).inc()
