@@ -4,11 +4,13 @@
 #   EXTRAS   faiss build and friends: cpu (default) or gpu, e.g. `make test EXTRAS=gpu`
 #   INDEX    the index directory `make serve` serves (default: indexes/digits, built when absent)
 #   PORT     where `make serve` listens on 127.0.0.1
+#   IMAGES   further options of docker/images.py, e.g. `make images IMAGES="--torch cpu --pip-config pip.conf"`
 
 PYTHON ?= python3
 EXTRAS ?= cpu
 INDEX ?= indexes/digits
 PORT ?= 8000
+IMAGES ?=
 
 # For the interpreter that tests the GPU kernel; a CUDA build of torch brings the version it needs.
 TRITON := triton==3.9.0
@@ -26,7 +28,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python 
 PARALLEL := -n logical --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo experiments test test-reliability check serve format clean lint venv
+.PHONY: help demo experiments test test-reliability check serve images images-check format clean lint venv
 
 ## help     list the targets
 help:
@@ -81,6 +83,15 @@ lint: $(READY)
 serve: $(READY)
 	@test -e $(INDEX)/manifest.json || { test $(INDEX) = indexes/digits && $(BIN)/indexer build digits --out $(INDEX); }
 	$(BIN)/attribution-service --index $(notdir $(INDEX))=$(INDEX) --port $(PORT)
+
+## images   build the CPU images without a container engine or a registry (Debian's buildah, mmdebstrap, crun; root)
+images:
+	$(PYTHON) docker/images.py base
+	$(PYTHON) docker/images.py $(IMAGES) build
+
+## images-check  run what `make images` built under its limits: index digits, serve, ask over HTTP, stop
+images-check:
+	$(PYTHON) docker/images.py check
 
 ## format   rewrite the sources in the house format and apply safe lint fixes
 format: $(READY)

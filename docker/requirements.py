@@ -1,16 +1,25 @@
-"""Print the dependencies that pyproject.toml states for some extras: an image layer holds them without the sources.
+"""Print the hash-locked requirements of an image: the entries of docker/requirements.lock that are for some purposes.
 
-python docker/requirements.py cpu,text > requirements.txt
+python docker/requirements.py cpu,torch-cpu,text > requirements.txt
+
+What everything needs (``core``) is always among them. ``pip install --require-hashes`` takes the result.
 """
 
 import sys
-import tomllib
 from pathlib import Path
 
-project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-extras = [extra for extra in sys.argv[1].split(",") if extra]
-unknown = sorted(set(extras) - set(project["optional-dependencies"]))
+LOCK = Path(__file__).resolve().parent / "requirements.lock"
+MARK = "# for: "
+
+entries = [
+    (set(purposes.split()), requirement)
+    for purposes, _, requirement in (
+        entry.partition("\n") for entry in LOCK.read_text(encoding="utf-8").split(MARK)[1:]
+    )
+]
+wanted = {purpose for purpose in sys.argv[1].split(",") if purpose}
+known = set().union(*(purposes for purposes, _ in entries)) - {"core"}
+unknown = sorted(wanted - known)
 if unknown:
-    sys.exit(f"no extra {unknown[0]!r}; there are {', '.join(sorted(project['optional-dependencies']))}")
-wanted = [*project["dependencies"], *(each for extra in extras for each in project["optional-dependencies"][extra])]
-sys.stdout.write("\n".join(dict.fromkeys(wanted)) + "\n")
+    sys.exit(f"no purpose {unknown[0]!r}; there are {', '.join(sorted(known))}")
+sys.stdout.write("".join(requirement for purposes, requirement in entries if purposes & (wanted | {"core"})))
