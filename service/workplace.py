@@ -80,6 +80,18 @@ class Workplace:
         """Requests that wait now."""
         return self._waiting
 
+    def check_room(self) -> None:
+        """Refuse where no more requests may come in.
+
+        Raises:
+            QueueFullError: If as many requests wait as may.
+        """
+        if self._busy + self._waiting >= self.workers + self.queue:
+            raise QueueFullError(
+                f"{self._busy} requests compute and {self._waiting} wait; try again in a second",
+                headers={"Retry-After": "1"},
+            )
+
     @asynccontextmanager
     async def desk(self, deadline: Deadline) -> AsyncIterator[None]:
         """Hold one of the workers' places for as long as the block runs.
@@ -94,11 +106,7 @@ class Workplace:
             QueueFullError: If as many requests wait as may.
             DeadlineExceededError: If no place came free in time.
         """
-        if self._busy + self._waiting >= self.workers + self.queue:
-            raise QueueFullError(
-                f"{self._busy} requests compute and {self._waiting} wait; try again in a second",
-                headers={"Retry-After": "1"},
-            )
+        self.check_room()
         self._waiting += 1
         try:
             with anyio.move_on_after(max(deadline.left, 0.0)) as scope:
