@@ -143,8 +143,8 @@ def test_overload_is_refused_and_what_is_accepted_stays_fast(url: str) -> None:
     before, during = at_capacity.percentile(99), overloaded.percentile(99)
     alive = float(np.max(overloaded.alive))
     print(
-        f"capacity {capacity:.1f} a second, p50 {at_capacity.percentile(50) * 1000:.0f} ms, p99 {before * 1000:.0f} ms; "
-        f"{rate:.1f} a second ({rate / capacity:.1f} times) for {SECONDS} s: {len(overloaded.seconds)} accepted, p50 "
+        f"capacity {capacity:.1f}/s, p50 {at_capacity.percentile(50) * 1000:.0f} ms, p99 {before * 1000:.0f} ms"
+        f"; {rate:.1f}/s ({rate / capacity:.1f} times) for {SECONDS} s: {len(overloaded.seconds)} accepted, p50 "
         f"{overloaded.percentile(50) * 1000:.0f} ms, p99 {during * 1000:.0f} ms (ratio {during / before:.2f}), "
         f"{refused} refused {dict(overloaded.refused)}; /livez p50 {np.median(overloaded.alive) * 1000:.0f} ms, "
         f"most {alive * 1000:.0f} ms; memory {growth(watch.rss) / MEGABYTE:+.1f} MB; load {load():.1f}"
