@@ -13,6 +13,7 @@ ServiceError
 ├ JobNotOverError            409  the items of a job that still waits or runs
 ├ RevisionRefusedError       409  a new revision that cannot be served; the old one goes on
 ├ BodyTooLargeError          413
+├ TooManyValuesError         413  a body that would take much memory when read
 ├ UnsupportedMediaTypeError  415  a body that is not JSON
 ├ UnknownHostError           421  a request for a host that the settings do not name
 ├ LimitExceededError         422  more than a setting allows
@@ -133,6 +134,19 @@ class BodyTooLargeError(ServiceError):
         super().__init__(
             f"the body is longer than {max_body_bytes} bytes; ask for less at once, or raise max_body_bytes",
             allowed={"max_body_bytes": max_body_bytes},
+            headers={"Connection": "close"},
+        )
+
+
+class TooManyValuesError(ServiceError):
+    """The request body holds more than may be read: parsed, it would take many times its length of memory."""
+
+    status, code, title = 413, "too_many_values", "Too many values in the body"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"the body has more than {most} commas and brackets; ask for less at once, or raise max_body_values",
+            allowed={"max_body_values": most},
             headers={"Connection": "close"},
         )
 

@@ -15,10 +15,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.authentication import CALLER, ApiKeys
 from service.caller import ANYONE, STRANGER, Caller
-from service.errors import BodyTooLargeError, NotReadyError, RequestTooSlowError, ServiceError, UnauthorizedError
+from service.errors import (
+    BodyTooLargeError,
+    NotReadyError,
+    RequestTooSlowError,
+    ServiceError,
+    TooManyValuesError,
+    UnauthorizedError,
+)
 from service.hosts import AllowedHosts
 from service.problems import PROBLEM_CODE, Outcome, problem_of, problem_response
 from service.request_clock import REQUEST_CLOCK, RequestClock
+from service.schemas.lengths import limited
 from service.state import State
 from service.workplace import ClientGoneError
 
@@ -48,7 +56,7 @@ STRETCH_BYTES = 1 << 16
 
 
 class RefusalSignal(Exception):
-    """Raised out of ``receive`` when the body is too large or too slow; never leaves :class:`Gate`."""
+    """Raised out of ``receive`` when the body is too large, too rich or too slow; never leaves :class:`Gate`."""
 
 
 class Gate:
@@ -70,6 +78,8 @@ class Gate:
         """
         self._app = app
         self._max_body_bytes = state.settings.max_body_bytes
+        self._max_body_values = state.settings.max_body_values
+        self._limits = state.settings.limits()
         self._patience = state.settings.client_seconds
         self._keys = keys
         self._hosts = hosts
@@ -89,13 +99,13 @@ class Gate:
         REQUEST_CLOCK.set(clock)
         begun = time.perf_counter()
         status = 0
-        received = 0
+        received = values = 0
         whole = False
         stretch, due = STRETCH_BYTES, time.monotonic() + self._patience
         refusal: ServiceError | None = None
 
         async def receive_counted() -> Message:
-            nonlocal received, whole, stretch, due, refusal
+            nonlocal received, values, whole, stretch, due, refusal
             if whole:
                 return await receive()
             with anyio.move_on_after(due - time.monotonic()) as scope:
@@ -107,10 +117,15 @@ class Gate:
                 refusal = RequestTooSlowError("body", self._patience)
                 raise RefusalSignal
             if message["type"] == "http.request":
-                received += len(message.get("body", b""))
+                body = message.get("body", b"")
+                received += len(body)
+                values += body.count(b",") + body.count(b"[") + body.count(b"{")
                 whole = not message.get("more_body", False)
                 if received > self._max_body_bytes:
                     refusal = BodyTooLargeError(self._max_body_bytes)
+                    raise RefusalSignal
+                if values > self._max_body_values:
+                    refusal = TooManyValuesError(self._max_body_values)
                     raise RefusalSignal
                 if received >= stretch:
                     stretch, due = received + STRETCH_BYTES, time.monotonic() + self._patience
@@ -136,12 +151,14 @@ class Gate:
         with (
             self._state.tracing.request(scope, clock) as told,
             structlog.contextvars.bound_contextvars(request_id=request_id, **told),
+            limited(self._limits),
         ):
             try:
                 scope[CALLER] = self._check(scope, headers)
                 if scope["path"] in OPERATIONS_PATHS:
                     await self._app(scope, receive_counted, send_unless_refused)
                 else:
+                    self._shed(scope)
                     await self._let_in(scope, receive_counted, send_unless_refused)
             except ClientGoneError:
                 status = CLIENT_GONE
@@ -173,6 +190,11 @@ class Gate:
             await self._app(scope, receive, send)
         finally:
             self._state.in_flight -= 1
+
+    def _shed(self, scope: Scope) -> None:
+        # Refused before its body is read: while the service is overloaded, refusing must cost it little.
+        if scope["path"].startswith("/v1/indexes/") and not self._state.draining:
+            self._state.workplace.check_room()
 
     def _check(self, scope: Scope, headers: Headers) -> Caller:
         path = scope["path"]

@@ -69,6 +69,12 @@ class Settings(BaseSettings):
     no_previews: bool = Field(default=False, description="Show no stored preview of any example.")
 
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="The largest request body, in bytes.")
+    max_body_values: int = Field(
+        default=1_000_000,
+        ge=1000,
+        description="The most commas and opening brackets in a request body, counted before it is read: numbers and "
+        "empty lists take many times their length of memory.",
+    )
     max_budget: int = Field(default=1000, ge=1, description="The largest budget of one attribution.")
     max_batch: int = Field(default=64, ge=1, description="The most requests in a batch, or queries to sketch, at once.")
     max_ids: int = Field(default=10_000, ge=1, description="The most ids in a filter or in one scores request.")
@@ -207,6 +213,7 @@ class Settings(BaseSettings):
         """Return the limits a client needs to know, as ``/v1/info`` shows them."""
         names = (
             "max_body_bytes",
+            "max_body_values",
             "max_budget",
             "max_batch",
             "max_ids",

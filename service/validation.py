@@ -41,6 +41,7 @@ CODES = {
     "model_attributes_type": "not_an_object",
     "dict_type": "not_an_object",
     "json_invalid": "invalid_json",
+    "limit_exceeded": "limit_exceeded",
 }
 
 # A body that is no JSON in ways the parser does not call a syntax error: what to say, and what is allowed.

@@ -94,6 +94,15 @@ class Workplace:
         """Requests that wait now."""
         return self._waiting
 
+    def check_room(self) -> None:
+        """Refuse where no more requests may come in.
+
+        Raises:
+            QueueFullError: If as many requests wait as may.
+        """
+        if self._busy + self._waiting >= self.workers + self.queue:
+            raise QueueFullError(f"{self._busy} requests compute and {self._waiting} wait; try again in a second")
+
     @asynccontextmanager
     async def desk(self, deadline: Deadline) -> AsyncIterator[None]:
         """Hold one of the workers' places for as long as the block runs.
@@ -108,8 +117,7 @@ class Workplace:
             QueueFullError: If as many requests wait as may.
             DeadlineExceededError: If no place came free in time.
         """
-        if self._busy + self._waiting >= self.workers + self.queue:
-            raise QueueFullError(f"{self._busy} requests compute and {self._waiting} wait; try again in a second")
+        self.check_room()
         self._waiting += 1
         begun = time.perf_counter()
         try:

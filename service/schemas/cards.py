@@ -11,6 +11,7 @@ class Limits(Response):
     """What one request may ask for; each is a setting."""
 
     max_body_bytes: int
+    max_body_values: int
     max_budget: int
     max_batch: int
     max_ids: int

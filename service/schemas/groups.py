@@ -6,8 +6,9 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.schemas.answers import IndexReference
+from service.schemas.lengths import at_most
 from service.schemas.questions import Criterion, Query, Target
-from service.schemas.values import Count, Id, Positive, Request, Response
+from service.schemas.values import Count, Id, Ids, Positive, Request, Response
 
 
 class GroupsByColumn(Request):
@@ -26,7 +27,7 @@ def _kind_of_groups(value: Any) -> str:
 
 
 GroupsOfIds = Annotated[
-    dict[Id, Annotated[list[Id], Field(min_length=1)]],
+    dict[Id, Annotated[Ids, Field(min_length=1)]],
     Field(min_length=1, description="Ids of training examples by the group's name. Groups may overlap."),
 ]
 WantedGroups = Annotated[
@@ -39,7 +40,7 @@ class InformationRequest(Request):
     """What do these groups tell this prediction, or these on average, and what would their withdrawal cost?"""
 
     query: Query | None = Field(default=None, description="One query; or give queries.")
-    queries: list[Query] | None = Field(
+    queries: Annotated[list[Query], at_most("max_queries")] | None = Field(
         default=None, min_length=1, description="Several queries, over which nats are averaged; or give query."
     )
     target: Target | None = Field(
@@ -59,7 +60,7 @@ class InformationRequest(Request):
     criteria: list[Criterion] = Field(
         default=["infogain", "infoloss"], min_length=1, max_length=2, description="Which nats to compute."
     )
-    exclude_ids: list[Id] | None = Field(default=None, description="Rows to leave out of D and of every group.")
+    exclude_ids: Ids | None = Field(default=None, description="Rows to leave out of D and of every group.")
     removal_order: Count = Field(
         default=0,
         description="How many groups to withdraw one after the other, each time the one that costs most given those "

@@ -7,7 +7,7 @@ from pydantic import Field
 from service.schemas.groups import WantedGroups
 from service.schemas.problem import Problem
 from service.schemas.questions import Criterion, Query, Target
-from service.schemas.values import Id, Label, Positive, PositiveCount, Request, Response
+from service.schemas.values import Id, Ids, Label, Positive, PositiveCount, Request, Response
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 OVER: frozenset[JobState] = frozenset({"done", "failed", "cancelled"})
@@ -72,7 +72,7 @@ class EvaluationJob(NoisyJob):
     criteria: list[Criterion] = Field(
         default=["infogain", "infoloss"], min_length=1, max_length=2, description="Which nats to compute."
     )
-    exclude_ids: list[Id] | None = Field(default=None, description="Rows to leave out of D and of every subset.")
+    exclude_ids: Ids | None = Field(default=None, description="Rows to leave out of D and of every subset.")
 
 
 JobRequest = Annotated[AttributionsJob | CoresetJob | EvaluationJob, Field(discriminator="type")]

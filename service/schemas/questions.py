@@ -9,6 +9,7 @@ from service.schemas.values import (
     FiniteJson,
     Flag,
     Id,
+    Ids,
     Label,
     NotNegative,
     Number,
@@ -81,8 +82,8 @@ class CandidateFilter(Request):
     """Which rows may be chosen. Several conditions are joined by and."""
 
     labels: list[Label] | None = Field(default=None, min_length=1, description="Only rows with one of these labels.")
-    ids: list[Id] | None = Field(default=None, min_length=1, description="Only these rows.")
-    exclude_ids: list[Id] | None = Field(default=None, description="Rows to leave out of the candidates and of D.")
+    ids: Ids | None = Field(default=None, min_length=1, description="Only these rows.")
+    exclude_ids: Ids | None = Field(default=None, description="Rows to leave out of the candidates and of D.")
     where: dict[Id, Scalar | list[Scalar]] | None = Field(
         default=None,
         description="Only rows whose metadata have these values; a list means any of them.",
@@ -146,14 +147,14 @@ class AttributionRequest(Asked):
 class ScoresRequest(Asked):
     """Exact nats of a given set and of each of its members alone."""
 
-    ids: list[Id] = Field(min_length=1, description="The training ids to score.", examples=[["train:402", "train:17"]])
+    ids: Ids = Field(min_length=1, description="The training ids to score.", examples=[["train:402", "train:17"]])
     criteria: list[Criterion] = Field(
         default=["infogain", "infoloss"], min_length=1, max_length=2, description="Which nats to compute."
     )
     methods: list[Baseline] = Field(
         default_factory=list, max_length=4, description="Other methods whose scores of each member are wanted."
     )
-    exclude_ids: list[Id] | None = Field(default=None, description="Rows to leave out of D.")
+    exclude_ids: Ids | None = Field(default=None, description="Rows to leave out of D.")
 
 
 class SketchesRequest(Request):

@@ -25,6 +25,8 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from service.schemas.lengths import at_most
+
 LARGEST_INTEGER = 2**63 - 1
 MOST_UNKNOWN = 20
 """Unknown fields of one object that are named; a body may hold a million."""
@@ -125,6 +127,7 @@ PositiveCount = Annotated[int, Field(ge=1, le=LARGEST_INTEGER), BeforeValidator(
 Flag = StrictBool
 Text = Annotated[str, AfterValidator(refuse_half_characters)]
 Id = Annotated[Text, Field(min_length=1, max_length=1024)]
+Ids = Annotated[list[Id], at_most("max_ids")]
 Label = Count
 TargetLabel = Annotated[Literal["predicted", "true"] | Label, WrapValidator(name_the_labels)]
 FiniteJson = Annotated[JsonValue, AfterValidator(refuse_not_finite)]

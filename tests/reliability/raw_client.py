@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import threading
 import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +16,9 @@ class RawClient:
         url: The service.
         receive_bytes: The size of the socket's receive buffer; small, so that what is not read stays at the service.
         timeout: Seconds that one read may take.
+
+    Attributes:
+        answered: For who reads: set when an answer has begun.
     """
 
     def __init__(self, url: str, *, receive_bytes: int | None = None, timeout: float = 60.0) -> None:
@@ -28,6 +32,7 @@ class RawClient:
         self.socket.settimeout(timeout)
         self.socket.connect((place.hostname, place.port))
         self.begun = time.monotonic()
+        self.answered = threading.Event()
 
     def __enter__(self) -> "RawClient":
         return self

@@ -11,8 +11,10 @@ from service.app import bare_app, create_app
 from service.engine import Engine
 from service.schemas.jobs import CoresetJob
 from service.settings import Settings
+from tests.reliability.lengths import rounds
 
-EXAMPLES = 30
+EXAMPLES = rounds(30, 500)  # of right and of wrong requests each
+CHAINS = rounds(10, 100)
 POSITIVE, NEGATIVE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 
 
@@ -89,7 +91,7 @@ def test_what_follows_a_job_s_links_keeps_the_contract(described: Described) -> 
 
     Aimed.run(
         settings=hypothesis.settings(
-            max_examples=10, stateful_step_count=5, deadline=None, derandomize=True, database=None,
+            max_examples=CHAINS, stateful_step_count=rounds(5, 8), deadline=None, derandomize=True, database=None,
             suppress_health_check=list(HealthCheck),
         )
     )  # fmt: skip
