@@ -5,49 +5,18 @@ import os
 import random
 import shutil
 import signal
-import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.reliability.commands import Commands, Order
+from tests.reliability.commands import Order
 from tests.reliability.lengths import rounds
-from tests.reliability.publications import OPERATIONS, copied, prepare
+from tests.reliability.publications import OPERATIONS, copied
 from tests.reliability.published_states import States
 from tests.reliability.system_calls import FAILURES, Point, interrupted, last_call, missing_strace, points, traced
 
 needs_strace = pytest.mark.skipif(missing_strace() is not None, reason=str(missing_strace()))
 EVERY = 10**9
-
-
-@pytest.fixture(scope="module")
-def memory() -> Iterator[Path]:
-    """A folder in memory where there is one: what is tested is the order of calls, and a disk only makes it slow."""
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as folder:
-        yield Path(folder)
-
-
-@pytest.fixture(scope="module")
-def base(memory) -> Path:
-    prepare(memory / "base")
-    return memory / "base"
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory) -> Iterator[Commands]:
-    with Commands(tmp_path_factory.mktemp("cache")) as running:
-        yield running
-
-
-@pytest.fixture
-def work(memory) -> Iterator[Path]:
-    folder = memory / "work"
-    folder.mkdir()
-    yield folder
-    shutil.rmtree(folder)
 
 
 def different(found: list[Point]) -> list[Point]:
