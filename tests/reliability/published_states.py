@@ -58,7 +58,7 @@ class States:
     def __post_init__(self) -> None:
         self.operation = OPERATIONS[self.name]
         self._kept = {name: content(self.base / name) for name in ("points", "more")}
-        done = copied(self.base, Path(tempfile.mkdtemp(dir=self.base.parent)) / "done")
+        self.done = done = copied(self.base, Path(tempfile.mkdtemp(dir=self.base.parent)) / "done")
         assert publish(self.name, done) == (0, "")
         assert verify_index(done / self.operation.subject) == []
         self._states = {}

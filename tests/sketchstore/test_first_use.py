@@ -20,7 +20,7 @@ from sketchstore.faiss_search import open_faiss
 from sketchstore.layout import files_below
 from sketchstore.reader import Index, open_index
 from tests.index_factory import make_index, resign
-from tests.reliability.test_damage import flip_bit, query_twice, rewrite_queries
+from tests.reliability.damage import flip_bit, query_twice, rewrite_queries
 
 READ_AT_OPEN = {"manifest.json", "derived/manifest.json", "columns/labels.npy", "columns/squared_norms.own.npy"}
 SHARDS = ["sketches/own/00000.safetensors", "sketches/own/00001.safetensors"]
