@@ -51,8 +51,10 @@ class MarginBaselines:
             \text{TRAK} = (1 - p_i)\, \phi_*^\top (\Phi^\top \Phi + \lambda I)^{-1} \phi_i, \quad
             \text{RelatIF} = \frac{c(x_*, i \mid D)}{\sqrt{v(x_* \mid D)\, v(i \mid D)}}
 
-        RepSim is the cosine of penultimate features. RelatIF is the label-free form (86), with σ² = λ. TRAK and RelatIF
-        are those of ``attribution.baselines``, from one rotation of the rows for every λ and query.
+        RepSim is the cosine of penultimate features. RelatIF is the label-free form (86), with σ² = λ. RepSim and
+        GradDot are ``attribution.baselines``; TRAK and RelatIF are its formulas again, because it factorises ΦᵀΦ + λI
+        anew for every call, and an experiment asks for hundreds of queries one by one and for every λ of a grid: here
+        one eigendecomposition, the index's own, serves them all. Tests hold the two against each other.
 
         Args:
             query_row: The stored query.

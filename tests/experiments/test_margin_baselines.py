@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from attribution.baselines import graddot, relatif, trak
 from experiments.datasets import read_images
 from experiments.frozen import Frozen, save_frozen
 from experiments.indexing import Sketched, frozen_index
@@ -67,6 +68,32 @@ def test_scores_are_the_dense_formulas(baselines, frozen):
     for method, scores in expected.items():
         # The query was sketched anew, in float32 sums of another batch.
         torch.testing.assert_close(found[method], scores, rtol=1e-4, atol=1e-5 * float(scores.abs().max()))
+
+
+@pytest.mark.parametrize("regularisation", [0.01, 0.5, 100.0])
+def test_one_rotation_gives_what_attribution_solves_for_every_regularisation(baselines, frozen, regularisation):
+    view = baselines._index.view("margin")
+    rows = view.sketches(torch.arange(200), dtype=torch.float64)
+    queries = torch.stack(
+        [baselines._index.queries.sketch(q, "margin", int(frozen.queries.labels[q])).double() for q in (0, 7)]
+    )
+    errors = (
+        1 - torch.softmax(frozen.logits(frozen.train).double(), dim=1).gather(1, frozen.train.labels[:, None])[:, 0]
+    )
+    noise = regularisation * view.mean_squared_norm()
+    expected = {
+        "trak": trak(queries, rows, errors, noise),
+        "relatif": relatif(queries, rows, noise),
+        "graddot": graddot(queries, rows, errors),
+    }
+    of_lambda = baselines.regularised(regularisation)
+    for place, query in enumerate((0, 7)):
+        found = of_lambda.scores(query, tuple(expected))
+        for method, scores in expected.items():
+            # The same numbers by another factorisation, in float64; small λ divides rounding by itself.
+            torch.testing.assert_close(
+                found[method], scores[place], rtol=1e-6, atol=1e-6 * float(scores[place].abs().max())
+            )
 
 
 def test_graddot_is_minus_the_product_of_the_gradients_of_margin_and_loss(frozen, baselines):
