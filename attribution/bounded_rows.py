@@ -9,18 +9,13 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from attribution.bound_kernels import BoundKernels, Facing, Head, Lengths, Reached
+from attribution.bound_kernels import BoundKernels, Facing, Head, Lengths, Looked, LookedTails, Reached
 from attribution.coarse_rows import CoarseRows, HeadRows, Places
 from attribution.exact_sums import Array, row_dots
 
 #: Residuals that bounds may start from. When there are as many, all rows should be looked at again.
 _MOST_ANCHORS = 256
-#: Room for the rounding of float32 bounds: seven operations of 2⁻²⁴ each.
-_ROUND_UP = 1 + 2.0**-20
-#: Rounding of a number to float32, relative, with room to spare.
-_FLOAT32 = 2.0**-23
 #: A residual whose tail is shorter than this says nothing useful of other tails.
 _SHORTEST_TAIL = 0.05
 
@@ -42,9 +37,6 @@ class BoundedRows:
     """
 
     def __init__(self, coarse: CoarseRows, longest: float, most_looks: int, blur: float, kernels: BoundKernels) -> None:
-        count = coarse.rows.shape[0]
-        with_heads = count if coarse.heads is not None else 0
-        self._norms = coarse.norms
         self._heads = coarse.heads
         self._longest = longest
         self._most_looks = min(most_looks, _MOST_ANCHORS)
@@ -56,15 +48,10 @@ class BoundedRows:
         size = self._directions = 0 if self._heads is None else int(self._heads.basis.shape[0])
         self._head_blur = (3 + math.sqrt(size)) * blur + 2e-12 * size
         self._tail_blur = 4 * self._head_blur / _SHORTEST_TAIL**2
-        self._lengths = Lengths(
-            anchor=np.zeros(count, dtype=np.int16),
-            along=np.full(count, -np.inf, dtype=np.float32),
-            across=np.zeros(count, dtype=np.float32),
-            tail_along=np.zeros(with_heads, dtype=np.float32),
-            tail_error=np.zeros(with_heads, dtype=np.float32),
-            tail_across=np.zeros(with_heads, dtype=np.float32),
-        )
+        tails = None if coarse.heads is None else coarse.heads.tails / longest
+        self._lengths = Lengths(coarse.norms / longest, tails)
         self._looks = 0
+        self._passed = 0
         self._units: Array = np.empty((0, 0))
         self._unit_heads: Array = np.empty((0, 0))
         self._tail_lengths: Array = np.empty(0)
@@ -103,11 +90,9 @@ class BoundedRows:
             tail_sines=self._dots[:0],
         )
 
-    def _face_tails(self, heads: HeadRows) -> Array:
-        # The residual's head, and how its tail lies to the anchors' tails: computed when they are first needed.
-        if self._head is not None:
-            return self._head
-        head = self._head = row_dots(heads.basis, self._unit)
+    def _face_tails(self, head: Array) -> tuple[Head, Facing]:
+        # How the residual's tail lies to the anchors' tails, once its head is known.
+        self._head = head
         self._tail_length = math.sqrt(max(1.0 - float(row_dots(head, head)), 0.0))
         if self._anchored:
             self._unit_heads[self._looks - 1], self._tail_lengths[self._looks - 1] = head, self._tail_length
@@ -121,7 +106,7 @@ class BoundedRows:
             known = np.maximum(np.abs(cosines) - self._tail_blur, 0.0)
             sines = np.sqrt(np.maximum(self._tail_length**2 - known**2, 0.0) + 2 * self._head_blur)
             self._facing = replace(self._facing, tail_cosines=cosines, tail_sines=sines)
-        return head
+        return Head(head, self._longest, self._head_blur), self._facing
 
     def anchor(self) -> None:
         """Let bounds of rows added from now on start from the present residual."""
@@ -137,47 +122,34 @@ class BoundedRows:
         self._looks += 1
         self._anchored = True
 
-    def add(self, places: Places, products: Array, errors: Array, reached: NDArray[np.bool_] | None = None) -> None:
+    def add(self, places: Places, products: Array, errors: Array, *, reached: bool = False) -> None:
         """Bound rows by their products with the newest anchor, which is the present residual.
 
         Args:
             places: Which rows.
             products: φ · anchor, signed, in units of the longest sketch, [m].
             errors: Bounds of their errors, [m].
-            reached: Which of the rows that reached the mark these are, if they are: their heads are known.
+            reached: Whether these are the rows that :meth:`reaching` gave last: their heads are known.
         """
         if not places.shape[0]:
             return
-        norms = self._norms[places] / self._longest
-        lower = np.maximum(np.abs(products) - errors, 0.0)
-        self._lengths.along[places] = np.minimum(np.abs(products) + errors, norms) * _ROUND_UP
-        self._lengths.across[places] = np.sqrt(np.maximum(norms**2 - lower**2, 0.0)) * _ROUND_UP
-        self._lengths.anchor[places] = self._looks - 1
-        if self._heads is not None:
-            self._add_tails(self._heads, places, products, errors, reached)
+        tails = None if self._heads is None else self._tails(self._heads, places, reached)
+        self._kernels.anchor_rows(self._lengths, self._looks - 1, Looked(places, products, errors), tails)
 
-    def _add_tails(
-        self, rows: HeadRows, places: Places, products: Array, errors: Array, reached: NDArray[np.bool_] | None
-    ) -> None:
-        tails = rows.tails[places] / self._longest
-        # Nothing is known yet of how a tail lies to the anchor's: anywhere between along and against it.
-        along, error = np.zeros_like(tails), tails.copy()
+    def _tails(self, rows: HeadRows, places: Places, reached: bool) -> LookedTails | None:
         # For few rows an anchor whose tail is not known will do; rows added later may make it known.
-        head = self._face_tails(rows) if places.shape[0] > self._few else self._head
-        if head is not None and self._tail_length >= _SHORTEST_TAIL:
-            if reached is None or self._reached is None:
-                heads, head_errors = rows.products(head, places)
-                heads, head_errors = heads / self._longest, head_errors / self._longest + self._head_blur
-                self.bytes_read += int(places.shape[0]) * rows.bytes_per_row
-            else:
-                heads, head_errors = self._reached.heads[reached], self._reached.errors[reached]
-            along = (products - heads) / self._tail_length
-            error = (errors + head_errors) / self._tail_length
-            error += (_FLOAT32 + self._tail_blur) * np.abs(along)
-        lower = np.maximum(np.abs(along) - error, 0.0)
-        self._lengths.tail_along[places] = along
-        self._lengths.tail_error[places] = error * _ROUND_UP
-        self._lengths.tail_across[places] = np.sqrt(np.maximum(tails**2 - lower**2, 0.0)) * _ROUND_UP
+        if self._head is None and places.shape[0] > self._few:
+            self._face_tails(rows.project(self._unit))
+        head = self._head
+        if head is None or self._tail_length < _SHORTEST_TAIL:
+            return None
+        if reached and self._reached is not None:
+            heads, errors = self._reached.heads, self._reached.errors
+        else:
+            heads, errors = rows.products(head, places)
+            heads, errors = heads / self._longest, errors / self._longest + self._head_blur
+            self.bytes_read += int(places.shape[0]) * rows.bytes_per_row
+        return LookedTails(heads, errors, self._tail_length, self._tail_blur)
 
     def remove(self, places: Places) -> None:
         """Take rows out: those decided exactly need no bound.
@@ -198,11 +170,14 @@ class BoundedRows:
         Returns:
             Their places, ascending.
         """
-        places = self._kernels.places_reaching(self._lengths, self._facing, mark)
-        if self._heads is None or places.shape[0] <= self._few:
-            return places
-        head = Head(self._face_tails(self._heads), self._longest, self._head_blur)
-        self._reached = self._kernels.heads_reaching(self._heads, head, self._lengths, self._facing, mark)
+        # Where many rows passed the first bound last time, they are not counted before they meet the second.
+        if self._heads is None or self._passed <= 4 * self._few:
+            places = self._kernels.places_reaching(self._lengths, self._facing, mark)
+            self._passed = int(places.shape[0])
+            if self._heads is None or self._passed <= self._few:
+                return places
+        self._reached = self._kernels.heads_reaching(self._heads, self._unit, self._face_tails, self._lengths, mark)
+        self._passed = self._reached.looked
         self.bytes_read += self._reached.looked * self._heads.bytes_per_row
         return self._reached.places
 
@@ -216,7 +191,8 @@ class BoundedRows:
             Their places, ascending.
         """
         lengths, facing = self._lengths, self._facing
-        bounds = lengths.along * facing.cosines[lengths.anchor] + lengths.across * facing.sines[lengths.anchor]
+        anchor = lengths.anchors(slice(None))
+        bounds = lengths.along * facing.cosines[anchor] + lengths.across * facing.sines[anchor]
         bounds[~np.isfinite(bounds)] = -np.inf
         best = np.argpartition(-bounds, count)[:count] if count < bounds.shape[0] else np.arange(bounds.shape[0])
         return np.sort(best[bounds[best] >= 0])

@@ -31,6 +31,16 @@ class HeadRows(Protocol):
     def bytes_per_row(self) -> int:
         """Bytes read for one product."""
 
+    def project(self, vector: Array) -> Array:
+        """Multiply the directions with a vector, in float64, by sums whose order depends on nothing else.
+
+        Args:
+            vector: float64 [d].
+
+        Returns:
+            B · vector, float64 [k].
+        """
+
     def products(self, vector: Array, places: Places | None) -> tuple[Array, Array]:
         """Multiply heads Bφ_n with a vector.
 

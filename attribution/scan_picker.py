@@ -17,7 +17,7 @@ from attribution.acquired import AcquiredSet
 from attribution.bound_kernels import BoundKernels
 from attribution.bounded_rows import BoundedRows
 from attribution.coarse_rows import CoarseRows, Places
-from attribution.contest import Contest, Decided
+from attribution.contest import Contest, Leader
 from attribution.exact_sums import Array, inner_product_error, row_dots
 from attribution.literal import Pick
 
@@ -62,7 +62,7 @@ class ScanPicker:
         self._kernels = kernels
         self._longest = float(coarse.norms.max())
         self._bounded: BoundedRows | None = None
-        self._kept = Decided.nothing()
+        self._kept: list[Leader] = []
         self._taken: list[int] = []
         self.index_queries = 0
         self.rows_scored = 0
@@ -88,7 +88,7 @@ class ScanPicker:
         scaled = residual / largest  # squares of extreme residuals would leave float64
         unit = scaled / math.sqrt(float(row_dots(scaled, scaled)))
         contest = Contest(residual, self._longest * float(row_dots(unit, residual)), 1 + _KEPT_ROWS)
-        contest.enter(self._kept.places, self._kept.sketches)
+        contest.keep(self._kept)
         read = self._bounded.bytes_read
         self._bounded.face(unit)
         self._look_where_bounds_allow(self._bounded, contest, unit)
@@ -106,7 +106,7 @@ class ScanPicker:
             values, errors = values[places], errors[places]
             self.index_queries += 1
         else:
-            if self._kept.places.shape[0] < _FEWEST_KEPT:
+            if len(self._kept) < _FEWEST_KEPT:
                 self._decide(contest, bounded.largest(_KEPT_ROWS))
             places = bounded.reaching(contest.mark - self._blur)
             if places.shape[0] <= _DECIDED_AT_ONCE:
@@ -117,31 +117,29 @@ class ScanPicker:
         self.rows_scored += places.shape[0]
         self.bytes_read += places.shape[0] * self._coarse.bytes_per_row
         values, errors = values / self._longest, errors / self._longest
-        upper, lower = np.abs(values) + errors, np.abs(values) - errors
-        mark = max(contest.mark, float(lower.max(initial=0.0)))
+        bounded.anchor()
+        bounded.add(places, values, errors, reached=not full)
+        upper = np.abs(values)
+        mark = max(contest.mark, float((upper - errors).max(initial=0.0)))
+        upper += errors
         contending = np.flatnonzero(upper >= mark - self._blur)
         contending = contending[np.argsort(-upper[contending], kind="stable")]
-        decided = self._decide_in_order(contest, places[contending], upper[contending])
-        others = np.ones(places.shape[0], dtype=bool)
-        others[contending[:decided]] = False
-        bounded.anchor()
-        bounded.add(places[others], values[others], errors[others], None if full else others)
+        self._decide_in_order(contest, places[contending], upper[contending])
 
     def _unknown(self) -> Places:
         # Every place but those picked and those decided anyway.
         unknown = np.ones(self._coarse.rows.shape[0], dtype=bool)
         unknown[self._taken] = False
-        unknown[self._kept.places] = False
+        unknown[[leader.place for leader in self._kept]] = False
         return np.flatnonzero(unknown)
 
-    def _decide_in_order(self, contest: Contest, places: Places, upper: Array) -> int:
-        # Decides the most promising first, until no bound reaches the mark; returns how many were decided.
+    def _decide_in_order(self, contest: Contest, places: Places, upper: Array) -> None:
+        # Decides the most promising first, until no bound reaches the mark.
         done, size, count = 0, _DECIDED_AT_ONCE, int(places.shape[0])
         while done < count and upper[done] >= contest.mark - self._blur:
             self._decide(contest, places[done : done + size])
             done += size
             size = min(2 * size, _DECIDED_TOGETHER)
-        return min(done, count)
 
     def _decide(self, contest: Contest, places: Places) -> None:
         if places.shape[0]:
@@ -151,11 +149,16 @@ class ScanPicker:
             self.rows_scored += int(places.shape[0])
             self.bytes_read += int(places.shape[0]) * self._bytes_per_sketch
 
-    def _take(self, leading: Decided) -> Pick | None:
+    def _take(self, leading: list[Leader]) -> Pick | None:
         # The winner leaves; the runners-up are kept at hand for the next step.
-        if not leading.places.shape[0] or leading.products[0] == 0:
+        if not leading or leading[0].product == 0:
             return None
-        self._kept = leading.part(slice(1, None))
-        self._taken.append(int(leading.places[0]))
-        row = int(self._coarse.rows[leading.places[0]])
-        return Pick(row, float(leading.products[0]), torch.from_numpy(leading.sketches[0].copy()))
+        winner, *kept = leading
+        # A sketch of its own each: a view would keep all that were decided with it.
+        self._kept = [leader._replace(sketch=_owned(leader.sketch)) for leader in kept]
+        self._taken.append(winner.place)
+        return Pick(int(self._coarse.rows[winner.place]), winner.product, torch.from_numpy(_owned(winner.sketch)))
+
+
+def _owned(sketch: Array) -> Array:
+    return sketch if sketch.base is None else sketch.copy()

@@ -1,41 +1,40 @@
-"""API keys: who may ask at all. Keys are compared by digest in constant time."""
+"""Whose key a request carries, and what routes ask of it. Keys are compared by digest in constant time."""
 
 import hashlib
 import hmac
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
-SHORTEST_KEY = 16
+from fastapi import Depends, Request
+
+from service.caller import STRANGER, Caller
+from service.errors import ForbiddenError, UnauthorizedError
+from service.key_file import ApiKey, read_keys
+from service.state import State, state_of
+
+CALLER = "caller"
 
 
 class ApiKeys:
     """The keys a service knows, held as digests.
 
     Attributes:
-        count: How many keys there are.
+        keys: The entries of the key file.
     """
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        """Remember the digests of keys.
+    def __init__(self, keys: Iterable[ApiKey]) -> None:
+        """Know some keys.
 
         Args:
-            keys: The keys.
-
-        Raises:
-            ValueError: If there is none, or one is too short to resist guessing.
+            keys: The keys; see :func:`service.key_file.read_keys` for what it refuses.
         """
-        kept = list(keys)
-        if not kept:
-            raise ValueError("the API keys file holds no key; write one key a line")
-        short = [number for number, key in enumerate(kept, 1) if len(key) < SHORTEST_KEY]
-        if short:
-            raise ValueError(f"API key number {short[0]} has fewer than {SHORTEST_KEY} characters")
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in kept]
-        self.count = len(kept)
+        self.keys = tuple(keys)
+        self._callers = [(key.digest, Caller(key.name, key.kind, key.indexes)) for key in self.keys]
 
     @classmethod
     def read(cls, path: Path) -> "ApiKeys":
-        """Read one key a line; empty lines and lines starting with # are skipped.
+        """Read a key file.
 
         Args:
             path: The file.
@@ -43,19 +42,78 @@ class ApiKeys:
         Returns:
             The keys.
         """
-        lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-        return cls(line for line in lines if line and not line.startswith("#"))
+        return cls(read_keys(path))
 
-    def know(self, authorization: str | None) -> bool:
-        """Say whether an Authorization header carries a known key.
+    def caller(self, authorization: str | None) -> Caller | None:
+        """Find whose key an Authorization header carries.
 
         Args:
             authorization: The header's value, None where it is absent.
 
         Returns:
-            Whether it is ``Bearer`` with a known key. Every key is compared, so time tells nothing about them.
+            The caller; None where it is not ``Bearer`` with a known key. Every key is compared, whichever it is, so
+            that time tells nothing about them.
         """
         scheme, _, key = (authorization or "").partition(" ")
         digest = hashlib.sha256(key.strip().encode()).digest()
-        found = [hmac.compare_digest(digest, known) for known in self._digests]
-        return scheme.lower() == "bearer" and any(found)
+        found: Caller | None = None
+        for known, caller in self._callers:
+            same = hmac.compare_digest(digest, known)
+            found = caller if same else found
+        return found if scheme.lower() == "bearer" else None
+
+
+def caller_of(request: Request) -> Caller:
+    """Return who sent a request, as the gate found out."""
+    caller: Caller = request.scope[CALLER]
+    return caller
+
+
+def require_visible_index(request: Request, service: Annotated[State, Depends(state_of)]) -> None:
+    """Refuse a path whose index does not exist for the caller; for every route, before its parameters are judged.
+
+    Judged here, an index that is hidden and one that is not there are refused alike, whatever else is wrong.
+
+    Args:
+        request: The request.
+        service: The service.
+    """
+    index = request.path_params.get("index")
+    if index is not None:
+        caller_of(request).check_index(index, service.engine.names)
+
+
+def require_admin(request: Request) -> None:
+    """Refuse callers whose key is not an admin key: for whatever changes more than the caller's own jobs.
+
+    Args:
+        request: The request.
+
+    Raises:
+        UnauthorizedError: If the request came without a known key.
+        ForbiddenError: If its key is a read key.
+    """
+    caller = caller_of(request)
+    if caller is STRANGER:
+        raise UnauthorizedError
+    if caller.kind != "admin":
+        raise ForbiddenError("this needs an admin key, and the request's is a read key; see docs/configuration.md")
+
+
+def require_all_indexes(request: Request) -> None:
+    """Refuse callers whose key is limited to some indexes: for what is about all of them at once.
+
+    Args:
+        request: The request.
+
+    Raises:
+        ForbiddenError: If the key is limited.
+    """
+    if caller_of(request).indexes is not None:
+        raise ForbiddenError("this is about all indexes at once, and the request's key is limited to some")
+
+
+CallerOf = Annotated[Caller, Depends(caller_of)]
+VisibleIndex = Depends(require_visible_index)
+Admin = Depends(require_admin)
+AllIndexes = Depends(require_all_indexes)

@@ -11,32 +11,34 @@ from rich.console import Console
 from service import __version__, logs
 from service.cli_reload import reload
 from service.settings import Settings
+from service.settings_file import ENVIRONMENT_PREFIX, explain, misspelt_variables
 from service.threads import limit_threads, usable_cores
-
-ENVIRONMENT_PREFIX = "NATTRIBUTE_"
 
 
 def serve(**given: Any) -> None:
     r"""Serve attribution requests over HTTP against index directories.
 
-    Every flag is also an environment variable; a flag wins.
+    Every flag is also an environment variable and a key of the TOML file that --settings names; flags win over the
+    environment, and that over the file.
 
     Example: attribution-service --index digits=indexes/digits --port 8000
     """  # noqa: DOC501 - the docstring is the help
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    flags = {name: value for name, value in given.items() if value not in (None, [])}
+    for warning in misspelt_variables(Settings):
+        errors.print(f"warning: {warning}", markup=False)
     try:
-        settings = Settings(**{name: value for name, value in given.items() if value not in (None, [])})
+        settings = Settings(**flags)
         if not settings.index_directories():
             raise ValueError("no index to serve: give --index NAME=DIR, or --index-root DIR")
     except ValidationError as error:
-        for item in error.errors():
-            place = ".".join(str(part) for part in item["loc"])
-            message = item["msg"].removeprefix("Value error, ")
-            errors.print(f"error: {'--' + place.replace('_', '-') + ': ' if place else ''}{message}", markup=False)
+        for told in explain(error, Settings, flags):
+            errors.print(f"error: {told}", markup=False)
         raise typer.Exit(2) from None
     except ValueError as error:
         errors.print(f"error: {error}", markup=False)
         raise typer.Exit(2) from None
+    logs.configure_libraries(settings.log_level)
     limit_threads(settings.num_threads)
     raise typer.Exit(run(settings, errors))
 
@@ -75,7 +77,8 @@ def run(settings: Settings, errors: Console) -> int:
         errors.print(f"error: cannot listen on {settings.host} port {settings.port}: {error.strerror}", markup=False)
         return 1
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    errors.print(f"attribution-service listens on http://{host}:{listener.getsockname()[1]}", markup=False)
+    # For a person, on standard output; standard error is the log, and all of it is JSON.
+    print(f"attribution-service listens on http://{host}:{listener.getsockname()[1]}", flush=True)
     DrainingServer(app, app.state.service).run(sockets=[listener])
     return 0
 

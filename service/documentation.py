@@ -23,9 +23,19 @@ POST a query to `/v1/indexes/{index}/attributions`; the answer is a short, diver
 each member with the information it adds. Errors are RFC 9457 problems with a stable `code`."""
 
 # What an operation can answer besides success, by what it takes.
-ALWAYS = {"401": "No API key, or an unknown one.", "500": "The service failed.", "503": "Not in time, or not ready."}
+ALWAYS = {
+    "401": "No API key, or an unknown one.",
+    "421": "For another host.",
+    "500": "The service failed.",
+    "503": "Not in time, or not ready.",
+}
 WITH_INDEX = {"404": "No such index, or no such row.", "422": "A parameter or the body asks for something impossible."}
 WITH_WORK = {"429": "Too many requests wait; see Retry-After."}
+# What a key that is known may still not do.
+FORBIDDING = {
+    "/metrics": "The key is limited to some indexes.",
+    "/v1/indexes/{index}/reload": "The key is no admin key.",
+}
 WITH_JOB = {"404": "No such job, or no such index.", "422": "A parameter or the body asks for something impossible."}
 WITH_RELOAD = {"409": "The new revision cannot be served; the old one goes on."}
 WITH_RESULT = {"406": "Accept names no form that there is.", "409": "The job is not over."}
@@ -295,6 +305,8 @@ def _describe_problems(path: str, method: str, operation: dict[str, Any]) -> Non
             statuses |= WITH_RESULT
     if method == "post":
         statuses |= WITH_BODY
+    if path in FORBIDDING:
+        statuses["403"] = FORBIDDING[path]
     operation["responses"].pop("422", None)
     for status, description in sorted(statuses.items()):
         operation["responses"][status] = {

@@ -6,6 +6,7 @@ import socket
 import time
 from types import FrameType
 
+import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -14,6 +15,8 @@ from service.state import State
 #: What an answer may take beyond its request's deadline: the step being made, and the way to the client.
 MARGIN_SECONDS = 10.0
 LOOK_SECONDS = 0.05
+
+log = structlog.get_logger("service")
 
 
 class DrainingServer(uvicorn.Server):
@@ -60,6 +63,7 @@ class DrainingServer(uvicorn.Server):
             sockets: Where it listens.
         """
         self._state.drain()
+        log.info("service drains", in_flight=self._state.in_flight)
         end = time.monotonic() + self._state.settings.deadline_seconds + MARGIN_SECONDS
         while self._state.in_flight and not self.force_exit and time.monotonic() < end:
             await asyncio.sleep(LOOK_SECONDS)

@@ -21,6 +21,7 @@ from service.about import ABOUT
 from service.card import index_card
 from service.errors import RevisionRefusedError, UnknownIndexError
 from service.group_answers import information
+from service.observer import Observer
 from service.query_resolver import Check
 from service.schemas.answers import Answer, AnswerFacts, Hit, ScoresResponse, SketchesResponse, StreamStart
 from service.schemas.cards import IndexCard, Info, Limits
@@ -145,6 +146,19 @@ class Engine:
         return Reloaded(
             index=change.now.reference, previous_revision=before, changed=change.now.index.revision != before
         )
+
+    def observe(self, observer: Observer) -> None:
+        """Have somebody told what the indexes answer; who was told before is not told any more.
+
+        Args:
+            observer: Whom to tell.
+        """
+        for watched in self._indexes.values():
+            watched.observe(observer)
+
+    def open_now(self) -> Sequence[ServedIndex]:
+        """Return the indexes as they are open now, without looking for new revisions."""
+        return [watched.open_now for watched in self._indexes.values()]
 
     def check_name(self, index: str) -> None:
         """Refuse the name of an index that is not served; opens nothing.

@@ -2,6 +2,7 @@
 
 ServiceError
 ├ UnauthorizedError          401  no key, or one that is not in the file
+├ ForbiddenError             403  a key that may not do this
 ├ UnknownIndexError          404  no index of this name
 ├ UnknownExampleError        404  no such row in a path
 ├ ContentNotFoundError       404  the row has no stored preview
@@ -11,6 +12,7 @@ ServiceError
 ├ RevisionRefusedError       409  a new revision that cannot be served; the old one goes on
 ├ BodyTooLargeError          413
 ├ UnsupportedMediaTypeError  415  a body that is not JSON
+├ UnknownHostError           421  a request for a host that the settings do not name
 ├ LimitExceededError         422  more than a setting allows
 ├ ExampleUnsupportedError    422  a query by example where no recipe is loaded
 ├ IdempotencyKeyReusedError  422  an idempotency key that belongs to another request
@@ -84,6 +86,12 @@ class UnauthorizedError(ServiceError):
         )
 
 
+class ForbiddenError(ServiceError, PermissionError):
+    """The request's API key is known and may not do this."""
+
+    status, code, title = 403, "forbidden", "The API key may not do this"
+
+
 class UnknownIndexError(ServiceError, LookupError):
     """No index of this name is served."""
 
@@ -91,7 +99,7 @@ class UnknownIndexError(ServiceError, LookupError):
 
     def __init__(self, name: str, served: Sequence[str]) -> None:
         super().__init__(
-            f"no index is called {name!r}; this service has {', '.join(map(repr, served))}",
+            f"no index is called {name!r}" + (f"; this service has {', '.join(map(repr, served))}" if served else ""),
             parameter="index",
             allowed=list(served),
         )
@@ -126,6 +134,20 @@ class UnsupportedMediaTypeError(ServiceError):
     """The body is said to be something other than JSON."""
 
     status, code, title = 415, "unsupported_media_type", "Unsupported media type"
+
+
+class UnknownHostError(ServiceError):
+    """The request is for a host that this service does not answer for."""
+
+    status, code, title = 421, "unknown_host", "Not for this host"
+
+    def __init__(self, host: str | None) -> None:
+        asked = "its Host header names none, or several" if host is None else f"it is for {host[:100]!r}"
+        super().__init__(
+            "this service answers requests for localhost, for IP addresses and for the hosts of its setting "
+            f"allowed_hosts; {asked}",
+            parameter="Host",
+        )
 
 
 class LimitExceededError(ServiceError, ValueError):

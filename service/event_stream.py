@@ -106,7 +106,9 @@ async def events(
             part = await state.workplace.at_desk(lambda: next(parts, None))
         except Exception as error:
             ended.set()
-            yield encode("problem", problem_of(error, request.scope["request_id"]).problem)
+            problem = problem_of(error, request.scope["request_id"]).problem
+            state.metrics.refusals.labels(problem.code).inc()
+            yield encode("problem", problem)
             return
         if part is None:
             return

@@ -1,25 +1,43 @@
-"""What /metrics shows to Prometheus: requests, attributions, sketches, the queue. One registry for one app."""
+"""What /metrics shows to Prometheus. One registry for one app; docs/operations.md has the table of all of it.
+
+Every label takes its values from the code or from the settings (routes, codes, names of served indexes), never from a
+request: what a client sends cannot make a new time series.
+"""
 
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from service import __version__
+from service.engine import Engine
+from service.errors import JobStoreError
+from service.index_collector import IndexCollector
+from service.observer import Observer
+from service.query_resolver import SKETCH_TIMING
+from service.schemas.answers import AnswerFacts
 from service.workplace import Workplace
 
-SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+#: From half a millisecond, the shortest stages, to the default deadline.
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+#: A round takes 64 questions at most.
+REQUESTS_OF_A_ROUND = (1, 2, 4, 8, 16, 32, 64)
+FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+#: What a request goes through, in order: the first and the last seen by the gate, the others told by the answer.
+STAGES = ("queue", SKETCH_TIMING, "prepare", "search", "select", "rescore", "represents", "encode")
+JOB_STATES = ("queued", "running", "done", "failed", "cancelled")
 
 
-class Metrics:
-    """Counters and histograms of one app.
+class Metrics(Observer):
+    """Counters, gauges and histograms of one app.
 
     Attributes:
         requests: Answers by method, route and status.
         request_seconds: Time to answer by route.
         cancelled: Requests that were given up because their client went away, by route.
-        attributions: Attributions answered by index and method.
-        attribution_seconds: Time of an attribution in its worker, by index and method.
-        sketch_seconds: Time to sketch one request's examples, by index.
+        stage_seconds: Time in each stage of a request.
+        refusals: Problems by code.
+        previews: Stored previews sent, by index and kind.
     """
 
     def __init__(self, workplace: Workplace) -> None:
@@ -29,49 +47,94 @@ class Metrics:
             workplace: Whose queue is shown.
         """
         self._registry = CollectorRegistry()
-        self.requests = Counter(
-            "nattribute_requests", "Answers.", ["method", "route", "status"], registry=self._registry
+        ProcessCollector(registry=self._registry)
+        self.requests = self._counter("nattribute_requests", "Answers sent.", "method", "route", "status")
+        self.request_seconds = self._histogram("nattribute_request_seconds", "Time to answer.", SECONDS, "route")
+        self.stage_seconds = self._histogram(
+            "nattribute_stage_seconds", "Time of a request in one stage.", SECONDS, "stage"
         )
-        self.request_seconds = Histogram(
-            "nattribute_request_seconds", "Time to answer.", ["route"], buckets=SECONDS, registry=self._registry
+        self.refusals = self._counter(
+            "nattribute_refusals", "Problems told, those of a batch's items and of streams included.", "code"
         )
-        self.cancelled = Counter(
-            "nattribute_requests_cancelled",
-            "Requests given up because their client went away.",
-            ["route"],
-            registry=self._registry,
+        self.cancelled = self._counter(
+            "nattribute_requests_cancelled", "Requests given up because their client went away.", "route"
         )
-        self.attributions = Counter(
-            "nattribute_attributions", "Attributions answered.", ["index", "method"], registry=self._registry
-        )
-        self.attribution_seconds = Histogram(
+        self.previews = self._counter("nattribute_previews", "Stored previews sent.", "index", "kind")
+        self._attributions = self._counter("nattribute_attributions", "Attributions answered.", "index", "method")
+        self._attribution_seconds = self._histogram(
             "nattribute_attribution_seconds",
             "Time of an attribution in its worker.",
-            ["index", "method"],
-            buckets=SECONDS,
-            registry=self._registry,
+            SECONDS,
+            "index",
+            "method",
         )
-        self.sketch_seconds = Histogram(
-            "nattribute_query_sketch_seconds",
-            "Time to sketch the examples of one request.",
-            ["index"],
-            buckets=SECONDS,
-            registry=self._registry,
+        self._sketch_seconds = self._histogram(
+            "nattribute_query_sketch_seconds", "Time to sketch an example that a client sent.", SECONDS, "index"
         )
-        busy = Gauge("nattribute_workers_busy", "Requests that compute now.", registry=self._registry)
-        busy.set_function(lambda: workplace.busy)
-        waiting = Gauge("nattribute_queue_waiting", "Requests that wait now.", registry=self._registry)
-        waiting.set_function(lambda: workplace.waiting)
+        self._round_requests = self._histogram(
+            "nattribute_round_requests", "Selections that shared a round of scans.", REQUESTS_OF_A_ROUND, "index"
+        )
+        self._round_seconds = self._histogram(
+            "nattribute_round_seconds", "Time to serve a round of scans.", SECONDS, "index"
+        )
+        self._passes = self._counter(
+            "nattribute_full_passes", "Vectors compared with a whole pool of candidates.", "index", "method"
+        )
+        self._rows = self._counter("nattribute_rows_scored", "Rows multiplied with something.", "index", "method")
+        self._bytes = self._counter(
+            "nattribute_scanned_bytes", "Bytes of sketches, codes and kernel columns read.", "index", "method"
+        )
+        self._fraction = self._histogram(
+            "nattribute_information_fraction",
+            "InfoGain of the selected set over that of all comparable examples.",
+            FRACTIONS,
+            "index",
+            "method",
+        )
+        self._revisions = self._counter("nattribute_index_revisions", "Revisions opened, the first included.", "index")
+        for stage in STAGES:
+            self.stage_seconds.labels(stage)  # shown before the first of its kind
+        self._show("nattribute_workers", "Requests that may compute at the same time.", lambda: workplace.workers)
+        self._show("nattribute_workers_busy", "Requests that compute now.", lambda: workplace.busy)
+        self._show("nattribute_queue_capacity", "Requests that may wait for a worker.", lambda: workplace.queue)
+        self._show("nattribute_queue_waiting", "Requests that wait for a worker now.", lambda: workplace.waiting)
+        build = Gauge("nattribute_build_info", "The running version.", ["version"], registry=self._registry)
+        build.labels(__version__).set(1)
+
+    def watch_service(self, ready: Callable[[], bool], in_flight: Callable[[], int]) -> None:
+        """Show whether the service takes requests, and how many it answers.
+
+        Args:
+            ready: Says whether it does.
+            in_flight: Counts those let in and not yet answered in full.
+        """
+        self._show("nattribute_ready", "Whether /readyz answers 200.", ready)
+        self._show("nattribute_requests_in_flight", "Requests let in and not answered in full.", in_flight)
+
+    def watch_engine(self, engine: Engine) -> None:
+        """Show which revisions are open.
+
+        Args:
+            engine: The indexes.
+        """
+        self._registry.register(IndexCollector(engine))
 
     def watch_jobs(self, count: Callable[[str], int]) -> None:
-        """Show how many jobs wait and run.
+        """Show how many jobs there are in every state.
 
         Args:
             count: Counts the jobs in a state.
         """
-        jobs = Gauge("nattribute_jobs", "Jobs by state.", ["state"], registry=self._registry)
-        for state in ("queued", "running"):
-            jobs.labels(state).set_function(partial(count, state))
+
+        def counted(state: str) -> float:
+            try:
+                return count(state)
+            except JobStoreError:  # the store cannot be read now: that is no number of jobs
+                return float("nan")
+
+        jobs = Gauge("nattribute_jobs", "Jobs in the store.", ["state"], registry=self._registry)
+        for state in JOB_STATES:
+            jobs.labels(state).set_function(partial(counted, state))
 
     def watch_revisions(self, indexes: Iterable[str], refused: Callable[[str], bool]) -> None:
         """Show which indexes are served at an old revision because the new one is refused.
@@ -92,6 +155,44 @@ class Metrics:
     def text(self) -> bytes:
         """Return everything in the Prometheus text format."""
         return generate_latest(self._registry)
+
+    def opened(self, index: str, revision: str) -> None:
+        """Count a revision."""
+        self._revisions.labels(index).inc()
+        for histogram in (self._sketch_seconds, self._round_requests, self._round_seconds):
+            histogram.labels(index)  # shown before the first of its kind
+
+    def attributed(self, index: str, facts: AnswerFacts, seconds: float) -> None:
+        """Count an attribution: its stages, its scans, how much of what is known it told."""
+        labels = (index, facts.method)
+        self._attributions.labels(*labels).inc()
+        self._attribution_seconds.labels(*labels).observe(seconds)
+        for stage, milliseconds in facts.timings_ms.items():
+            if stage in STAGES:
+                self.stage_seconds.labels(stage).observe(milliseconds / 1000)
+        self._passes.labels(*labels).inc(facts.search.index_queries)
+        self._rows.labels(*labels).inc(facts.search.rows_scored)
+        self._bytes.labels(*labels).inc(facts.search.bytes_read)
+        if facts.information.fraction is not None:
+            self._fraction.labels(*labels).observe(facts.information.fraction)
+
+    def sketched(self, index: str, seconds: float) -> None:
+        """Count a sketch."""
+        self._sketch_seconds.labels(index).observe(seconds)
+
+    def round_served(self, index: str, requests: int, seconds: float) -> None:
+        """Count a round."""
+        self._round_requests.labels(index).observe(requests)
+        self._round_seconds.labels(index).observe(seconds)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self._registry)
+
+    def _show(self, name: str, text: str, value: Callable[[], float]) -> None:
+        Gauge(name, text, registry=self._registry).set_function(value)
 
 
 def _one_if(true_of: Callable[[str], bool], name: str) -> float:

@@ -1,4 +1,4 @@
-"""The outermost layer around every request: its id, its key, the size of its body, its line in the log.
+"""The outermost layer around every request: its id, its host, its key, the size of its body, its line in the log.
 
 Plain ASGI, so that a body is counted as it streams in and a stream's response is never buffered.
 """
@@ -6,14 +6,18 @@ Plain ASGI, so that a body is counted as it streams in and a stream's response i
 import re
 import time
 import uuid
+from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.authentication import ApiKeys
+from service.authentication import CALLER, ApiKeys
+from service.caller import ANYONE, STRANGER, Caller
 from service.errors import BodyTooLargeError, NotReadyError, UnauthorizedError
-from service.problems import problem_of, problem_response
+from service.hosts import AllowedHosts
+from service.problems import PROBLEM_CODE, Outcome, problem_of, problem_response
+from service.request_clock import REQUEST_CLOCK, RequestClock
 from service.state import State
 from service.workplace import ClientGoneError
 
@@ -27,6 +31,8 @@ BROWSER_HEADERS = {
 CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Health checks come from load balancers, the documentation holds no data.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
+# A probe may call the service by any name; what it learns is no secret.
+PROBE_PATHS = frozenset({"/livez", "/readyz"})
 # What runs the service asks until its end.
 OPERATIONS_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 # What the log and the metrics say of an answer that nobody waited for; as nginx does. It is never sent.
@@ -47,18 +53,22 @@ class Gate:
     not say is refused at the first byte beyond the limit. While the service drains, nothing more is let in.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, keys: ApiKeys | None, state: State) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, keys: ApiKeys | None, hosts: AllowedHosts, state: State
+    ) -> None:
         """Stand before an app.
 
         Args:
             app: The app.
             max_body_bytes: The longest body let in.
             keys: The known API keys, None to ask for none.
+            hosts: The hosts that requests may be for.
             state: The service: where answers are counted, and whether it drains.
         """
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._keys = keys
+        self._hosts = hosts
         self._state = state
         self._metrics = state.metrics
 
@@ -71,6 +81,8 @@ class Gate:
         given = headers.get(REQUEST_ID, "")
         request_id = given if CLIENT_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["request_id"] = request_id
+        clock = RequestClock(scope["method"] if scope["method"] in METHODS else "other")
+        REQUEST_CLOCK.set(clock)
         begun = time.perf_counter()
         status = 0
         received = 0
@@ -90,6 +102,8 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                clock.written_at = time.perf_counter()
+                self._state.tracing.answered(status)
                 answer_headers = MutableHeaders(scope=message)
                 answer_headers[REQUEST_ID] = request_id
                 for name, value in BROWSER_HEADERS.items():
@@ -101,9 +115,12 @@ class Gate:
             if not too_large or status:
                 await send_labelled(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with (
+            self._state.tracing.request(scope, clock) as told,
+            structlog.contextvars.bound_contextvars(request_id=request_id, **told),
+        ):
             try:
-                self._check(scope, headers)
+                scope[CALLER] = self._check(scope, headers)
                 if scope["path"] in OPERATIONS_PATHS:
                     await self._app(scope, receive_counted, send_unless_too_large)
                 else:
@@ -115,13 +132,18 @@ class Gate:
                 if status:
                     raise
                 refusal = BodyTooLargeError(self._max_body_bytes) if too_large else error
-                await problem_response(problem_of(refusal, request_id))(scope, receive, send_labelled)
+                await self._refuse(problem_of(refusal, request_id), scope, receive, send_labelled)
             else:
                 if too_large and not status:  # the app answered something else, and that was held back
                     refused = problem_of(BodyTooLargeError(self._max_body_bytes), request_id)
-                    await problem_response(refused)(scope, receive, send_labelled)
+                    await self._refuse(refused, scope, receive, send_labelled)
             finally:
-                self._record(scope, status, time.perf_counter() - begun)
+                self._record(scope, status, time.perf_counter() - begun, clock)
+
+    @staticmethod
+    async def _refuse(outcome: Outcome, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[PROBLEM_CODE] = outcome.problem.code
+        await problem_response(outcome)(scope, receive, send)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._state.draining:
@@ -136,22 +158,52 @@ class Gate:
         finally:
             self._state.in_flight -= 1
 
-    def _check(self, scope: Scope, headers: Headers) -> None:
+    def _check(self, scope: Scope, headers: Headers) -> Caller:
         path = scope["path"]
+        if path not in PROBE_PATHS:
+            server = scope.get("server")
+            self._hosts.check(headers.getlist("host"), server[0] if server else None)
         is_open = path in OPEN_PATHS or path == "/docs" or path.startswith("/docs/")
-        if self._keys is not None and not is_open and not self._keys.know(headers.get("authorization")):
+        caller = ANYONE if self._keys is None else self._keys.caller(headers.get("authorization"))
+        if caller is None and not is_open:
             raise UnauthorizedError
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._max_body_bytes:
             raise BodyTooLargeError(self._max_body_bytes)
+        return caller or STRANGER
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, clock: RequestClock) -> None:
         route = _route_of(scope)
-        method = scope["method"] if scope["method"] in METHODS else "other"
-        self._metrics.requests.labels(method, route, str(status)).inc()
+        self._metrics.requests.labels(clock.method, route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
+        if clock.queue_seconds is not None:
+            self._metrics.stage_seconds.labels("queue").observe(clock.queue_seconds)
+        if clock.computed_at is not None and clock.written_at is not None:
+            self._metrics.stage_seconds.labels("encode").observe(clock.written_at - clock.computed_at)
+        if PROBLEM_CODE in scope:
+            self._metrics.refusals.labels(scope[PROBLEM_CODE]).inc()
         level = log.debug if route in OPEN_PATHS else log.info
-        level("request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 6))
+        level(
+            "request",
+            method=clock.method,
+            route=route,
+            status=status,
+            seconds=round(seconds, 6),
+            **self._facts(scope, clock),
+        )
+
+    def _facts(self, scope: Scope, clock: RequestClock) -> dict[str, Any]:
+        # Nothing that a client can choose freely: names of served indexes, codes of our own, numbers.
+        facts: dict[str, Any] = {}
+        if (index := scope.get("path_params", {}).get("index")) in self._state.engine.names:
+            facts["index"] = index
+        if CALLER in scope:
+            facts["key"] = scope[CALLER].name
+        if PROBLEM_CODE in scope:
+            facts["code"] = scope[PROBLEM_CODE]
+        if clock.queue_seconds is not None:
+            facts["queue_seconds"] = round(clock.queue_seconds, 6)
+        return facts
 
 
 def _route_of(scope: Scope) -> str:

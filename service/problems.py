@@ -23,6 +23,8 @@ from service.validation import UNREADABLE, problem_of_items, validation_items
 from sketchstore.errors import CorruptIndexError
 
 MEDIA_TYPE = "application/problem+json"
+#: Where a request's scope holds the code of the problem that answers it, for who counts and logs.
+PROBLEM_CODE = "problem_code"
 
 # FastAPI and Starlette raise these by status; the code and title a client sees are ours.
 HTTP_ERRORS: Mapping[int, tuple[str, str]] = {
@@ -156,7 +158,9 @@ async def answer_with_problem(request: Request, error: Exception) -> Response:
     Returns:
         The problem as a response.
     """
-    return problem_response(problem_of(error, request.scope["request_id"]))
+    outcome = problem_of(error, request.scope["request_id"])
+    request.scope[PROBLEM_CODE] = outcome.problem.code
+    return problem_response(outcome)
 
 
 def install(app: FastAPI) -> None:

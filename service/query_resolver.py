@@ -27,6 +27,9 @@ class QueryResolver:
         attributor: Answers questions on it.
         sketcher: Sketches examples; None where no recipe is loaded.
         no_recipe_reason: Why there is no sketcher.
+
+    Attributes:
+        on_sketch: Told how many seconds the sketch of an example took; None to tell nobody.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class QueryResolver:
         self._attributor = attributor
         self._sketcher = sketcher
         self._no_recipe_reason = no_recipe_reason
+        self.on_sketch: Callable[[float], None] | None = None
 
     def resolve_all(self, queries: Sequence[Query], target: Target | None, check: Check) -> list[QuerySketch]:
         """Turn what a request names into queries, or refuse it for all of them that are wrong.
@@ -106,6 +110,8 @@ class QueryResolver:
                 f"index {self._name!r} takes no queries by example: {error}", pointer=f"{pointer}/type"
             ) from error
         sketched = self._sketcher.sketch(query.content, "predicted" if label is None else label, pointer)
+        if self.on_sketch is not None:
+            self.on_sketch(sketched.seconds)
         resolved = QuerySketch(
             sketched.sketch,
             sketched.view,

@@ -3,6 +3,7 @@
 Thin over the attributor: a request becomes a question here, an answer a schema.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from indexer.attributor.noise import naming_the_noise
 from service.errors import ServiceError, refuse
 from service.example_sketcher import ExampleSketcher
 from service.index_recipe import sketcher_of
+from service.observer import Observer
 from service.query_resolver import MISTAKES, Check, QueryResolver
 from service.schemas.answers import (
     Answer,
@@ -99,6 +101,17 @@ class ServedIndex:
             self.attributor.load()
         self.methods = self.attributor.methods
         self.queries = QueryResolver(name, self.attributor, sketcher, no_recipe_reason)
+        self._observer = Observer()
+
+    def observe(self, observer: Observer) -> None:
+        """Have somebody told what is answered; who was told before is not told any more.
+
+        Args:
+            observer: Whom to tell.
+        """
+        self._observer = observer
+        self.attributor.watch_rounds(partial(observer.round_served, self.name))
+        self.queries.on_sketch = partial(observer.sketched, self.name)
 
     @classmethod
     def open(
@@ -151,9 +164,12 @@ class ServedIndex:
         Returns:
             The answer.
         """
+        begun = time.perf_counter()
         attribution, query, timings = self._ask(asked)
         with naming_the_noise(self.index, query, asked.noise_variance):
-            return self._facts(Answer, attribution, timings, check)
+            answer = self._facts(Answer, attribution, timings, check)
+        self._observer.attributed(self.name, answer, time.perf_counter() - begun)
+        return answer
 
     def stream(self, asked: AttributionRequest, check: Check) -> Iterator[StreamStart | Hit | AnswerFacts]:
         """Judge one attribution request now; answer it part by part later.
@@ -174,7 +190,10 @@ class ServedIndex:
                 for hit in attribution.steps():
                     yield Hit.model_validate(hit, from_attributes=True)
                     check()
-                yield self._facts(AnswerFacts, attribution, timings, check)
+                facts = self._facts(AnswerFacts, attribution, timings, check)
+            # Not the time that passed: the client read meanwhile.
+            self._observer.attributed(self.name, facts, facts.timings_ms["total"] / 1000)
+            yield facts
 
         return parts()
 

@@ -1,15 +1,18 @@
-"""Every setting of the service, once: its default, its bounds, its help. Flags and environment variables follow it.
+"""Every setting of the service, once: its default, its bounds, its help. Flags, variables and the file follow it.
 
-The command line turns each field into a flag, pydantic-settings reads the same field from ``NATTRIBUTE_<UPPER>``, and
-docs/http-api.md lists them; a flag wins over the environment.
+The command line turns each field into a flag, pydantic-settings reads the same field from ``NATTRIBUTE_<UPPER>`` and
+from the TOML file that ``settings`` names, and docs/configuration.md lists them. Flags win over the environment, and
+that over the file.
 """
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.hosts import plain_host
+from service.settings_file import ENVIRONMENT_PREFIX, SettingsFile
 from service.threads import usable_cores
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -18,8 +21,12 @@ LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 class Settings(BaseSettings):
     """What one service process serves, where it listens, and what it refuses."""
 
-    model_config = SettingsConfigDict(env_prefix="NATTRIBUTE_", extra="forbid", frozen=True, validate_default=True)
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, validate_default=True)
 
+    settings: Path | None = Field(
+        default=None,
+        description="A TOML file of these settings; flags win over the environment, and that over the file.",
+    )
     index: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="An index to serve, as NAME=DIR or DIR; repeatable (in the environment: separated by spaces).",
@@ -50,7 +57,12 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="The port to bind; 0 takes a free one and prints it.")
     api_keys_file: Path | None = Field(
         default=None,
-        description="A file with one API key a line (# starts a comment); requests need Authorization: Bearer KEY.",
+        description="A file with one API key a line and what it may do; requests need Authorization: Bearer KEY.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="A host name that requests may be for, besides localhost, IP addresses and the bound host; * for "
+        "any; repeatable (in the environment: separated by spaces).",
     )
     allow_unauthenticated: bool = Field(default=False, description="Serve beyond loopback without API keys.")
 
@@ -95,11 +107,27 @@ class Settings(BaseSettings):
     job_retention_seconds: float = Field(
         default=7 * 86400.0, gt=0, description="How long a job that is over is kept with its results."
     )
+    otel: bool = Field(
+        default=False,
+        description="Send traces with OpenTelemetry (extra otel); its variables OTEL_* say where to.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least level that is logged."
     )
 
-    @field_validator("index", "recipe", mode="before")
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources that are asked, the one that wins first."""
+        return init_settings, env_settings, SettingsFile(settings_cls)
+
+    @field_validator("index", "recipe", "allowed_hosts", mode="before")
     @classmethod
     def _split_words(cls, value: object) -> object:
         return tuple(value.split()) if isinstance(value, str) else value
@@ -112,6 +140,11 @@ class Settings(BaseSettings):
             if not (name and equals and source):
                 raise ValueError(f"a recipe is given as NAME=FILE or NAME=BUILTIN, not {item!r}")
         return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(plain_host(host) for host in value)
 
     @model_validator(mode="after")
     def _check_exposure(self) -> "Settings":

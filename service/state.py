@@ -1,8 +1,7 @@
 """What every route needs: the engine, the workplace, the settings, the metrics of this app."""
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -11,11 +10,11 @@ from service.engine import Engine
 from service.errors import JobStoreError, LimitExceededError, UnsupportedMediaTypeError, refuse
 from service.jobs.jobs import Jobs
 from service.metrics import Metrics
-from service.query_resolver import SKETCH_TIMING
 from service.schemas.answers import Answer, AnswerFacts, Hit, ScoresResponse, SketchesResponse, StreamStart
 from service.schemas.groups import GroupsByColumn, InformationRequest, InformationResponse
 from service.schemas.questions import AttributionRequest, ScoresRequest, SketchesRequest
 from service.settings import Settings
+from service.tracing import Tracing
 from service.workplace import Deadline, Workplace
 
 
@@ -32,6 +31,7 @@ class State:
         draining: Whether it was told to stop: what is in flight is finished, nothing more is begun.
         in_flight: Requests let in and not yet answered in full.
         jobs: Its long work; None where the settings name no place for it.
+        tracing: What traces its requests.
     """
 
     settings: Settings
@@ -42,6 +42,7 @@ class State:
     draining: bool = False
     in_flight: int = 0
     jobs: Jobs | None = None
+    tracing: Tracing = field(default_factory=Tracing)
 
     def drain(self) -> None:
         """Begin nothing more; safe in a signal handler."""
@@ -89,7 +90,7 @@ class State:
             )
 
     def attribute(self, index: str, asked: AttributionRequest, deadline: Deadline) -> Answer:
-        """Answer an attribution request in the calling thread, within the limits, and count it.
+        """Answer an attribution request in the calling thread, within the limits.
 
         Args:
             index: The index asked.
@@ -100,13 +101,7 @@ class State:
             The answer.
         """
         self.check_attribution(index, asked)
-        begun = time.perf_counter()
-        answer = self.engine.attribute(asked, index, deadline.check)
-        self.metrics.attributions.labels(index, asked.method).inc()
-        self.metrics.attribution_seconds.labels(index, asked.method).observe(time.perf_counter() - begun)
-        if SKETCH_TIMING in answer.timings_ms:
-            self.metrics.sketch_seconds.labels(index).observe(answer.timings_ms[SKETCH_TIMING] / 1000)
-        return answer
+        return self.engine.attribute(asked, index, deadline.check)
 
     def stream(
         self, index: str, asked: AttributionRequest, deadline: Deadline
@@ -122,9 +117,7 @@ class State:
             The parts, made when they are asked for.
         """
         self.check_attribution(index, asked)
-        parts = self.engine.stream(asked, index, deadline.check)
-        self.metrics.attributions.labels(index, asked.method).inc()
-        return parts
+        return self.engine.stream(asked, index, deadline.check)
 
     def score(self, index: str, asked: ScoresRequest, deadline: Deadline) -> ScoresResponse:
         """Rescore a set in the calling thread, within the limits.
@@ -163,7 +156,7 @@ class State:
         return self.engine.inform(asked, index, self.settings.max_groups, deadline.check)
 
     def sketch(self, index: str, asked: SketchesRequest, deadline: Deadline) -> SketchesResponse:
-        """Sketch queries in the calling thread, within the limits, and count the time.
+        """Sketch queries in the calling thread, within the limits.
 
         Args:
             index: The index asked.

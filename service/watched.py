@@ -9,6 +9,7 @@ from typing import TypeVar
 import structlog
 
 from indexer.recipe import RecipeError
+from service.observer import Observer
 from service.schemas.revisions import NewFiles
 from service.served_index import ServedIndex
 from sketchstore.errors import CorruptIndexError, IndexDirectoryError, IndexNotFoundError
@@ -80,6 +81,22 @@ class Watched:
         self._served = served
         self._refused: Refusal | None = None
         self._opening = threading.Lock()
+        self._observer = Observer()
+
+    @property
+    def open_now(self) -> ServedIndex:
+        """The index as it is open now; looks for no new revision."""
+        return self._served
+
+    def observe(self, observer: Observer) -> None:
+        """Have somebody told what the index answers, at this revision and all that follow.
+
+        Args:
+            observer: Whom to tell.
+        """
+        self._observer = observer
+        self._served.observe(observer)
+        observer.opened(self._served.name, self._served.index.revision)
 
     @property
     def refusal(self) -> Refusal | None:
@@ -164,7 +181,9 @@ class Watched:
                 if self._state() == state:
                     break
             else:
+                fresh.observe(self._observer)
                 self._served, self._refused = fresh, None
+                self._observer.opened(fresh.name, fresh.index.revision)
                 log.info("new revision", index=fresh.name, before=before.index.revision, now=fresh.index.revision)
                 return
         now = time.monotonic()

@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 
 from service.errors import DeadlineExceededError, QueueFullError
+from service.request_clock import request_clock
 
 Result = TypeVar("Result")
 
@@ -110,11 +111,13 @@ class Workplace:
         if self._busy + self._waiting >= self.workers + self.queue:
             raise QueueFullError(f"{self._busy} requests compute and {self._waiting} wait; try again in a second")
         self._waiting += 1
+        begun = time.perf_counter()
         try:
             with anyio.move_on_after(max(deadline.left, 0.0)) as scope:
                 await self._free.acquire()
         finally:
             self._waiting -= 1
+            request_clock().queued(begun)
         if scope.cancelled_caught:
             deadline.check()
             raise DeadlineExceededError("no worker came free in time")
@@ -164,6 +167,7 @@ class Workplace:
                 self._free.acquire_nowait()
                 self._busy += 1
                 group.start_soon(self._at_spare_desk, take)
+        request_clock().computed()
         return [results[place] for place in range(len(works))]
 
     async def _at_spare_desk(self, work: Callable[[], Result]) -> None:
@@ -184,4 +188,6 @@ class Workplace:
             What ``work`` returned.
         """
         async with self.desk(deadline):
-            return await self.at_desk(work)
+            result = await self.at_desk(work)
+        request_clock().computed()
+        return result

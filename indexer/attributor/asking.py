@@ -113,6 +113,15 @@ class Attributor:
             compile_kernels(dtype)
         compile_scans()
 
+    def watch_rounds(self, watcher: Callable[[int, float], None] | None) -> None:
+        """Tell somebody of every round of scans that selections in flight share.
+
+        Args:
+            watcher: Called with the questions served in a round and the seconds it took, by the thread that served it;
+                it must be quick and raise nothing. None: nobody.
+        """
+        self._coarse.rounds.watcher = watcher
+
     def load(self) -> None:
         """Map what is stored and open every search, so that no question waits for it; what is damaged is refused."""
         for view in self.index.views.values():

@@ -9,6 +9,7 @@ works at a time, and a round begins when nobody does.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ class Rounds(Generic[Asked, Given]):
     Attributes:
         rounds: Rounds served so far.
         served: Questions served so far.
+        watcher: Told of every round how many questions it served and how many seconds that took; None to tell nobody.
     """
 
     def __init__(self, serve: Callable[[Sequence[Asked]], Sequence[Given]], most: int = 64) -> None:
@@ -56,6 +58,12 @@ class Rounds(Generic[Asked, Given]):
         self._own = threading.local()
         self.rounds = 0
         self.served = 0
+        self.watcher: Callable[[int, float], None] | None = None
+
+    @property
+    def seconds_asking(self) -> float:
+        """Seconds that the calling thread has spent on its questions so far, from asking to going on."""
+        return getattr(self._own, "seconds_asking", 0.0)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -93,6 +101,13 @@ class Rounds(Generic[Asked, Given]):
         Returns:
             Its answer.
         """
+        began = time.perf_counter()
+        try:
+            return self._ask(asked)
+        finally:
+            self._own.seconds_asking = self.seconds_asking + time.perf_counter() - began
+
+    def _ask(self, asked: Asked) -> Given:
         ticket: _Ticket[Asked, Given] = _Ticket(asked, getattr(self._own, "working", False))
         with self._lock:
             self._waiting.append(ticket)
@@ -145,12 +160,15 @@ class Rounds(Generic[Asked, Given]):
         # The leader's own question is the oldest, so it is always in the round it serves.
         with self._lock:
             tickets, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+        began = time.perf_counter()
         try:
             for ticket, given in zip(tickets, self._serve([ticket.asked for ticket in tickets]), strict=True):
                 ticket.given = given
         except BaseException as error:
             for ticket in tickets:
                 ticket.error = error
+        if self.watcher is not None:
+            self.watcher(len(tickets), time.perf_counter() - began)
         with self._lock:
             self.rounds += 1
             self.served += len(tickets)

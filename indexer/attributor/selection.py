@@ -80,7 +80,8 @@ class Attribution:
         self._search = search
         self._strategy = strategy
         self._shares_scans = search is not None and shares_scans(asked, search, strategy)
-        self._seconds = {"prepare": time.perf_counter() - started, "select": 0.0, "rescore": 0.0, "represents": 0.0}
+        self._seconds = dict.fromkeys(("prepare", "search", "select", "rescore", "represents"), 0.0)
+        self._seconds["prepare"] = time.perf_counter() - started
         self._taken: list[Step] = []
         self._stopped = "budget"
         self._available: float | None = None
@@ -159,11 +160,13 @@ class Attribution:
             self._seconds["rescore"] += time.perf_counter() - began
         steps = self._rule()
         while True:
-            began = time.perf_counter()
+            began, asking = time.perf_counter(), self._asked.coarse.rounds.seconds_asking
             step = next(steps, None)
             if step is not None and self._gain is not None:
                 self._gain.add(self._asked.stored.sketches(torch.tensor([step.position]))[0])
-            self._seconds["select"] += time.perf_counter() - began
+            searching = self._asked.coarse.rounds.seconds_asking - asking
+            self._seconds["search"] += searching
+            self._seconds["select"] += time.perf_counter() - began - searching
             if step is None:
                 self._stopped = "budget" if len(self._taken) == self._asked.budget else "uninformative"
                 return

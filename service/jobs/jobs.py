@@ -5,10 +5,12 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import structlog
 from pydantic import TypeAdapter
 
+from service.caller import ANYONE, Caller
 from service.engine import Engine
-from service.errors import LimitExceededError
+from service.errors import LimitExceededError, UnknownIndexError, UnknownJobError
 from service.jobs.attributions import AttributionsWork
 from service.jobs.coreset import CoresetWork
 from service.jobs.evaluation import EvaluationWork
@@ -20,6 +22,8 @@ from service.schemas.groups import GroupsByColumn
 from service.schemas.jobs import OVER, AttributionsJob, CoresetJob, EvaluationJob, Job, JobRequest, Progress
 from service.schemas.questions import AttributionRequest
 from service.settings import Settings
+
+log = structlog.get_logger("service")
 
 REQUESTS: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 #: Longest that a stop waits for the steps that jobs are making; what is stored does not depend on it.
@@ -68,26 +72,76 @@ class Jobs:
         self._runner.stop(STOP_SECONDS)
         self.store.close()
 
-    def submit(self, asked: AttributionsJob | CoresetJob | EvaluationJob, key: str | None) -> StoredJob:
+    def submit(
+        self, asked: AttributionsJob | CoresetJob | EvaluationJob, key: str | None, caller: Caller = ANYONE
+    ) -> StoredJob:
         """Judge a job and accept it: when this returns it is on disk.
 
         Args:
             asked: The job.
             key: The client's idempotency key.
+            caller: Whose job it will be.
 
         Returns:
             The job; the one there was where the key came with this request before.
         """
+        caller.check_index(asked.index, self._engine.names)
         request = asked.model_dump_json(exclude_unset=True)
         digest = hashlib.sha256(json.dumps(json.loads(request), sort_keys=True).encode()).hexdigest()
-        if key is not None and (known := self.store.known(key, digest)) is not None:
+        if key is not None and (known := self.store.known(key, digest, caller.name)) is not None:
             return known
         self._check_limits(asked)
         work, revision = self._make(asked, "")
-        new = NewJob(asked.type, asked.index, revision, request, digest, work.total)
+        new = NewJob(asked.type, asked.index, revision, request, digest, work.total, caller.name)
         job = self.store.create(new, key, self._settings.max_queued_jobs)
         self._runner.wake()
+        log.info("job accepted", job=job.id, type=job.type, index=job.index_name, total=job.total)
         return job
+
+    def find(self, id: str, caller: Caller) -> StoredJob:
+        """Read a job.
+
+        Args:
+            id: Its id.
+            caller: Who asks.
+
+        Returns:
+            The job as it stands.
+
+        Raises:
+            UnknownJobError: If there is none, or it does not exist for this caller.
+        """
+        job = self.store.get(id)
+        if not (caller.sees(job.index_name) and (caller.kind == "admin" or caller.name == job.owner)):
+            raise UnknownJobError(id)
+        return job
+
+    def cancel(self, id: str, caller: Caller) -> StoredJob:
+        """Ask a job to stop.
+
+        Args:
+            id: Its id.
+            caller: Who asks.
+
+        Returns:
+            The job as it stands.
+        """
+        return self.store.cancel(self.find(id, caller).id)
+
+    def page(self, state: str | None, offset: int, limit: int, caller: Caller) -> tuple[list[StoredJob], int]:
+        """Read some of the jobs that exist for a caller, the newest first.
+
+        Args:
+            state: Only those in this state; None: all.
+            offset: How many to pass over.
+            limit: How many to read.
+            caller: Who asks.
+
+        Returns:
+            The jobs, and how many there are.
+        """
+        owner = None if caller.kind == "admin" else caller.name
+        return self.store.page(state, offset, limit, owner, caller.indexes)
 
     def describe(self, job: StoredJob) -> Job:
         """Say what clients see of a job.
@@ -136,6 +190,8 @@ class Jobs:
                 _check_length("exclude_ids", len(asked.exclude_ids or ()), "max_ids", self._settings.max_ids)
 
     def _begin(self, job: StoredJob) -> tuple[Work, str]:
+        if job.index_name not in self._engine.names:  # without the names there are: the job's owner may not see them
+            raise UnknownIndexError(job.index_name, ())
         return self._make(REQUESTS.validate_json(self.store.request(job)), job.id)
 
     def _make(self, asked: AttributionsJob | CoresetJob | EvaluationJob, job_id: str) -> tuple[Work, str]:

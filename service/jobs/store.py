@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,39 +18,8 @@ from filelock import FileLock, Timeout
 
 from service.errors import IdempotencyKeyReusedError, JobQueueFullError, JobStoreError, UnknownJobError
 from service.jobs.stored_job import JOB, Item, NewJob, StoredJob, job_of
+from service.jobs.tables import prepare, stored_key
 
-VERSION = 1
-SCHEMA = """
-CREATE TABLE jobs (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    idempotency_key TEXT UNIQUE,
-    request_digest TEXT NOT NULL,
-    type TEXT NOT NULL,
-    index_name TEXT NOT NULL,
-    revision TEXT NOT NULL,
-    request TEXT NOT NULL,
-    state TEXT NOT NULL,
-    done INTEGER NOT NULL DEFAULT 0,
-    total INTEGER NOT NULL,
-    created REAL NOT NULL,
-    started REAL,
-    finished REAL,
-    cancel_requested INTEGER NOT NULL DEFAULT 0,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    version INTEGER NOT NULL DEFAULT 1,
-    facts TEXT NOT NULL DEFAULT '{}',
-    warnings TEXT NOT NULL DEFAULT '[]',
-    problem TEXT
-);
-CREATE INDEX jobs_by_state ON jobs (state, number);
-CREATE TABLE items (
-    job INTEGER NOT NULL REFERENCES jobs (number) ON DELETE CASCADE,
-    position INTEGER NOT NULL,
-    body TEXT NOT NULL,
-    PRIMARY KEY (job, position)
-) WITHOUT ROWID;
-"""
 #: Items read at a time, so that a reader of a long result holds up nobody.
 READ_ITEMS = 500
 
@@ -97,13 +66,7 @@ class JobStore:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
-        found = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if found == 0 and not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
-        elif found != VERSION:
-            raise JobStoreError(
-                f"{self.path} is no job store of this version ({found}, not {VERSION}); give another file"
-            )
+        prepare(self._db, self.path)
 
     def close(self) -> None:
         """Close the file and let another process have it."""
@@ -149,25 +112,37 @@ class JobStore:
             JobQueueFullError: If as many wait as may.
         """
         with self._writing() as db:
-            if key is not None and (known := self.known(key, new.digest)) is not None:
+            if key is not None and (known := self.known(key, new.digest, new.owner)) is not None:
                 return known
             waiting = db.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
             if waiting >= most_queued:
                 raise JobQueueFullError(waiting)
             id = uuid.uuid4().hex
             db.execute(
-                "INSERT INTO jobs (id, idempotency_key, request_digest, type, index_name, revision, request, state, "
-                "total, created) VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?)",
-                (id, key, new.digest, new.type, new.index, new.revision, new.request, new.total, time.time()),
+                "INSERT INTO jobs (id, owner, idempotency_key, request_digest, type, index_name, revision, request, "
+                "state, total, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?)",
+                (
+                    id,
+                    new.owner,
+                    None if key is None else stored_key(key, new.owner),
+                    new.digest,
+                    new.type,
+                    new.index,
+                    new.revision,
+                    new.request,
+                    new.total,
+                    time.time(),
+                ),
             )
         return self.get(id)
 
-    def known(self, key: str, digest: str) -> StoredJob | None:
+    def known(self, key: str, digest: str, owner: str | None = None) -> StoredJob | None:
         """Find the job that an idempotency key belongs to.
 
         Args:
             key: The key.
             digest: Digest of the request that it came with.
+            owner: Whose it is; others may use the same.
 
         Returns:
             The job; None where the key is new.
@@ -175,7 +150,9 @@ class JobStore:
         Raises:
             IdempotencyKeyReusedError: If the key belongs to another request.
         """
-        found = self._reading(f"SELECT request_digest, {JOB} FROM jobs WHERE idempotency_key = ?", (key,))
+        found = self._reading(
+            f"SELECT request_digest, {JOB} FROM jobs WHERE idempotency_key = ?", (stored_key(key, owner),)
+        )
         if not found:
             return None
         if found[0]["request_digest"] != digest:
@@ -199,18 +176,35 @@ class JobStore:
             raise UnknownJobError(id)
         return job_of(found[0])
 
-    def page(self, state: str | None, offset: int, limit: int) -> tuple[list[StoredJob], int]:
+    def page(
+        self,
+        state: str | None,
+        offset: int,
+        limit: int,
+        owner: str | None = None,
+        indexes: Collection[str] | None = None,
+    ) -> tuple[list[StoredJob], int]:
         """Read some jobs, the newest first.
 
         Args:
             state: Only those in this state; None: all.
             offset: How many to pass over.
             limit: How many to read.
+            owner: Only those of this owner; None: everybody's.
+            indexes: Only those of these indexes; None: all.
 
         Returns:
             The jobs, and how many there are.
         """
-        where, values = ("WHERE state = ?", (state,)) if state is not None else ("", ())
+        conditions, values = ["true"], list[str]()
+        for condition, value in (("state = ?", state), ("owner = ?", owner)):
+            if value is not None:
+                conditions.append(condition)
+                values.append(value)
+        if indexes is not None:
+            conditions.append(f"index_name IN ({', '.join('?' for _ in indexes)})")
+            values += indexes
+        where = f"WHERE {' AND '.join(conditions)}"
         total = self._reading(f"SELECT count(*) FROM jobs {where}", values)[0][0]
         rows = self._reading(
             f"SELECT {JOB} FROM jobs {where} ORDER BY number DESC LIMIT ? OFFSET ?", (*values, limit, offset)

@@ -11,7 +11,7 @@ Item = tuple[int, dict[str, Any]]
 
 #: Everything of a job but its request, which may be long.
 JOB = (
-    "number, id, type, index_name, revision, state, done, total, created, started, finished, cancel_requested, "
+    "number, id, owner, type, index_name, revision, state, done, total, created, started, finished, cancel_requested, "
     "attempts, version, facts, warnings, problem"
 )
 
@@ -32,6 +32,7 @@ class NewJob:
         request: The request as JSON text.
         digest: Digest of the request, to tell whether a key is used for the same one again.
         total: Items there can be.
+        owner: Name of the key it was handed in with; None where the service asked for none.
     """
 
     type: str
@@ -40,6 +41,7 @@ class NewJob:
     request: str
     digest: str
     total: int
+    owner: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class StoredJob:
     Attributes:
         number: Order of acceptance.
         id: What clients call it.
+        owner: Name of the key it was handed in with; None where the service asked for none.
         type: attributions, coreset or evaluation.
         index_name: The index's name.
         revision: The revision its items are of.
@@ -68,6 +71,7 @@ class StoredJob:
 
     number: int
     id: str
+    owner: str | None
     type: str
     index_name: str
     revision: str

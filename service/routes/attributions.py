@@ -59,6 +59,7 @@ async def attribute_batch(index: IndexName, batch: BatchRequest, request: Reques
             raise
         except Exception as error:
             problem = problem_of(error, request.scope["request_id"], body=item).problem
+            service.metrics.refusals.labels(problem.code).inc()
             return BatchResult(status=problem.status, body=problem.model_dump(mode="json", exclude_none=True))
 
     works = [partial(answer_one, item) for item in batch.requests]

@@ -52,4 +52,5 @@ async def read_content(index: IndexName, row: RowNumber, asked: SplitOf, service
         lambda: service.engine.ask(index, lambda served: stored_examples.content(served.index, asked.split, row)),
         service.deadline(),
     )
+    service.metrics.previews.labels(index, media_type.partition("/")[0]).inc()
     return Response(content, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})

@@ -3,6 +3,7 @@
 from anyio import to_thread
 from fastapi import APIRouter
 
+from service.authentication import CallerOf
 from service.parameters import IndexName, WithoutParameters
 from service.schemas.cards import IndexCard, IndexList
 from service.state import Service
@@ -11,9 +12,9 @@ router = APIRouter(tags=["indexes"], dependencies=[WithoutParameters])
 
 
 @router.get("/v1/indexes", response_model=IndexList, summary="The cards of all indexes")
-async def list_indexes(service: Service) -> IndexList:
-    """Every index of this service, each with its card."""
-    cards = [await to_thread.run_sync(service.engine.card, name) for name in service.engine.names]
+async def list_indexes(service: Service, caller: CallerOf) -> IndexList:
+    """Every index of this service that the key is for, each with its card."""
+    cards = [await to_thread.run_sync(service.engine.card, name) for name in caller.visible(service.engine.names)]
     return IndexList(indexes=cards)
 
 

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter
 
+from service.authentication import CallerOf
 from service.parameters import WithoutParameters
 from service.schemas.cards import Info
 from service.state import Service
@@ -10,6 +11,7 @@ router = APIRouter(tags=["indexes"], dependencies=[WithoutParameters])
 
 
 @router.get("/v1/info", response_model=Info, summary="The service, its limits, and what nats mean")
-async def info(service: Service) -> Info:
+async def info(service: Service, caller: CallerOf) -> Info:
     """Versions, limits, methods, and the statements every reader of an answer should know."""
-    return service.engine.info(service.settings.limits())
+    described = service.engine.info(service.settings.limits())
+    return described.model_copy(update={"indexes": caller.visible(described.indexes)})

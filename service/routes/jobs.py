@@ -6,6 +6,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.responses import StreamingResponse
 
+from service.authentication import CallerOf
 from service.documentation import job_examples
 from service.errors import JobNotOverError
 from service.jobs import results
@@ -67,35 +68,37 @@ LastEventId = Annotated[
     openapi_extra=job_examples(),
     responses={202: {"links": LINKS}},
 )
-async def submit(asked: JobRequest, response: Response, service: Service, key: IdempotencyKey = None) -> Job:
+async def submit(
+    asked: JobRequest, response: Response, service: Service, caller: CallerOf, key: IdempotencyKey = None
+) -> Job:
     """Answered once the job is on disk. It survives a crash and a restart, and is not done twice."""
     jobs = service.jobs_or_refuse()
-    job = await service.workplace.run(lambda: jobs.submit(asked, key), service.deadline())
+    job = await service.workplace.run(lambda: jobs.submit(asked, key, caller), service.deadline())
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return jobs.describe(job)
 
 
 @router.get("/v1/jobs", response_model=JobPage, summary="Jobs, the newest first")
-async def list_jobs(asked: Annotated[JobsOf, Query()], service: Service) -> JobPage:
-    """All that are not forgotten yet, or those in one state."""
+async def list_jobs(asked: Annotated[JobsOf, Query()], service: Service, caller: CallerOf) -> JobPage:
+    """The key's own that are not forgotten yet, or those in one state; an admin key sees everybody's."""
     service.check_length("limit", asked.limit, "max_page", parameter=True)
     jobs = service.jobs_or_refuse()
-    found, total = await to_thread.run_sync(jobs.store.page, asked.state, asked.offset, asked.limit)
+    found, total = await to_thread.run_sync(jobs.page, asked.state, asked.offset, asked.limit, caller)
     return JobPage(jobs=[jobs.describe(job) for job in found], total=total)
 
 
 @router.get("/v1/jobs/{job}", response_model=Job, summary="A job as it stands", dependencies=[WithoutParameters])
-async def read_job(job: JobId, service: Service) -> Job:
+async def read_job(job: JobId, service: Service, caller: CallerOf) -> Job:
     """Its state and progress; why it failed."""
     jobs = service.jobs_or_refuse()
-    return jobs.describe(await to_thread.run_sync(jobs.store.get, job))
+    return jobs.describe(await to_thread.run_sync(jobs.find, job, caller))
 
 
 @router.delete("/v1/jobs/{job}", response_model=Job, summary="Cancel a job", dependencies=[WithoutParameters])
-async def cancel_job(job: JobId, service: Service) -> Job:
+async def cancel_job(job: JobId, service: Service, caller: CallerOf) -> Job:
     """A job that waits is cancelled at once, one that runs after its step; its items stay. One that is over stays."""
     jobs = service.jobs_or_refuse()
-    return jobs.describe(await to_thread.run_sync(jobs.store.cancel, job))
+    return jobs.describe(await to_thread.run_sync(jobs.cancel, job, caller))
 
 
 @router.get(
@@ -114,13 +117,13 @@ async def cancel_job(job: JobId, service: Service) -> Job:
         }
     },
 )
-async def read_result(job: JobId, request: Request, service: Service) -> StreamingResponse:
+async def read_result(job: JobId, request: Request, service: Service, caller: CallerOf) -> StreamingResponse:
     """JSON with the job itself, NDJSON of items, or Parquet of hits, picks or subsets, as Accept says.
 
     A job that was cancelled or failed has the items that were made until then.
     """
     jobs = service.jobs_or_refuse()
-    found = await to_thread.run_sync(jobs.store.get, job)
+    found = await to_thread.run_sync(jobs.find, job, caller)
     if not is_over(found):
         raise JobNotOverError(
             f"job {job} is {found.state}, {found.done} of {found.total} items are there; wait, or cancel it",
@@ -148,13 +151,15 @@ async def read_result(job: JobId, request: Request, service: Service) -> Streami
         204: {"description": "The job is over, and Last-Event-ID was its last event: nothing will follow."},
     },
 )
-async def read_events(job: JobId, request: Request, service: Service, last_event_id: LastEventId = None) -> Response:
+async def read_events(
+    job: JobId, request: Request, service: Service, caller: CallerOf, last_event_id: LastEventId = None
+) -> Response:
     """``progress`` whenever the job got on, ``over`` when it is done, failed or cancelled; the data is the job.
 
     An event's id grows with every change. A client that lost the connection sends the last one as ``Last-Event-ID``.
     """
     jobs = service.jobs_or_refuse()
-    found = await to_thread.run_sync(jobs.store.get, job)
+    found = await to_thread.run_sync(jobs.find, job, caller)
     if is_over(found) and last_event_id is not None and found.version <= last_event_id:
         return Response(status_code=204)
     return follow(jobs, found, request, last_event_id, lambda: jobs.stopping or not service.ready)

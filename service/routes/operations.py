@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Response
 
+from service.authentication import AllIndexes
 from service.errors import NotReadyError
 from service.parameters import WithoutParameters
 from service.schemas.cards import Health
@@ -28,8 +29,9 @@ async def ready(service: Service) -> Health:
     "/metrics",
     response_class=Response,
     summary="Prometheus metrics",
+    dependencies=[AllIndexes],
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(service: Service) -> Response:
-    """Requests, attributions, sketches and the queue, in the Prometheus text format."""
+    """Requests, stages, scans, information, jobs, indexes and the process, in the Prometheus text format."""
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

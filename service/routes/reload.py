@@ -1,20 +1,15 @@
 """POST /v1/indexes/{index}/reload: serve what the index's directory holds now."""
 
-from collections.abc import Sequence
-
 from anyio import to_thread
 from fastapi import APIRouter
-from fastapi.params import Depends
 
+from service.authentication import Admin
 from service.documentation import reload_examples
 from service.parameters import IndexName, WithoutParameters
 from service.schemas.revisions import Reloaded, ReloadRequest
 from service.state import JsonBody, Service
 
-#: Who may: for now whoever may ask. A dependency that wants more of a key belongs here.
-ADMIN: Sequence[Depends] = ()
-
-router = APIRouter(tags=["indexes"], dependencies=[JsonBody, WithoutParameters, *ADMIN])
+router = APIRouter(tags=["indexes"], dependencies=[Admin, JsonBody, WithoutParameters])
 
 
 @router.post(

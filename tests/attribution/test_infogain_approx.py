@@ -53,6 +53,9 @@ class RoughHeads:
         self._roughness = roughness
         self._wrong = np.random.default_rng(7).uniform(-1, 1, sketches.shape[0])
 
+    def project(self, vector):
+        return self.basis @ vector
+
     def products(self, vector, places):
         assert places is None or (np.diff(places) > 0).all(), "places ascend"
         chosen = slice(None) if places is None else places

@@ -1,32 +1,42 @@
+"""Whose key a header carries."""
+
+import hmac
+
 import pytest
 
 from service.authentication import ApiKeys
+from service.key_file import parse_keys
 
 KEYS = ["correct-horse-battery", "staple-staple-staple"]
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_every_known_key_is_known(key):
-    assert ApiKeys(KEYS).know(f"Bearer {key}")
-    assert ApiKeys(KEYS).know(f"bearer {key}")
+def known() -> ApiKeys:
+    return ApiKeys(parse_keys([f"{KEYS[0]} name=first", f"{KEYS[1]} admin name=second indexes=a"]))
 
 
-@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic correct-horse-battery", KEYS[0], "Bearer x"])
-def test_everything_else_is_not(header):
-    assert not ApiKeys(KEYS).know(header)
+def test_every_known_key_is_its_callers():
+    for scheme in ("Bearer", "bearer"):
+        first = known().caller(f"{scheme} {KEYS[0]}")
+        second = known().caller(f"{scheme} {KEYS[1]}")
+        assert first is not None
+        assert second is not None
+        assert (first.name, first.kind, first.indexes) == ("first", "read", None)
+        assert (second.name, second.kind, second.indexes) == ("second", "admin", {"a"})
 
 
-def test_the_file_may_hold_comments_and_empty_lines(tmp_path):
-    path = tmp_path / "keys"
-    path.write_text(f"# ours\n\n{KEYS[0]}\n  {KEYS[1]}  \n")
-    keys = ApiKeys.read(path)
-    assert keys.count == 2
-    assert keys.know(f"Bearer {KEYS[1]}")
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", f"Basic {KEYS[0]}", KEYS[0], "Bearer x"])
+def test_everything_else_is_nobodys(header):
+    assert known().caller(header) is None
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "short\n"])
-def test_a_file_without_a_usable_key_is_refused(tmp_path, text):
-    path = tmp_path / "keys"
-    path.write_text(text)
-    with pytest.raises(ValueError, match="key"):
-        ApiKeys.read(path)
+@pytest.mark.parametrize("key", [*KEYS, "an-unknown-key-of-this-length"])
+def test_every_entry_is_compared_whichever_it_is(key, monkeypatch):
+    compared = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append(other)
+        return one == other
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    known().caller(f"Bearer {key}")
+    assert compared == [entry.digest for entry in known().keys]

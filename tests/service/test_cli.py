@@ -145,9 +145,9 @@ def test_a_recipe_for_an_index_that_is_not_served_ends_with_1(index_root: Path):
 @pytest.mark.slow
 def test_the_environment_configures_and_a_signal_ends_it_cleanly(index_root: Path):
     environment = os.environ | {"NATTRIBUTE_INDEX": f"mine={index_root / 'own'}", "NATTRIBUTE_PORT": "0"}
-    with subprocess.Popen(COMMAND, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stderr is not None
-        url = process.stderr.readline().split()[-1]
+    with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[-1]
         for _ in range(100):
             with contextlib.suppress(httpx.TransportError):
                 if httpx.get(f"{url}/v1/info").json()["indexes"] == ["mine"]:
@@ -156,7 +156,7 @@ def test_the_environment_configures_and_a_signal_ends_it_cleanly(index_root: Pat
         else:
             pytest.fail("the service did not come up")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+        assert process.wait(timeout=120) in (0, -signal.SIGTERM)  # a busy machine takes long to end
 
 
 @pytest.mark.slow

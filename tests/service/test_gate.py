@@ -23,6 +23,7 @@ def reach(settings: Settings, engine: Engine) -> httpx.AsyncClient:
 async def test_with_keys_only_health_and_documentation_are_open(tmp_path: Path, engine: Engine) -> None:
     keys = tmp_path / "keys"
     keys.write_text(f"{KEY}\n")
+    keys.chmod(0o600)
     async with reach(Settings(api_keys_file=keys), engine) as http:
         for path in ("/livez", "/openapi.json", "/docs", "/docs/start.js"):
             assert (await http.get(path)).status_code == 200, path

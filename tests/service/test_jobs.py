@@ -431,7 +431,7 @@ def test_a_store_belongs_to_one_process_and_one_version(tmp_path: Path) -> None:
         JobStore(tmp_path / "jobs.sqlite3")
     store._db.execute("PRAGMA user_version = 99")
     store.close()
-    with pytest.raises(JobStoreError, match="99, not 1"):
+    with pytest.raises(JobStoreError, match="99, not 2"):
         JobStore(tmp_path / "jobs.sqlite3")
     (tmp_path / "text").write_text("no database " * 100)
     with pytest.raises(JobStoreError, match="cannot be opened"):

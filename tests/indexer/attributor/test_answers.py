@@ -27,7 +27,7 @@ def test_the_answer_echoes_what_was_asked(own: Attributor) -> None:
     assert (answer.query.label, answer.query.predicted_label) == (0, 0)
     assert (answer.stopped, answer.warnings) == ("budget", ())
     assert (answer.search.engine, answer.search.factory) == ("faiss", "Flat")
-    assert set(answer.timings_ms) == {"prepare", "select", "rescore", "represents", "total"}
+    assert set(answer.timings_ms) == {"prepare", "search", "select", "rescore", "represents", "total"}
     for hit in answer.hits:
         assert hit.id == f"train:{hit.row}"
         assert hit.label == int(own.index.labels[hit.row]) == 0

@@ -1,13 +1,14 @@
 """Codes and heads against float64: every error bound holds, and company changes no number."""
 
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from attribution import bound_kernels
-from attribution.bound_kernels import Facing, Head, Lengths
+from attribution.bound_kernels import Facing, Head, Lengths, Looked, LookedTails
 from indexer.attributor import compiled_bounds
 from indexer.attributor.coded_rows import CodedHeads, CodedRows, CodeScans, _Wanted
 from indexer.attributor.near_heads import places_near
@@ -98,17 +99,16 @@ def test_many_threads_get_what_they_asked_for(scans):
 
 
 def random_lengths(heads, generator):
+    lengths = Lengths(heads.norms / heads.norms.max(), heads.tails / heads.norms.max())
     count = heads.rows.shape[0]
-    along = generator.uniform(0, 1, count).astype(np.float32)
-    along[generator.random(count) < 0.1] = -np.inf
-    return Lengths(
-        anchor=generator.integers(0, 3, count).astype(np.int16),
-        along=along,
-        across=np.where(np.isfinite(along), generator.uniform(0, 1, count), 0).astype(np.float32),
-        tail_along=generator.uniform(-0.5, 0.5, count).astype(np.float32),
-        tail_error=generator.uniform(0, 0.01, count).astype(np.float32),
-        tail_across=generator.uniform(0, 0.2, count).astype(np.float32),
-    )
+    bounded = generator.random(count) >= 0.1
+    lengths.anchor[:] = generator.integers(0, 3, count)
+    lengths.along[bounded] = generator.uniform(0, 1, bounded.sum())
+    lengths.across[bounded] = generator.uniform(0, 1, bounded.sum())
+    lengths.tail_along[:] = generator.uniform(-0.5, 0.5, count)
+    lengths.tail_error[:] = generator.uniform(0, 0.01, count)
+    lengths.tail_across[:] = generator.uniform(0, 0.2, count)
+    return lengths
 
 
 def random_facing(generator):
@@ -121,6 +121,30 @@ def random_facing(generator):
     )
 
 
+def random_unit(generator):
+    vector = generator.standard_normal(DIM)
+    return vector / np.linalg.norm(vector)
+
+
+@pytest.mark.parametrize("with_tails", [True, False])
+@pytest.mark.parametrize("with_heads", [True, False])
+def test_compiled_anchoring_is_that_on_arrays(with_tails, with_heads):
+    generator = np.random.default_rng(9)
+    norms, tails = generator.uniform(0.5, 1, 90), generator.uniform(0, 0.5, 90)
+    places = np.sort(generator.choice(90, 60, replace=False))
+    looked = Looked(places, generator.uniform(-1, 1, 60), generator.uniform(0, 0.02, 60))
+    known = LookedTails(generator.uniform(-1, 1, 60), generator.uniform(0, 0.02, 60), 0.4, 1e-9)
+    tables = []
+    for kernels in (bound_kernels.BoundKernels(), compiled_bounds.KERNELS):
+        lengths = Lengths(norms, tails if with_tails else None)
+        kernels.anchor_rows(lengths, 3, looked, known if with_tails and with_heads else None)
+        tables.append(lengths.table)
+    untouched = np.setdiff1d(np.arange(90), places)
+    assert np.isneginf(tables[1][untouched, 1]).all()
+    assert (tables[1][places, 0] == 3).all()
+    assert tables[1] == pytest.approx(tables[0], rel=2.0**-22)  # float64 rounded in another order, then to float32
+
+
 def everything_stored(heads):
     return Heads(heads.basis, heads.codes.codes, heads.codes.scales, heads.codes.errors, heads.tails)
 
@@ -131,11 +155,16 @@ def test_compiled_bounds_are_those_on_arrays(sketches, mark):
     generator = np.random.default_rng(8)
     lengths = random_lengths(heads, generator)
     facing = random_facing(generator)
-    head = Head(generator.standard_normal(DIRECTIONS) / 3, 4.0, 1e-9)
+    unit = random_unit(generator)
+
+    def face(head):
+        assert head == pytest.approx(heads.basis @ unit, abs=1e-15)  # sums of 48 products, each below 1
+        return Head(head, 4.0, 1e-9), facing
+
     places = bound_kernels.places_reaching(lengths, facing, mark)
     assert np.array_equal(compiled_bounds.places_reaching(lengths, facing, mark), places)
-    plain = bound_kernels.heads_reaching(heads, head, lengths, facing, mark)
-    fast = compiled_bounds.heads_reaching(heads, head, lengths, facing, mark)
+    plain = bound_kernels.heads_reaching(heads, unit, face, lengths, mark)
+    fast = compiled_bounds.heads_reaching(heads, unit, face, lengths, mark)
     assert np.array_equal(fast.places, plain.places)
     assert fast.looked == plain.looked == places.shape[0]
     assert fast.heads == pytest.approx(plain.heads, rel=1e-12)  # the same operations, rounded in another order
@@ -156,6 +185,27 @@ def test_heads_find_every_near_duplicate(sketches):
     assert 1 in found[0].tolist()
 
 
+def test_leading_values_of_long_heads_rule_out_no_near_duplicate():
+    generator = torch.Generator().manual_seed(11)
+    sketches = torch.randn(400, 200, generator=generator, dtype=torch.float64) * torch.logspace(0, -2, 200)
+    turned = sketches[100:140] + 0.33 * torch.linspace(0.8, 1.2, 40)[:, None] * sketches[:40].norm(
+        dim=1, keepdim=True
+    ) * (torch.nn.functional.normalize(torch.randn(40, 200, generator=generator, dtype=torch.float64), dim=1))
+    sketches[:40] = turned * torch.linspace(0.1, 10, 40)[:, None]  # cosines on both sides of 0.95, of all lengths
+    basis = leading_directions(sketches.float(), 130)
+    codes, scales, errors, tails = (part.numpy() for part in encode_heads(sketches, basis))
+    norms = torch.linalg.vector_norm(sketches, dim=1)
+    stored = Heads(basis.numpy(), codes, scales, errors, tails)
+    heads = CodedHeads(CodeScans(Codes(codes, scales, errors), scan_rounds()), stored, np.arange(400), norms.numpy())
+    hits = sketches[100:140]
+    near = (sketches @ hits.T) > 0.95 * norms[:, None] * norms[100:140]
+    found = places_near(heads, heads.norms, hits.numpy(), 0.95)
+    assert 45 <= int(near.sum()) <= 75  # the hits themselves and some of those turned away
+    for hit, places in enumerate(found):
+        assert set(torch.nonzero(near[:, hit]).squeeze(1).tolist()) <= set(places.tolist())
+        assert len(places) < 200
+
+
 @pytest.mark.parametrize("dim", [1, 63, 64, 65, 128, 200])
 def test_rows_of_any_length_are_multiplied_whole(dim):
     generator = np.random.default_rng(dim)
@@ -174,9 +224,9 @@ def test_heads_reach_the_same_rows_alone_and_in_a_round(sketches, monkeypatch):
     scans = []
     for rows in (np.arange(NUM_ROWS), np.arange(3, NUM_ROWS, 5), np.arange(NUM_ROWS), np.array([699])):
         pool = CodedHeads(everything._scans, everything_stored(everything), rows, everything.norms[rows])
-        facing = random_facing(generator)
-        head = Head(generator.standard_normal(DIRECTIONS) / 3, 4.0, 1e-9)
-        scans.append((pool, head, random_lengths(pool, generator), facing, 0.3))
+        facing, unit = random_facing(generator), random_unit(generator)
+        face = partial(lambda facing, head: (Head(head, 4.0, 1e-9), facing), facing)
+        scans.append((pool, unit, face, random_lengths(pool, generator), 0.3))
     alone = [compiled_bounds.heads_reaching(*scan) for scan in scans]
     asked, serve = [], everything.rounds._serve
     everything.rounds._serve = lambda together: asked.append(len(together)) or serve(together)
