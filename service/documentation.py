@@ -32,7 +32,10 @@ ALWAYS = {
 WITH_INDEX = {"404": "No such index, or no such row.", "422": "A parameter or the body asks for something impossible."}
 WITH_WORK = {"429": "Too many requests wait; see Retry-After."}
 # What a key that is known may still not do.
-FORBIDDING = {"/metrics": "The key is limited to some indexes."}
+FORBIDDING = {
+    "/metrics": "The key is limited to some indexes.",
+    "/v1/indexes/{index}/reload": "The key is no admin key.",
+}
 WITH_JOB = {"404": "No such job, or no such index.", "422": "A parameter or the body asks for something impossible."}
 WITH_RELOAD = {"409": "The new revision cannot be served; the old one goes on."}
 WITH_RESULT = {"406": "Accept names no form that there is.", "409": "The job is not over."}

@@ -9,7 +9,7 @@ from service.parameters import IndexName, WithoutParameters
 from service.schemas.revisions import Reloaded, ReloadRequest
 from service.state import JsonBody, Service
 
-router = APIRouter(tags=["indexes"], dependencies=[JsonBody, WithoutParameters, Admin])
+router = APIRouter(tags=["indexes"], dependencies=[Admin, JsonBody, WithoutParameters])
 
 
 @router.post(

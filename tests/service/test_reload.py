@@ -355,8 +355,11 @@ def test_reloads_from_several_clients_and_questions_meanwhile(path: Path, rebuil
 @pytest.mark.slow
 def test_the_command_reloads_and_says_what_is_served(path: Path, rebuilt: Path, tmp_path: Path) -> None:
     before, after = open_index(path).revision, open_index(rebuilt).revision
-    keys = tmp_path / "keys"
-    keys.write_text("a key that nobody guesses\n")
+    keys, admin, reader = (tmp_path / name for name in ("keys", "admin", "reader"))
+    admin.write_text("a-key-that-nobody-guesses\n")
+    reader.write_text("another-key-that-nobody-guesses\n")
+    keys.write_text(f"{admin.read_text().strip()} admin\n{reader.read_text().strip()} read\n")
+    keys.chmod(0o600)
     options = ("--watch-seconds", "1000", "--api-keys-file", str(keys))
 
     def run(*arguments: str) -> Result:
@@ -364,7 +367,8 @@ def test_the_command_reloads_and_says_what_is_served(path: Path, rebuilt: Path, 
 
     with local_server(path, *options) as url:
         assert run("margin", "--url", url).exit_code == 1
-        known = ("--url", url, "--api-key-file", str(keys))
+        assert "admin key" in run("margin", "--url", url, "--api-key-file", str(reader)).output
+        known = ("--url", url, "--api-key-file", str(admin))
         unchanged = run("margin", *known)
         assert (unchanged.exit_code, unchanged.output) == (0, f"margin is served at revision {before}, as before\n")
         publish(rebuilt, path)
