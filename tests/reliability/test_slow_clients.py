@@ -44,7 +44,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def job(url: str) -> str:
     """The result of a job, some megabytes."""
-    body = {"type": "attributions", "index": "small", "requests": [QUESTION | {"budget": 30, "method": "random"}] * 60}
+    body = {"type": "attributions", "index": "small", "requests": [QUESTION | {"budget": 30, "method": "random"}] * 90}
     with httpx.Client(base_url=url, timeout=60) as http:
         path = "/v1/jobs/" + http.post("/v1/jobs", json=body).json()["id"]
         while http.get(path).json()["state"] != "done":
@@ -104,7 +104,7 @@ def stalled(client: RawClient) -> bytes:
     """Reads the first part of an answer, then nothing until the service has given up."""
     first = client.socket.recv(200)
     client.answered.set()
-    time.sleep(SECONDS + 1)
+    time.sleep(SECONDS + 4)  # a busy machine takes a while to make what is not read
     return first
 
 
@@ -129,6 +129,7 @@ def unread_result(client: RawClient, job: str) -> bytes:
 SENDERS = {trickled_head: 408, second_head: 408, trickled_body: 408, trickled_chunks: 408, no_body: 408}
 MUTE = (silent, unread_body)  # closed without an answer, or behind one
 READERS = (unread_events, unread_answer, unread_result)
+WHOLE = {unread_events: 130_000, unread_answer: 130_000, unread_result: 1_000_000}  # less than there is to read
 Kind = Callable[[RawClient, str], bytes]
 
 
@@ -209,7 +210,8 @@ def test_slow_clients_are_cut_at_their_deadline_and_hold_nothing(url: str, job: 
             assert client.got == b"", (name, client.got)
         else:
             assert client.got.startswith(b"HTTP/1.1 200"), (name, client.got[:200])
-            assert len(client.got) < 130_000, (name, len(client.got))  # of 140,000 and more
+            # What was on the way when it stopped still comes; the sockets hold some of it.
+            assert len(client.got) < WHOLE[client.kind], (name, len(client.got))
     assert cut == {"head": 2 * EACH, "body": 4 * EACH, "answer": sum(map(count, READERS))}
     late = max(client.seconds - SECONDS for client in clients if client.kind in SENDERS)
     ratio = statistics.median(during) / statistics.median(before)
