@@ -13,7 +13,7 @@ from service.engine import Engine
 from service.settings import Settings
 from sketchstore.layout import files_below
 from sketchstore.reader import open_index
-from tests.reliability.test_damage import flip_bit
+from tests.reliability.damage import flip_bit
 
 READ_AT_START = {"manifest.json", "derived/manifest.json", "columns/labels.npy", "columns/squared_norms.own.npy"}
 BY_ROW = {"query": {"type": "row", "split": "query", "row": 1}, "budget": 3}
