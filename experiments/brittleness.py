@@ -9,6 +9,9 @@ Retraining starts from the same weights and keeps the order of the rows. Flips a
 of rows removed: the largest size comes first, a query that survives it is not retrained at smaller ones, and one that
 flips is bisected.
 
+``--config cifar10-resnet9`` is the paper's other network, for a GPU in its paper size; its small size is two classes,
+600 images, four epochs and two queries.
+
 The work is ordered query by query, so that what is finished at any moment is a balanced table.
 """
 
@@ -30,6 +33,7 @@ from experiments.margin_baselines import MarginBaselines, ranked
 from experiments.noise_by_removal import TuningSettings, tune
 from experiments.report import Report
 from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
+from experiments.retrained_network import NetworkSettings, retrained
 from indexer.attributor import Attributor
 from indexer.progress import Progress
 from indexer.training import TrainingSettings
@@ -51,6 +55,7 @@ class Settings:
         sizes: How many examples are removed, ascending.
         dim: d of the sketches.
         regularisation: λ of TRAK and RelatIF in units of the mean squared norm, from the experiment ``lds``.
+        ekfac: Whether EK-FAC influence is asked, where kronfluence is installed.
     """
 
     mlp: MlpSettings
@@ -61,6 +66,7 @@ class Settings:
     sizes: tuple[int, ...]
     dim: int
     regularisation: float = 10.0
+    ekfac: bool = True
 
 
 PAPER = Settings(
@@ -95,13 +101,64 @@ SMOKE = Settings(
 )
 SIZES = {"smoke": SMOKE, "small": SMALL, "paper": PAPER}
 
+CIFAR10_PAPER = replace(
+    PAPER,
+    mlp=NetworkSettings(
+        data="cifar10",
+        train_fraction=1.0,
+        widths=(),
+        training=TrainingSettings(
+            epochs=24, batch_size=512, peak_rate=0.5, weight_decay=5e-4, peak_epoch=5.0, augment="crop-flip"
+        ),
+    ),
+    tuning=replace(PAPER.tuning, num_removed=500),
+    sizes=(125, 250, 500, 1000),
+)
+_SMALL_NETWORK = NetworkSettings(
+    data="cifar10",
+    train_fraction=1.0,
+    widths=(),
+    training=TrainingSettings(epochs=4, batch_size=32, peak_rate=0.05, weight_decay=5e-4, peak_epoch=1.0),
+    classes=(0, 1),
+    train_rows=600,
+    test_rows=400,
+)
+CIFAR10_SMALL = replace(
+    CIFAR10_PAPER,
+    mlp=_SMALL_NETWORK,
+    queries=2,
+    stored_queries=2,
+    tuning_queries=1,
+    tuning=TuningSettings(queries=1, noises=(1.0, 100.0), num_removed=60),
+    sizes=(60, 150),
+    dim=1024,
+    ekfac=False,
+)
+CIFAR10_SMOKE = replace(
+    CIFAR10_SMALL,
+    mlp=replace(_SMALL_NETWORK, training=replace(_SMALL_NETWORK.training, epochs=2), train_rows=40, test_rows=40),
+    queries=1,
+    stored_queries=1,
+    tuning=TuningSettings(queries=1, noises=(1.0,), num_removed=5),
+    sizes=(5, 10),
+    dim=64,
+)
+CONFIGURATIONS = {
+    "fashion-mnist": SIZES,
+    "cifar10-resnet9": {
+        "smoke": CIFAR10_SMOKE,
+        "small": CIFAR10_SMALL,
+        "paper": CIFAR10_PAPER,
+    },
+}
+
 Ranker = Callable[[int, int, int], list[int]]
 """Ranks training rows: (stored query, its label, how many) → rows, most influential first."""
 
 
 def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress) -> Report:
     """Train, index, tune, remove and retrain; continue where an earlier run stopped."""
-    mlp = RetrainedMlp(
+    mlp = retrained(
         settings.mlp,
         data_dir,
         out / "network.safetensors",
@@ -119,7 +176,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     rankers = {
         **information_rankers(mlp, attributor, noises),
         **baseline_rankers(mlp, MarginBaselines(mlp.frozen, margin, settings.regularisation)),
-        **ekfac_ranker(mlp, out, progress),
+        **(ekfac_ranker(mlp, out, progress) if settings.ekfac else {}),
     }
     remove_and_retrain(settings, mlp, rankers, journal, progress)
     return report(settings.sizes, settings.tuning, mlp, list(rankers), noises, journal)

@@ -70,9 +70,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     """Flip, train, index and rank, once a seed."""
     found: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
     for seed in settings.seeds:
-        file = out / f"network-{seed}.safetensors"
-        if not file.exists():
-            save_frozen(_trained(settings, data_dir, seed), file)
+        file = network(settings, data_dir, out, seed)
         index = frozen_index(
             file, out / f"margin-{seed}", Sketched("margin", False, settings.dim, spectra=False), progress
         )
@@ -101,6 +99,14 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
         facts,
         lambda path: _draw(path, table, settings.flipped),
     )
+
+
+def network(settings: Settings, data_dir: Path | None, out: Path, seed: int) -> Path:
+    """Return the file of a seed's network, trained if it is not there."""
+    file = out / f"network-{seed}.safetensors"
+    if not file.exists():
+        save_frozen(_trained(settings, data_dir, seed), file)
+    return file
 
 
 def flip(labels: Tensor, share: float, num_classes: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -170,7 +176,7 @@ def _trained(settings: Settings, data_dir: Path | None, seed: int) -> Frozen:
     model = initial_network(how.network, seed)
     weights = train_mlp(linear_weights(model), moved.inputs(flat=True), labels, how.training, seed=seed)
     state = dict(zip(model.state_dict(), weights, strict=True))
-    return Frozen(how.network, state, moved, test.take(torch.arange(10)), {"flipped": flipped.long()})
+    return Frozen(how.network, state, moved, test.take(torch.arange(200)), {"flipped": flipped.long()})
 
 
 def _draw(path: Path, table: list[dict[str, Any]], share: float) -> None:

@@ -130,12 +130,25 @@ class RetrainedMlp:
             self.initial, train.inputs(flat=True), train.labels, how.training, seed=how.seed, removed=None
         )
         right = mlp_logits(weights, test.inputs(flat=True)).argmax(dim=1) == test.labels
-        half = len(test) // 2
-        chosen = []
-        for first, count, wanted in ((0, half, self.num_tuning), (half, len(test) - half, self.num_queries)):
-            rows = first + shuffled(count, seed=1)
-            chosen.append(rows[right[rows]][:wanted])
         model = initial_network(how.network, how.seed)
         state = dict(zip(model.state_dict(), weights, strict=True))
-        queries: Images = test.take(torch.cat(chosen))
+        queries: Images = test.take(first_right(right, self.num_tuning, self.num_queries))
         return Frozen(how.network, state, train, queries)
+
+
+def first_right(right: Tensor, num_tuning: int, num_queries: int) -> Tensor:
+    """Return rows of correctly classified test images: some of the first half, then some of the second.
+
+    Args:
+        right: Whether each test image is classified correctly, bool ``[n]``.
+        num_tuning: How many of the first half.
+        num_queries: How many of the second.
+
+    Returns:
+        Rows, int64, in a fixed random order within each half.
+    """
+    half, chosen = len(right) // 2, []
+    for first, count, wanted in ((0, half, num_tuning), (half, len(right) - half, num_queries)):
+        rows = first + shuffled(count, seed=1)
+        chosen.append(rows[right[rows]][:wanted])
+    return torch.cat(chosen)

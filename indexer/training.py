@@ -102,7 +102,14 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def train_classifier(
-    model: nn.Module, inputs: Tensor, labels: Tensor, settings: TrainingSettings, *, seed: int, name: str = "model"
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    name: str = "model",
+    removed: Tensor | None = None,
 ) -> nn.Module:
     """Minimise the cross-entropy of a classifier by SGD with momentum.
 
@@ -116,6 +123,8 @@ def train_classifier(
         settings: How to train.
         seed: Seed of the row order and of the augmentation.
         name: What to call the model in the log.
+        removed: Rows left out, int64; None for none. They leave their batches, whose means are over the rows left,
+            after the augmentation is drawn: all others are seen in the same order, shifted and mirrored as before.
 
     Returns:
         The same model, on the CPU and in eval mode.
@@ -128,6 +137,10 @@ def train_classifier(
     )
     generator = torch.Generator().manual_seed(seed)
     num_batches = -(-len(labels) // settings.batch_size)
+    kept = None
+    if removed is not None:
+        kept = torch.ones(len(labels), dtype=torch.bool, device=device)
+        kept[removed.to(device)] = False
     started = reported = time.monotonic()
     with torch.enable_grad(), cpu_threads(settings.threads), _deterministic_convolutions():
         for epoch in range(settings.epochs):
@@ -139,6 +152,10 @@ def train_classifier(
                 images = inputs[rows]
                 if settings.augment == "crop-flip":
                     images = crop_and_flip(images, generator)
+                if kept is not None:
+                    images, rows = images[kept[rows]], rows[kept[rows]]
+                    if not len(rows):
+                        continue
                 loss = nn.functional.cross_entropy(model(images), labels[rows])
                 optimiser.zero_grad(set_to_none=True)
                 torch.autograd.backward(loss)
