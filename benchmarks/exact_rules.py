@@ -2,7 +2,8 @@
 
 All in one process, every figure the median of pairs: a selection beside a pass (`torch.mv` over the float32 sketches),
 a preparation beside a product (float32, 2·n·d² operations). T is the largest partition, every row of it a candidate.
-Every pick is held against the rule itself, in dense float64.
+Every pick is held against the rule itself, in dense float64. With ``--rules infogain`` nothing is prepared, with
+``--stored`` each selection is made once more without codes.
 
     python -m benchmarks.exact_rules --index indexes/fashion-mnist-margin --queries 5 --budget 50 --json
 """
@@ -26,7 +27,7 @@ from indexer.attributor.candidates import PoolRows
 from indexer.attributor.coarse import CoarseViews
 from indexer.attributor.compiled_filter import spectral_filter
 from indexer.attributor.conditioning import Conditioning
-from indexer.attributor.pool import resolve_pool
+from indexer.attributor.pool import Pool, resolve_pool
 from indexer.attributor.queries import resolve_query_row
 from indexer.attributor.questions import CandidateFilter
 from indexer.attributor.rules import Asked, gain_steps, loss_steps
@@ -36,6 +37,7 @@ from sketchstore.reader import Index, open_index
 from sketchstore.view import View
 
 RULES: dict[str, Callable[[Asked], Iterator[Step]]] = {"infogain": gain_steps, "infoloss": loss_steps}
+PASSES = ("pick_ms", "pass_ms", "passes_per_pick")
 #: Rows of a plain product at a time: its output stays small.
 BLOCK_ROWS = 2048
 
@@ -118,6 +120,13 @@ def preparation(index: Index, view: View, label: int | None, noise: float, repea
     return facts, first
 
 
+class StoredRowsOnly(CoarseViews):
+    """An index as if it had no codes."""
+
+    def rounded(self, pool: Pool) -> None:
+        """There are none."""
+
+
 class OneSpectrum(Spectra):
     """Spectra of an index of which one posterior is at hand, wherever it came from."""
 
@@ -135,14 +144,21 @@ class OneSpectrum(Spectra):
 
 
 def selection(
-    index: Index, view: View, spectra: Spectra, noise: float, *, rule: str, query_row: int, budget: int
+    index: Index,
+    view: View,
+    spectra: Spectra,
+    noise: float,
+    coarse: CoarseViews,
+    *,
+    rule: str,
+    query_row: int,
+    budget: int,
 ) -> tuple[tuple[float, float, float], list[int]]:
     """Time one selection against a pass: milliseconds a pick, milliseconds a pass, passes a pick; and its picks."""
     query = resolve_query_row(index, query_row)
     pool = resolve_pool(index, query, CandidateFilter(), "comparable")
     stored = StoredRows(view)
     sketches = stored.read(pool.candidates, torch.float32)
-    coarse = CoarseViews(index)
     vector = torch.randn(sketches.shape[1])
     steps: list[Step] = []
 
@@ -183,23 +199,42 @@ def judge(
         rules[rule]["worst_relative"] = max(each.worst_relative for each in judged)
 
 
-def measure(path: Path, relative_noise: float, num_queries: int, budget: int, repeats: int) -> dict[str, Any]:
+def measure(
+    path: Path,
+    relative_noise: float,
+    num_queries: int,
+    budget: int,
+    repeats: int,
+    *,
+    wanted: list[str],
+    stored: bool,
+) -> dict[str, Any]:
     """Measure everything on one index."""
-    index = open_index(path, check="sizes", derived=False)
+    index = open_index(path, check="sizes")
     partitions = [(view, label) for view in index.views.values() for label in view.partitions]
     view, label = max(partitions, key=lambda each: each[0].partition_rows(each[1]).numel())
     noise = relative_noise * view.mean_squared_norm(label)
-    prepared, posterior = preparation(index, view, label, noise, repeats)
-    spectra = OneSpectrum(index, posterior)
+    prepared, spectra = None, Spectra(index, 1 << 32)
+    if "infoloss" in wanted:
+        prepared, posterior = preparation(index, view, label, noise, repeats)
+        spectra = OneSpectrum(index, posterior)
+    ways = {"codes": CoarseViews(index)} | ({"stored": StoredRowsOnly(index)} if stored else {})
     queries = [row for row in range(index.queries.count) if label in (None, resolve_query_row(index, row).label)]
     chosen = queries[:num_queries]
     rules: dict[str, Any] = {}
     selected: dict[str, list[list[int]]] = {}
-    for rule in RULES:
-        selection(index, view, spectra, noise, rule=rule, query_row=queries[0], budget=2)  # compiles, warms
-        found = [selection(index, view, spectra, noise, rule=rule, query_row=row, budget=budget) for row in chosen]
-        rules[rule] = medians([figures for figures, _ in found], ("pick_ms", "pass_ms", "passes_per_pick"))
-        selected[rule] = [rows for _, rows in found]
+    for rule in wanted:
+        for name, coarse in ways.items():
+            selection(index, view, spectra, noise, coarse, rule=rule, query_row=queries[0], budget=2)  # compiles, warms
+            found = [
+                selection(index, view, spectra, noise, coarse, rule=rule, query_row=row, budget=budget)
+                for row in chosen
+            ]
+            figures: dict[str, Any] = medians([figures for figures, _ in found], PASSES)
+            if name == "stored":
+                rules[rule]["stored"] = figures | {"identical": selected[rule] == [rows for _, rows in found]}
+            else:
+                rules[rule], selected[rule] = figures, [rows for _, rows in found]
     judge(index, view, label, noise, chosen, selected, rules)
     return {
         "index": index.name,
@@ -221,15 +256,29 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=5)
     parser.add_argument("--budget", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=3, help="of each preparation")
+    parser.add_argument("--rules", nargs="+", choices=sorted(RULES), default=sorted(RULES))
+    parser.add_argument("--stored", action="store_true", help="select without codes too")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a summary")
     arguments = parser.parse_args()
-    result = measure(arguments.index, arguments.relative_noise, arguments.queries, arguments.budget, arguments.repeats)
+    result = measure(
+        arguments.index,
+        arguments.relative_noise,
+        arguments.queries,
+        arguments.budget,
+        arguments.repeats,
+        wanted=arguments.rules,
+        stored=arguments.stored,
+    )
     if arguments.json:
         print(json.dumps(result, indent=2))
         return
     for rule, figures in result["rules"].items():
         print(f"{rule}: {figures['passes_per_pick']:.2f} passes a pick ({figures['pick_ms']:.0f} ms)")
+        if stored := figures.get("stored"):
+            print(f"  without codes: {stored['passes_per_pick']:.2f}, the same picks: {stored['identical']}")
         print(f"  the rule's own: {sum(figures['picks_of_the_rule'])} of {sum(figures['picks'])} picks")
+    if result["preparation"] is None:
+        return
     for what, figures in (("preparation", "whole"), ("another noise", "new_noise")):
         print(f"{what}: {result['preparation'][figures]['products']:.2f} plain products")
 

@@ -5,6 +5,7 @@ it, so that a step is judged whatever came before. Nothing here is shared with w
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -43,20 +44,27 @@ class LiteralRules:
     def __init__(self, sketches: Tensor, noise_variance: float) -> None:
         self._sketches = sketches
         self._noise = noise_variance
-        dim = sketches.shape[1]
-        covariance = noise_variance * torch.eye(dim, dtype=torch.float64)
-        for block in torch.split(sketches, _BLOCK_ROWS):
+
+    @cached_property
+    def _factor(self) -> Tensor:
+        # Of ΦᵀΦ + σ²I: InfoLoss alone needs it.
+        covariance = self._noise * torch.eye(self._sketches.shape[1], dtype=torch.float64)
+        for block in torch.split(self._sketches, _BLOCK_ROWS):
             wide = block.double()
             covariance.addmm_(wide.T, wide)
-        self._factor = torch.linalg.cholesky(covariance)
-        self._squares = torch.empty(sketches.shape[0], dtype=torch.float64)
-        self._leverages = torch.empty(sketches.shape[0], dtype=torch.float64)
-        for left in range(0, sketches.shape[0], _BLOCK_ROWS):
-            wide = sketches[left : left + _BLOCK_ROWS].double()
-            part = slice(left, left + wide.shape[0])
-            self._squares[part] = wide.square().sum(dim=1)
-            solved = torch.linalg.solve_triangular(self._factor, wide.T.contiguous(), upper=False)
-            self._leverages[part] = solved.square_().sum(dim=0)
+        return torch.linalg.cholesky(covariance)
+
+    @cached_property
+    def _squares(self) -> Tensor:
+        return torch.cat([block.double().square().sum(dim=1) for block in torch.split(self._sketches, _BLOCK_ROWS)])
+
+    @cached_property
+    def _leverages(self) -> Tensor:
+        found = []
+        for block in torch.split(self._sketches, _BLOCK_ROWS):
+            solved = torch.linalg.solve_triangular(self._factor, block.double().T.contiguous(), upper=False)
+            found.append(solved.square_().sum(dim=0))
+        return torch.cat(found)
 
     def judge(self, rule: str, query: Tensor, picks: list[int]) -> Judged:
         """Hold a selection against a rule (Eqs. 8 and 62).

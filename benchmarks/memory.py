@@ -2,9 +2,9 @@
 
 Starts the real service on an index, asks one question, then many by up to 32 threads at once over HTTP, and reads
 the process's resident memory from /proc: anonymous pages, which are its own, and pages of files, which the system
-takes back under pressure. Linux only.
+takes back under pressure; those of the index are told from those of the program and its libraries. Linux only.
 
-    python -m benchmarks.memory --index indexes/fashion-mnist --json
+    python -m benchmarks.memory --index indexes/fashion-mnist --budget 50 --json
 """
 
 import argparse
@@ -28,6 +28,31 @@ def resident(pid: int) -> dict[str, float]:
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
     names = {"resident_mb": "VmRSS", "anonymous_mb": "RssAnon", "file_mb": "RssFile"}
     return {name: round(int(fields[field].split()[0]) * 1024 / MEGABYTE, 1) for name, field in names.items()}
+
+
+def mapped(pid: int, index: Path) -> dict[str, float]:
+    """Return what is resident of mapped files in MB (10⁶ bytes): of the index, and of all others.
+
+    Args:
+        pid: The process.
+        index: The index directory.
+
+    Returns:
+        Both, by mapping: pages that the process has written to are its own and do not count.
+    """
+    pages = {"index_mb": 0, "library_mb": 0}
+    name = None
+    for line in Path(f"/proc/{pid}/smaps").read_text("utf-8", "surrogateescape").splitlines():
+        field, _, value = line.partition(":")
+        if field == "Rss" and name is not None:
+            pages[name] += int(value.split()[0])
+        elif field == "Anonymous" and name is not None:
+            pages[name] -= int(value.split()[0])
+        elif len(words := line.split(maxsplit=5)) >= 5 and "-" in words[0]:  # a mapping begins
+            file = words[5] if len(words) == 6 else ""
+            of_index = Path(file).is_relative_to(index.resolve())
+            name = ("index_mb" if of_index else "library_mb") if file.startswith("/") else None
+    return {kind: round(1024 * kilobytes / MEGABYTE, 1) for kind, kilobytes in pages.items()}
 
 
 def service_of(parent: int, index: Path) -> int:
@@ -114,9 +139,9 @@ def measure(
     with local_server(index, "--deadline-seconds", "600", *arguments) as url:
         ready_seconds = time.perf_counter() - begun
         pid = service_of(os.getpid(), index)
-        at_start = resident(pid)
+        at_start = resident(pid) | mapped(pid, index)
         first_seconds = ask(url, index.name, 0, method, budget, available)
-        after_first = resident(pid)
+        after_first = resident(pid) | mapped(pid, index)
         with Peak(pid) as peak, ThreadPoolExecutor(threads) as pool:
             seconds = list(
                 pool.map(
@@ -144,7 +169,7 @@ def measure(
             "at_start": at_start,
             "after_first_question": after_first,
             "peak": peak.largest,
-            "at_end": resident(pid),
+            "at_end": resident(pid) | mapped(pid, index),
         }
 
 
