@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from indexer.batches import Batch, move, num_rows, pad_rows, take_rows
-from indexer.jacobians import MEMORY_BUDGET_BYTES, JacobianError, Slab, TangentFeatures
+from indexer.jacobians import MEMORY_BUDGET_BYTES, FactoredSlab, JacobianError, Slab, TangentFeatures
 from indexer.measurement import Measurement, MeasurementError, make_measurement
 from indexer.parameters import ParameterList, ParameterSelectionError
 from indexer.precision import ComputeDtype, Precision
 from indexer.sketches import KroneckerSketch, SketchSpec, SketchSpecError, make_sketch, sketch_spec
 from indexer.sketches.kronecker_pass import KroneckerPass
+from indexer.sketches.sjlt import SjltSketch
 from indexer.training import state_digest
 from sketchstore.errors import IncompatibleSketchError
 from sketchstore.manifest import Manifest
@@ -335,17 +336,25 @@ class Featuriser:
         inputs, labels = move(inputs, self.device), labels.to(self.device)
         out = torch.zeros(num_rows(inputs), self.spec.dim, device=self.device)
         begun = self._now()
+        slabs: Iterator[Slab | FactoredSlab]
         if isinstance(self._sketch, KroneckerSketch):
             sketch = self._sketch
             slabs = self.features.pass_layers(
                 inputs, labels, view, lambda start, stop: KroneckerPass(sketch, out[start:stop])
             )
+        elif isinstance(self._sketch, SjltSketch) and self.device.type == "cpu" and self.compute_dtype == "float32":
+            slabs = self.features.factored_slabs(inputs, labels, view)
         else:
             slabs = self.features.slabs(inputs, labels, view)
         for slab in slabs:
             formed = self._now()
-            rows = slice(slab.first_row, slab.first_row + slab.gradients.shape[0])
-            self._sketch.add(self._precision.rounded(slab.gradients), slab.offset, out[rows])
+            if isinstance(slab, FactoredSlab):
+                assert isinstance(self._sketch, SjltSketch)
+                rows = slice(slab.first_row, slab.first_row + slab.factors.left.shape[0])
+                self._sketch.add_factored(slab.factors, slab.offset, out[rows])
+            else:
+                rows = slice(slab.first_row, slab.first_row + slab.gradients.shape[0])
+                self._sketch.add(self._precision.rounded(slab.gradients), slab.offset, out[rows])
             done = self._now()
             self.seconds.gradient_seconds += formed - begun
             self.seconds.sketch_seconds += done - formed

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from indexer.batches import Batch, num_rows, take_rows
 from indexer.general_route import Called, GeneralRoute
+from indexer.layers.factors import Factors
 from indexer.layers.route import HookRoute
 from indexer.layers.taps import CaptureError, Receiver
 from indexer.measurement import Measurement, MeasurementError, check_targets
@@ -44,6 +45,21 @@ class Slab:
     first_row: int
     offset: int
     gradients: Tensor
+
+
+@dataclass(frozen=True)
+class FactoredSlab:
+    """Tangent features of some rows of a batch in the coordinates of one weight, not formed.
+
+    Attributes:
+        first_row: First row within the batch.
+        offset: Coordinate of the weight's first entry.
+        factors: What its NTK-scaled gradients are made of.
+    """
+
+    first_row: int
+    offset: int
+    factors: Factors
 
 
 class TangentFeatures:
@@ -151,12 +167,36 @@ class TangentFeatures:
             JacobianError: If the numbers of rows disagree.
             MeasurementError: If the model's outputs are not logits, or a label is not one of them.
         """
+        for slab in self._slabs(inputs, labels, view, all_rows=all_rows, factored=False):
+            assert isinstance(slab, Slab)
+            yield slab
+
+    def factored_slabs(self, inputs: Batch, labels: Tensor, view: str) -> Iterator[Slab | FactoredSlab]:
+        """The same for a sketch that takes factors where forming a gradient costs more than computing it.
+
+        Args:
+            inputs: A batch of b examples, on the model's device.
+            labels: Their labels, shape [b].
+            view: One of the measurement's views.
+
+        Yields:
+            Slabs and factored slabs; together they cover every row and coordinate exactly once.
+
+        Raises:
+            JacobianError: If the numbers of rows disagree.
+            MeasurementError: If the model's outputs are not logits, or a label is not one of them.
+        """
+        yield from self._slabs(inputs, labels, view, all_rows=False, factored=True)
+
+    def _slabs(
+        self, inputs: Batch, labels: Tensor, view: str, *, all_rows: bool, factored: bool
+    ) -> Iterator[Slab | FactoredSlab]:
         targets = self._checked(inputs, labels, view)
         if len(targets) == 0:
             return
         try:
-            for row, offset, gradients in self._hooks.slabs(inputs, targets, all_rows=all_rows):
-                yield Slab(row, offset, gradients)
+            for row, offset, found in self._hooks.slabs(inputs, targets, all_rows=all_rows, factored=factored):
+                yield FactoredSlab(row, offset, found) if isinstance(found, Factors) else Slab(row, offset, found)
         except CaptureError as error:
             raise JacobianError(_irregular(error)) from error
         yield from self._general_slabs(inputs, targets, all_rows)

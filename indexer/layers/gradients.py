@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from indexer.layers.factors import FEWEST_ROWS, LEAST_SIDE, MOST_POSITIONS, Factors
 from indexer.layers.kinds import MatrixKind
 from indexer.layers.modules import HookedModule
 from indexer.layers.norms import ScaleAndShift
@@ -18,10 +19,14 @@ from indexer.parameters import Parameter
 CACHED_BYTES = 16 * 1024**2
 """Size of unfolded inputs that stay in a processor's cache, and that the allocator keeps between uses."""
 CACHED_ROWS = 16
-"""Rows whose gradients are formed together where the sketch does not care how many they are."""
+"""Rows a thread whose gradients are formed together where the sketch does not care how many they are."""
+CACHED_SLAB_BYTES = 8 * 1024**2
+"""Size a thread of their slab: a cache still has it when it is read, and products have rows enough to be quick."""
 
 Piece = tuple[int, int, Tensor]
 """First row, first coordinate, and NTK-scaled gradients, float32 [rows, p]."""
+FactoredPiece = tuple[int, int, Tensor | Factors]
+"""The same, or what the gradients of a weight are made of."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,9 @@ class SlabSizes:
         """
         if many_rows:
             return SlabSizes(slab_bytes, memory_budget_bytes // 2, 2**31)
-        return SlabSizes(slab_bytes, min(CACHED_BYTES, memory_budget_bytes // 2), CACHED_ROWS)
+        threads = torch.get_num_threads()
+        slab_bytes = min(slab_bytes, threads * CACHED_SLAB_BYTES)
+        return SlabSizes(slab_bytes, min(CACHED_BYTES, memory_budget_bytes // 2), threads * CACHED_ROWS)
 
 
 @dataclass
@@ -155,8 +162,15 @@ def joined(parts: list[Captured]) -> Captured:
 
 
 def matrix_slabs(
-    place: Parameter, calls: list[Call], rows: int, sizes: SlabSizes, device: torch.device, *, all_rows: bool
-) -> Iterator[Piece]:
+    place: Parameter,
+    calls: list[Call],
+    rows: int,
+    sizes: SlabSizes,
+    device: torch.device,
+    *,
+    all_rows: bool,
+    factored: bool = False,
+) -> Iterator[FactoredPiece]:
     """The gradient of a weight matrix, some of its rows at a time, all calls added.
 
     Args:
@@ -166,11 +180,16 @@ def matrix_slabs(
         sizes: How large slabs may be.
         device: Where to compute.
         all_rows: Whether every slab must hold all rows.
+        factored: Whether factors may come in the place of gradients.
 
     Yields:
-        First row, coordinate and NTK-scaled gradients, float32 [rows of the slab, p].
+        First row, coordinate and NTK-scaled gradients, float32 [rows of the slab, p], or their factors.
     """
     height, width = place.shape[0], place.size // place.shape[0]
+    if factored and (whole := _factors(calls, place, rows)) is not None:
+        yield 0, place.offset, whole
+        return
+    calls, scale = _scaled(calls, place, rows)
     numbers = sum(call.kind.unfolded_numbers(call.given) for call in calls)
     summed = bool(numbers) or any(call.given.shape[1] > 1 for call in calls)
     at_once = min(rows, sizes.unfold_bytes // (4 * numbers)) if numbers else rows
@@ -184,7 +203,9 @@ def matrix_slabs(
     if all_rows and at_once < rows:
         for start, stop in even_parts(height, weight_rows(rows)):
             parts = [
-                _gradient(_taken(calls, row, row + at_once), place, start, stop, min(at_once, rows - row), device)
+                _gradient(
+                    _taken(calls, row, row + at_once), place, start, stop, min(at_once, rows - row), scale, device
+                )
                 for row in range(0, rows, at_once)
             ]
             yield 0, place.offset + start * width, torch.cat(parts)
@@ -194,7 +215,7 @@ def matrix_slabs(
         unfolded = [(call, call.kind.unfolded(call.given)) for call in some]
         here = min(at_once, rows - row)
         for start, stop in even_parts(height, weight_rows(here)):
-            gradient = _sum(unfolded, place, start, stop, here, device)
+            gradient = _sum(unfolded, place, start, stop, here, scale, device)
             if 4 * here * width <= sizes.slab_bytes or summed:
                 yield row, place.offset + start * width, gradient
                 continue
@@ -206,12 +227,36 @@ def _taken(calls: list[Call], start: int, stop: int) -> list[Call]:
     return [Call(call.kind, call.given[start:stop], call.delta[start:stop]) for call in calls]
 
 
-def _gradient(calls: list[Call], place: Parameter, start: int, stop: int, rows: int, device: torch.device) -> Tensor:
-    return _sum([(call, call.kind.unfolded(call.given)) for call in calls], place, start, stop, rows, device)
+def _scaled(calls: list[Call], place: Parameter, rows: int) -> tuple[list[Call], float]:
+    # NTK scaling where there are fewer numbers to multiply: of δ, or else (the factor left over) of the gradient
+    numbers = sum(call.delta.numel() for call in calls)
+    if place.ntk_scale == 1.0 or numbers > rows * place.size:
+        return calls, place.ntk_scale
+    return [Call(call.kind, call.given, call.delta * place.ntk_scale) for call in calls], 1.0
+
+
+def _factors(calls: list[Call], place: Parameter, rows: int) -> Factors | None:
+    if len(calls) != 1 or rows < FEWEST_ROWS or min(place.shape[0], place.size // place.shape[0]) < LEAST_SIDE:
+        return None
+    call = calls[0]
+    factors = call.kind.factors(call.given, call.delta * place.ntk_scale, MOST_POSITIONS)
+    return None if factors is None else replace(factors, left=factors.left.float(), right=factors.right.float())
+
+
+def _gradient(
+    calls: list[Call], place: Parameter, start: int, stop: int, rows: int, scale: float, device: torch.device
+) -> Tensor:
+    return _sum([(call, call.kind.unfolded(call.given)) for call in calls], place, start, stop, rows, scale, device)
 
 
 def _sum(
-    unfolded: list[tuple[Call, Tensor]], place: Parameter, start: int, stop: int, rows: int, device: torch.device
+    unfolded: list[tuple[Call, Tensor]],
+    place: Parameter,
+    start: int,
+    stop: int,
+    rows: int,
+    scale: float,
+    device: torch.device,
 ) -> Tensor:
     if not unfolded:
         return torch.zeros(rows, (stop - start) * (place.size // place.shape[0]), device=device)
@@ -220,7 +265,7 @@ def _sum(
         gradient = call.kind.gradient(inputs, call.delta, start, stop).flatten(1)
         total = gradient if total is None else total + gradient
     assert total is not None
-    return total.float() * place.ntk_scale if place.ntk_scale != 1.0 else total.float()
+    return total.float() if scale == 1.0 else total.float().mul_(scale)
 
 
 def merged(group: Sequence[Parameter], gradients: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:

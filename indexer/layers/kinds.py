@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from indexer.layers.factors import Factors, convolution_factors, position_factors
+
 Side = Literal["row", "column"]
 
 
@@ -77,6 +79,14 @@ class MatrixKind(Protocol):
         """
         ...
 
+    def factors(self, given: Tensor, delta: Tensor, most_positions: int) -> Factors | None:
+        """What the gradient is made of, for a sketch that forms none.
+
+        Returns:
+            The factors, in the types of input and δ; None where they have no such form, or more positions.
+        """
+        ...
+
     def project_input(self, given: Tensor, table: Tensor) -> Tensor:
         """The input's side of every position times a table [side, k].
 
@@ -127,6 +137,11 @@ class PositionWise:
         left, right = (unfolded, delta) if self.input_side == "row" else (delta, unfolded)
         return _outer(left[..., start:stop], right)
 
+    def factors(self, given: Tensor, delta: Tensor, most_positions: int) -> Factors | None:  # noqa: D102
+        if delta.shape[1] > most_positions:
+            return None
+        return position_factors(given, delta) if self.input_side == "row" else position_factors(delta, given)
+
     def project_input(self, given: Tensor, table: Tensor) -> Tensor:  # noqa: D102
         return (given @ table.to(given.dtype)).transpose(1, 2)
 
@@ -171,6 +186,10 @@ class Lookup:
         total = torch.zeros(rows * size, width, dtype=delta.dtype, device=delta.device)
         places = example * size + unfolded[example, position] - start
         return total.index_add_(0, places, delta[example, position]).view(rows, size, width)
+
+    def factors(self, given: Tensor, delta: Tensor, most_positions: int) -> Factors | None:  # noqa: D102
+        # One-hot rows: most of the gradient is zero
+        return None
 
     def project_input(self, given: Tensor, table: Tensor) -> Tensor:  # noqa: D102
         # Rows of the table
@@ -241,6 +260,13 @@ class Convolution:
             some = some[:, :, start:stop]
         gradient = (some @ unfolded[:, first:last].transpose(2, 3)).flatten(1, 2)
         return gradient if self.groups == 1 else gradient[:, start - first * size : stop - first * size]
+
+    def factors(self, given: Tensor, delta: Tensor, most_positions: int) -> Factors | None:  # noqa: D102
+        if self.groups > 1 or prod(delta.shape[2:]) > most_positions:
+            return None
+        tall, wide = self.padding
+        images = functional.pad(self._padded(given), (wide, wide, tall, tall))
+        return convolution_factors(delta, images, self.kernel, self.stride, self.dilation)
 
     def project_input(self, given: Tensor, table: Tensor) -> Tensor:  # noqa: D102
         # A convolution with the table as its weight, so that no patch exists

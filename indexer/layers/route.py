@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from indexer.batches import Batch, num_rows, take_rows
-from indexer.layers.gradients import Call, Captured, Piece, SlabSizes, even_parts, joined, matrix_slabs, merged
+from indexer.layers.gradients import Call, Captured, FactoredPiece, SlabSizes, even_parts, joined, matrix_slabs, merged
 from indexer.layers.modules import HookedModule, hooked_modules, without
 from indexer.layers.norms import ScaleAndShift
 from indexer.layers.taps import CaptureError, Receiver, run_passes
@@ -81,7 +81,9 @@ class HookRoute:
                 dict.fromkeys(wrong, "has gradients that do not follow from the inputs and outputs of its modules")
             )
 
-    def slabs(self, inputs: Batch, targets: Tensor, *, all_rows: bool) -> Iterator[Piece]:
+    def slabs(
+        self, inputs: Batch, targets: Tensor, *, all_rows: bool, factored: bool = False
+    ) -> Iterator[FactoredPiece]:
         """Gradients of the served parameters for a batch.
 
         Args:
@@ -89,9 +91,10 @@ class HookRoute:
             targets: Their targets, shape [b].
             all_rows: Whether every slab must hold all rows; costs extra passes where what the layers keep for all
                 rows exceeds the memory budget.
+            factored: Whether factors may come in the place of gradients; not with ``all_rows``.
 
         Yields:
-            First row, coordinate and NTK-scaled gradients, float32 [rows of the slab, p].
+            First row, coordinate and NTK-scaled gradients, float32 [rows of the slab, p], or their factors.
 
         Raises:
             CaptureError: If a module was fed otherwise than in the first batch.
@@ -104,7 +107,9 @@ class HookRoute:
             for start in range(0, rows, at_once):
                 stop = min(start + at_once, rows)
                 captured = self._captured(self.modules, take_rows(inputs, start, stop), targets[start:stop])
-                for row, offset, gradients in self._formed(self.served, captured, stop - start, targets.device):
+                for row, offset, gradients in self._formed(
+                    self.served, captured, stop - start, targets.device, factored=factored
+                ):
                     yield start + row, offset, gradients
             return
         for modules in self._groups(-(-rows // at_once)):
@@ -153,13 +158,20 @@ class HookRoute:
         )
 
     def _formed(
-        self, places: list[Parameter], captured: Captured, rows: int, device: torch.device, *, all_rows: bool = False
-    ) -> Iterator[Piece]:
+        self,
+        places: list[Parameter],
+        captured: Captured,
+        rows: int,
+        device: torch.device,
+        *,
+        all_rows: bool = False,
+        factored: bool = False,
+    ) -> Iterator[FactoredPiece]:
         matrices = {entry.weight.name for entry in self.modules if entry.weight and not _is_norm(entry)}
         for place in places:
             if place.name in matrices:
                 calls = captured.calls.pop(place.name, [])
-                yield from matrix_slabs(place, calls, rows, self._sizes, device, all_rows=all_rows)
+                yield from matrix_slabs(place, calls, rows, self._sizes, device, all_rows=all_rows, factored=factored)
         vectors = [place for place in places if place.name not in matrices]
         blocks = []
         for place in vectors:

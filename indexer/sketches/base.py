@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from indexer.layers.factors import LEAST_SIDE, Factors
 from indexer.sketches.spec import SketchSpec, SketchSpecError
 
 
@@ -70,6 +71,46 @@ def check_add(sketch: Sketch, gradients: Tensor, offset: int, out: Tensor) -> No
             f"a slab [b, p] goes to rows [b, {sketch.spec.dim}], got {list(gradients.shape)} and {list(out.shape)}."
         )
     last = offset + gradients.shape[1]
+    if offset < 0 or last > sketch.num_parameters:
+        raise SketchSpecError(
+            f"parameters {offset} to {last} lie outside the {sketch.num_parameters} that this sketch was made for."
+        )
+
+
+def check_factored(sketch: Sketch, factors: Factors, offset: int, out: Tensor) -> None:
+    """Refuse factors that do not fit their sketch.
+
+    Args:
+        sketch: The sketch to add to.
+        factors: What the gradients of a weight are made of.
+        offset: Index of the weight's first parameter.
+        out: The accumulator, float32 [b, d].
+
+    Raises:
+        SketchSpecError: If shapes, types or the range of parameters do not fit.
+    """
+    if {factors.left.dtype, factors.right.dtype, out.dtype} != {torch.float32}:
+        raise SketchSpecError(
+            f"a sketch takes float32 factors and rows, got {factors.left.dtype}, {factors.right.dtype}, {out.dtype}."
+        )
+    rows = factors.left.shape[0]
+    if factors.right.shape[0] != rows or out.shape != (rows, sketch.spec.dim):
+        raise SketchSpecError(
+            f"factors of {rows} and {factors.right.shape[0]} examples go to rows [{rows}, {sketch.spec.dim}], "
+            f"got {list(out.shape)}."
+        )
+    if min(factors.num_rows, len(factors.columns)) < LEAST_SIDE:
+        raise SketchSpecError(
+            f"a weight of {factors.num_rows} × {len(factors.columns)} is too small for factors; form its gradients."
+        )
+    last_left = (factors.num_rows - 1) * factors.row_step + (len(factors.positions) - 1) * factors.position_step
+    last_right = int(factors.columns.max() + factors.positions.max())
+    if last_left >= factors.left.shape[1] or last_right >= factors.right.shape[1]:
+        raise SketchSpecError(
+            f"factors of {factors.left.shape[1]} and {factors.right.shape[1]} numbers are read at {last_left} and "
+            f"{last_right}."
+        )
+    last = offset + factors.num_parameters
     if offset < 0 or last > sketch.num_parameters:
         raise SketchSpecError(
             f"parameters {offset} to {last} lie outside the {sketch.num_parameters} that this sketch was made for."

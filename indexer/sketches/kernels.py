@@ -281,10 +281,8 @@ def scatter_lanes(gradients: Array, codes: Array, scale: Any, lanes: Array, tota
             _add_lanes(totals, np.int64(code >> np.uint32(1)) * LANES, lanes, i * LANES, code << np.uint32(31))
 
 
-ROWS_AT_ONCE, COLUMNS_AT_ONCE = 4, 3
-"""Rows and columns of a weight whose sums over positions are formed in registers together."""
-PRODUCT_COLUMNS = 64
-"""Most columns of a tile of sums: with four rows 16 KiB, which stay in the first cache."""
+ROWS_AT_ONCE, COLUMNS_AT_ONCE, PRODUCT_COLUMNS = 4, 3, 64
+"""Rows and columns of a weight whose sums over positions are formed in registers together; most columns of a tile."""
 
 
 @_intrinsic
@@ -293,8 +291,7 @@ def _add_products(
     positions: Any, lanes: Any, place: Any, stride: Any,
 ) -> tuple[Any, Any]:  # fmt: skip
     # lanes[place + stride · r + LANES · c :] = Σ_p left[at + row_step · r + position_step · p :] · right[column c +
-    # positions[p] :] for four rows and three columns. Half of the lanes at a time, whose twelve sums AVX2's sixteen
-    # registers hold.
+    # positions[p] :] for four rows and three columns; half of the lanes at a time, so that registers hold the sums.
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = ir.VectorType(ir.FloatType(), LANES // 2)
         arrays = {n: context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 4, 8, 9)}
@@ -304,20 +301,17 @@ def _add_products(
             return builder.bitcast(builder.gep(arrays[array].data, [place]), kind.as_pointer())
 
         for half in (0, LANES // 2):
-            sums = [cgutils.alloca_once(builder, kind) for _ in range(ROWS_AT_ONCE * COLUMNS_AT_ONCE)]
+            sums = [cgutils.alloca_once(builder, kind) for _ in range(ROWS_AT_ONCE * COLUMNS_AT_ONCE)]  # type: ignore[no-untyped-call]
             for total in sums:
                 builder.store(ir.Constant(kind, [0.0] * (LANES // 2)), total)
-            count = builder.extract_value(arrays[8].shape, 0)
-            with cgutils.for_range(builder, count) as loop:
+            with cgutils.for_range(builder, builder.extract_value(arrays[8].shape, 0)) as loop:
                 shift = builder.add(builder.load(builder.gep(arrays[8].data, [loop.index])), ir.Constant(word, half))
                 factors = [_load(builder, address(4, builder.add(column, shift))) for column in args[5:8]]
-                start = builder.add(args[1], builder.mul(args[3], loop.index))
-                start = builder.add(start, ir.Constant(word, half))
+                start = builder.add(builder.add(args[1], builder.mul(args[3], loop.index)), ir.Constant(word, half))
                 for r in range(ROWS_AT_ONCE):
                     row = builder.add(start, builder.mul(args[2], ir.Constant(word, r)))
                     factor = _load(builder, address(0, row))
-                    for c in range(COLUMNS_AT_ONCE):
-                        total = sums[COLUMNS_AT_ONCE * r + c]
+                    for c, total in enumerate(sums[COLUMNS_AT_ONCE * r : COLUMNS_AT_ONCE * (r + 1)]):
                         product = builder.fmul(factor, factors[c], flags=("contract",))
                         builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
             for r in range(ROWS_AT_ONCE):
@@ -348,11 +342,10 @@ def scatter_products(
     left: Array, row_step: int, position_step: int, right: Array, columns: Array, positions: Array, first_row: int,
     codes: Array, lanes: Array, totals: Array,
 ) -> None:  # fmt: skip
-    """Add LANES gradients that are sums over positions of products, at their signed positions: nothing else is written.
+    """Add LANES gradients given by `Factors` at their signed positions: a tile of them is all that is written.
 
-    Entry [o, c] is Σ_p left[o · row_step + p · position_step] · right[columns[c] + positions[p]], all steps counted in
-    floats of `left` and `right`, which hold lanes. `codes` [s, rows · columns] begin at row `first_row`. `lanes` is
-    scratch of ROWS_AT_ONCE · PRODUCT_COLUMNS · LANES.
+    `left` and `right` hold lanes, and steps and places count their floats. `codes` [s, rows · columns] begin at row
+    `first_row`; `lanes` is scratch of ROWS_AT_ONCE · PRODUCT_COLUMNS · LANES.
     """
     width = columns.shape[0]
     rows = codes.shape[1] // width

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from indexer.layers.factors import Factors
 from indexer.sketches import kernels
-from indexer.sketches.base import check_add, tiles
+from indexer.sketches.base import check_add, check_factored, tiles
 from indexer.sketches.philox import Stream, key, parameter_words
 from indexer.sketches.spec import SketchSpec
 from indexer.sketches.threads import KernelThreads
@@ -30,6 +31,8 @@ TABLES_BYTES = 256 * 1024**2
 """What tables may take together; beyond it, the one that was not used for longest is made again when needed."""
 DEVICE_TILE_PARAMETERS = 16_384
 """Parameters whose positions and signs a GPU makes together."""
+FACTORED_ROWS = 8
+"""Rows of a weight whose codes are gathered together; the kernel wants four at least."""
 FEW_ROWS = 4
 """Fewer rows than this are added one by one; sixteen lanes side by side cost what four such rows do."""
 
@@ -85,6 +88,46 @@ class SjltSketch:
             positions, signs = self.entries(offset + start, stop - start, gradients.device)
             for copy in range(self.buckets):
                 out.index_add_(1, positions[:, copy], slab * signs[:, copy])
+
+    def add_factored(self, factors: Factors, offset: int, out: Tensor) -> None:
+        """Add gradients of a weight that are formed nowhere but in registers; on the CPU.
+
+        Args:
+            factors: What the gradients [b, rows, columns] are made of, float32.
+            offset: Index of the weight's first parameter.
+            out: Sketches so far, float32 [b, d], changed in place.
+
+        Raises:
+            SketchSpecError: If shapes, types or the range of parameters do not fit.
+        """
+        check_factored(self, factors, offset, out)
+        left, right = (side.detach().contiguous().numpy() for side in (factors.left, factors.right))
+        sketches = out if out.stride(1) == 1 else out.contiguous()
+        total = sketches.numpy()
+        lanes, scale = kernels.LANES, np.float32(self.scale)
+        columns, positions = lanes * factors.columns.numpy(), lanes * factors.positions.numpy()
+        width = len(columns)
+
+        def part(start: int, stop: int) -> None:
+            sides = [np.empty(lanes * side.shape[1], np.float32) for side in (left, right)]
+            tile = np.empty(kernels.ROWS_AT_ONCE * kernels.PRODUCT_COLUMNS * lanes, np.float32)
+            totals = np.empty(lanes * self.spec.dim, np.float32)
+            for first in range(start, stop, lanes):
+                last = min(first + lanes, stop)
+                kernels.to_lanes(_padded(left[first:last]), scale, sides[0])
+                kernels.to_lanes(_padded(right[first:last]), np.float32(1.0), sides[1])
+                totals[:] = 0.0
+                for top, bottom in tiles(factors.num_rows, FACTORED_ROWS):
+                    codes = self._codes(offset + top * width, (bottom - top) * width)
+                    kernels.scatter_products(
+                        sides[0], lanes * factors.row_step, lanes * factors.position_step, sides[1], columns, positions,
+                        top, codes, tile, totals,
+                    )  # fmt: skip
+                kernels.add_lanes(totals, total[first:last])
+
+        self.threads.split(part, left.shape[0], multiple=lanes)
+        if sketches is not out:
+            out.copy_(sketches)
 
     def entries(self, offset: int, num_parameters: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Positions and signs by torch alone, on any device.
@@ -144,15 +187,28 @@ class SjltSketch:
                 totals[:] = 0.0
                 for begin, end, codes in pieces:
                     part = gradients[first:last, begin:end]
-                    if last - first < lanes:
-                        part = np.concatenate((part, np.zeros((lanes - last + first, end - begin), np.float32)))
-                    kernels.scatter_lanes(part, codes, scale, transposed, totals)
+                    kernels.scatter_lanes(_padded(part), codes, scale, transposed, totals)
                 kernels.add_lanes(totals, out[first:last])
 
         if rows < FEW_ROWS:
             self.threads.split(few, rows)
         else:
             self.threads.split(many, rows, multiple=lanes)
+
+    def _codes(self, offset: int, num_parameters: int) -> kernels.Array:
+        # Codes of consecutive parameters; always a part of a longer array, for which the kernels are compiled
+        table, inside = divmod(offset, TABLE_PARAMETERS)
+        codes = self._table(table)[:, inside : inside + num_parameters]
+        if codes.shape[1] == num_parameters and not codes.flags.c_contiguous:
+            return codes
+        gathered = np.empty((self.buckets, num_parameters + 1), codes.dtype)
+        done = 0
+        while done < num_parameters:
+            table, inside = divmod(offset + done, TABLE_PARAMETERS)
+            codes = self._table(table)[:, inside : inside + num_parameters - done]
+            gathered[:, done : done + codes.shape[1]] = codes
+            done += codes.shape[1]
+        return gathered[:, :num_parameters]
 
     def _pieces(self, offset: int, num_parameters: int) -> Iterator[tuple[int, int, kernels.Array]]:
         # A slab in parts of one tile each: start and end within the slab, and the codes between them.
@@ -187,3 +243,8 @@ class SjltSketch:
 
         self.threads.split(fill, count)
         return codes
+
+
+def _padded(rows: kernels.Array) -> kernels.Array:
+    missing = kernels.LANES - len(rows)
+    return rows if not missing else np.concatenate((rows, np.zeros((missing, rows.shape[1]), np.float32)))
