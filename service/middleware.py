@@ -6,6 +6,7 @@ Plain ASGI, so that a body is counted as it streams in and a stream's response i
 import re
 import time
 import uuid
+from collections.abc import Mapping
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -25,6 +26,7 @@ BROWSER_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
 }
+JOB_ID = re.compile(r"[0-9a-f]{32}")
 CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Health checks come from load balancers, the documentation holds no data.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
@@ -159,4 +161,11 @@ class Gate:
         self._metrics.request_seconds.labels(route).observe(seconds)
         level = log.debug if route in OPEN_PATHS else log.info
         key = scope[CALLER].name if CALLER in scope else None
-        level("request", method=scope["method"], path=scope["path"], status=status, key=key, seconds=round(seconds, 6))
+        # Not the path itself: what stands in it may be anything.
+        named = self._named(scope.get("path_params") or {})
+        level("request", method=method, route=route, **named, status=status, key=key, seconds=round(seconds, 6))
+
+    def _named(self, parameters: Mapping[str, object]) -> dict[str, object]:
+        known = {"index": parameters.get("index") in self._state.engine.names}
+        known["job"] = JOB_ID.fullmatch(str(parameters.get("job"))) is not None
+        return {name: parameters[name] for name, is_ours in known.items() if is_ours}
