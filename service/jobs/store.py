@@ -46,16 +46,18 @@ class JobStore:
         except OSError as error:
             raise JobStoreError(f"the job store {path} cannot be opened: {error}") from error
         try:
+            if not path.exists():
+                path.touch(mode=0o600)  # requests will be in it; the journal takes its mode over
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.row_factory = sqlite3.Row
             self._prepare()
-        except sqlite3.Error as error:
-            self._owner.release()
-            raise JobStoreError(f"the job store {path} cannot be opened: {error}") from error
         except JobStoreError:
             self._db.close()
             self._owner.release()
             raise
+        except (sqlite3.Error, OSError) as error:
+            self._owner.release()
+            raise JobStoreError(f"the job store {path} cannot be opened: {error}") from error
         #: The version of every job that changed since the process began: what a follower looks at.
         self.versions: dict[str, int] = {}
         #: Jobs that somebody asked to stop since the process began.

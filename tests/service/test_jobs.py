@@ -442,6 +442,7 @@ def test_a_store_belongs_to_one_process_and_one_version(tmp_path: Path) -> None:
 
 def test_what_is_accepted_is_on_disk(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.sqlite3")
+    assert [path.stat().st_mode & 0o077 for path in tmp_path.glob("jobs.sqlite3*") if path.suffix != ".lock"] == [0] * 3
     assert store._db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     assert store._db.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
     store.close()
