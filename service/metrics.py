@@ -90,7 +90,8 @@ class Metrics(Observer):
         self._revisions = self._counter("nattribute_index_revisions", "Revisions opened, the first included.", "index")
         for stage in STAGES:
             self.stage_seconds.labels(stage)  # shown before the first of its kind
-        for kind in [ServiceError, *ServiceError.__subclasses__()]:
+        refusals: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
+        for kind in refusals:
             self.refusals.labels(kind.code)  # else the first failure would be no increase, and raise no alert
         self._show("nattribute_workers", "Requests that may compute at the same time.", lambda: workplace.workers)
         self._show("nattribute_workers_busy", "Requests that compute now.", lambda: workplace.busy)
