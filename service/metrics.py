@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from service import __version__
 from service.engine import Engine
-from service.errors import JobStoreError
+from service.errors import JobStoreError, ServiceError
 from service.index_collector import IndexCollector
 from service.observer import Observer
 from service.query_resolver import SKETCH_TIMING
@@ -103,6 +103,9 @@ class Metrics(Observer):
             self.stage_seconds.labels(stage)
         for owed in OWED:
             self.cut.labels(owed)
+        refusals: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
+        for kind in refusals:
+            self.refusals.labels(kind.code)  # else the first failure would be no increase, and raise no alert
         self._show("nattribute_workers", "Requests that may compute at the same time.", lambda: workplace.workers)
         self._show("nattribute_workers_busy", "Requests that compute now.", lambda: workplace.busy)
         self._show("nattribute_queue_capacity", "Requests that may wait for a worker.", lambda: workplace.queue)

@@ -101,6 +101,15 @@ async def test_refusals_are_counted_by_code_and_no_request_makes_a_label(http: h
         assert found[key("refusals_total", code=code)] == 1, code
 
 
+async def test_what_alerts_look_for_is_shown_before_it_happens(http: httpx.AsyncClient) -> None:
+    alerts = Path("docker/monitoring/alerts.yml").read_text(encoding="utf-8")
+    codes = {code for found in re.findall(r'code=~?"([^"]*)"', alerts) for code in found.split("|")}
+    assert {"internal_error", "damaged_index", "queue_full"} <= codes
+    found = await scraped(http)
+    for code in codes:
+        assert found[key("refusals_total", code=code)] == 0, code
+
+
 async def test_previews_revisions_and_readiness_are_shown(http: httpx.AsyncClient) -> None:
     card = (await http.get("/v1/indexes/own")).json()
     await http.get("/v1/indexes/own/examples/3/content")
