@@ -21,7 +21,7 @@ from tests.reliability.watched_process import Watch, growth, service_process
 
 SECONDS = rounds(4, 60)
 TIMES = 4  # capacity
-WORKERS, QUEUE = 4, 12
+WORKERS, QUEUE = 2, 6
 MEGABYTE = 2**20
 PATH = "/v1/indexes/small/attributions"
 
@@ -48,7 +48,7 @@ class Answers:
 
 
 def question(number: int) -> dict[str, Any]:
-    return {"query": {"type": "row", "row": number % 20}, "method": "infogain", "budget": 30, "relative_noise": 1.0}
+    return {"query": {"type": "row", "row": number % 20}, "method": "infogain", "budget": 5, "relative_noise": 1.0}
 
 
 async def ask(http: httpx.AsyncClient, number: int, answers: Answers) -> None:
@@ -124,7 +124,7 @@ async def open_loop(url: str, rate: float, seconds: float) -> tuple[float, Answe
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("overload")
-    index = make_index(folder, view="margin", num_rows=6000, dim=256, num_queries=20, faiss="Flat").path
+    index = make_index(folder, view="margin", num_rows=2000, dim=64, num_queries=20, faiss="Flat").path
     with local_server(index, "--workers", str(WORKERS), "--queue", str(QUEUE), start_seconds=300) as found:
         yield found
 
