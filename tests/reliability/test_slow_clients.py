@@ -101,9 +101,11 @@ def unread_body(client: RawClient, job: str) -> bytes:
 
 
 def stalled(client: RawClient) -> bytes:
-    """Reads the first part of an answer, then nothing until the service has given up."""
+    """Reads the first part of an answer, then nothing until long after all of it was made."""
     first = client.socket.recv(200)
     client.answered.set()
+    assert client.made.wait(120)
+    client.begun = time.monotonic()
     time.sleep(SECONDS + 1)
     return first
 
@@ -142,18 +144,18 @@ class Slow(threading.Thread):
 
     Attributes:
         got: What it read at last.
-        seconds: When the service closed the connection, since it opened.
+        seconds: When the service closed the connection, since it opened, or since the answer was made.
     """
 
     def __init__(self, url: str, kind: Kind, job: str) -> None:
         super().__init__(daemon=True)
         self.kind, self._url, self._job = kind, url, job
         self.got, self.seconds = b"", 0.0
-        self.answered = threading.Event()
+        self.answered, self.made = threading.Event(), threading.Event()
 
     def run(self) -> None:
         with RawClient(self._url, receive_bytes=4096 if self.kind in READERS else None) as client:
-            client.answered = self.answered
+            client.answered, client.made = self.answered, self.made
             self.got = self.kind(client, self._job)
             self.seconds = time.monotonic() - client.begun
             if self.kind in READERS:
@@ -189,6 +191,7 @@ def test_slow_clients_are_cut_at_their_deadline_and_hold_nothing(url: str, job: 
                 assert client.answered.wait(60)
                 while metric(http, "nattribute_workers_busy") > 0:
                     time.sleep(0.01)
+                client.made.set()
         during = latencies(http, lambda _: not any(client.is_alive() for client in clients))
         for client in clients:
             client.join(60)
