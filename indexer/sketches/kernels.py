@@ -301,7 +301,7 @@ def _add_products(
             return builder.bitcast(builder.gep(arrays[array].data, [place]), kind.as_pointer())
 
         for half in (0, LANES // 2):
-            sums = [cgutils.alloca_once(builder, kind) for _ in range(ROWS_AT_ONCE * COLUMNS_AT_ONCE)]  # type: ignore[no-untyped-call]
+            sums = [cgutils.alloca_once(builder, kind) for _ in range(ROWS_AT_ONCE * COLUMNS_AT_ONCE)]
             for total in sums:
                 builder.store(ir.Constant(kind, [0.0] * (LANES // 2)), total)
             with cgutils.for_range(builder, builder.extract_value(arrays[8].shape, 0)) as loop:

@@ -19,6 +19,7 @@ class RawClient:
 
     Attributes:
         answered: For who reads: set when an answer has begun.
+        made: Set by who watches the service, when the answer was made.
     """
 
     def __init__(self, url: str, *, receive_bytes: int | None = None, timeout: float = 60.0) -> None:
@@ -32,7 +33,7 @@ class RawClient:
         self.socket.settimeout(timeout)
         self.socket.connect((place.hostname, place.port))
         self.begun = time.monotonic()
-        self.answered = threading.Event()
+        self.answered, self.made = threading.Event(), threading.Event()
 
     def __enter__(self) -> "RawClient":
         return self
