@@ -145,8 +145,8 @@ def test_every_answer_during_swaps_is_that_of_the_revision_it_names(
                 publish(stock[revision], target)
                 began = time.monotonic()
                 if way == "reload":
-                    reloaded = client.reload(NAME)
-                    assert (reloaded.index.revision, reloaded.changed) == (revision, True)
+                    # A question may have been first: one that needed a file of the directory that is deleted.
+                    assert client.reload(NAME).index.revision == revision
                 # A question asked now is of the new revision; where a thread looks, soon.
                 while (seen := client.attribute(NAME, questions()[0]["query"]).index.revision) != revision:
                     assert way == "watch", (seen, revision)
