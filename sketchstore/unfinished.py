@@ -78,12 +78,15 @@ def put_back(partial: Path, target: Path) -> None:
 def clear(partial: Path, target: Path) -> None:
     """Delete ``name.partial``, the lock last: whoever takes it after this must find nothing that is still to go.
 
+    The plan goes first: without it there is no build to resume, and one that has been published is known by its index.
+
     Args:
         partial: ``name.partial``, locked.
         target: Where the index is published.
     """
     put_back(partial, target)
     with suppress(OSError):  # what has just been published is not to fail by this; somebody else may have a lock by now
+        (partial / PLAN).unlink(missing_ok=True)
         for entry in partial.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)

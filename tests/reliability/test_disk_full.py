@@ -12,6 +12,7 @@ from tests.reliability.publications import OPERATIONS, copied
 from tests.reliability.published_states import States
 
 PAGE = 4096
+pytestmark = pytest.mark.slow
 
 
 def some(values: list[int], count: int) -> list[int]:
@@ -43,7 +44,7 @@ def test_a_file_that_may_not_grow_further_is_named_and_leaves_the_old_revision(c
     lengths = sorted(
         {0, 1, 63, 64, *sizes_below(states.done), *(size - 1 for size in sizes_below(states.done) if size)}
     )
-    chosen = some(lengths[:-1], rounds(3, 40))
+    chosen = some(lengths[:-1], rounds(2, 40))
     for length in chosen:
         copied(base, folder)
         limited = Order(operation=name, folder=str(folder), file_bytes=length)
@@ -75,7 +76,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_revision(commands, base, work, n
     states, disk, failed = States(name, base), work / "disk", 0
     used = sum(-(-size // PAGE) * PAGE for size in sizes_below(base))
     free = [PAGE * pages for pages in range(24)]
-    chosen = some(free, rounds(3, 24))
+    chosen = some(free, rounds(2, 24))
     for left in chosen:
         if (refused := mounted(disk, used + left + 2 * PAGE)) is not None:
             disk.rmdir()

@@ -49,6 +49,7 @@ def classes(folder: Path) -> Path:
         return writer.publish(default_relative_noise=0.5)
 
 
+pytestmark = pytest.mark.slow
 KINDS = {"own": own, "margin": margin, "class": classes}
 
 

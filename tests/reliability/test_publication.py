@@ -18,6 +18,7 @@ from tests.reliability.system_calls import FAILURES, Point, interrupted, last_ca
 
 needs_strace = pytest.mark.skipif(missing_strace() is not None, reason=str(missing_strace()))
 EVERY = 10**9
+pytestmark = pytest.mark.slow
 
 
 def different(found: list[Point]) -> list[Point]:
@@ -45,7 +46,7 @@ def test_killed_before_any_call_that_changes_the_disk_it_leaves_old_or_new(comma
     copied(base, folder)
     order = Order(operation=name, folder=str(folder))
     found = points(commands, order, work / "log", folder)
-    chosen = sample(different(found), rounds(3, EVERY))
+    chosen = sample(different(found), rounds(2, EVERY))
     for point in chosen:
         shutil.rmtree(folder)
         copied(base, folder)
@@ -64,7 +65,7 @@ def test_a_call_that_fails_is_reported_and_leaves_old_or_new(commands, base, wor
     copied(base, folder)
     order = Order(operation=name, folder=str(folder))
     found = [point for point in points(commands, order, work / "log", folder) if point.name in FAILURES]
-    chosen, reported = sample(different(found), rounds(3, EVERY)), 0
+    chosen, reported = sample(different(found), rounds(2, EVERY)), 0
     for point in chosen:
         shutil.rmtree(folder)
         copied(base, folder)
@@ -109,7 +110,7 @@ def test_where_directories_cannot_be_exchanged_a_kill_leaves_an_index_that_can_b
 
 
 def test_kill_9_at_random_moments_leaves_old_or_new(commands, base, work):
-    rng, wanted, killed, tries = random.Random(0), rounds(8, 200), 0, 0
+    rng, wanted, killed, tries = random.Random(0), rounds(4, 200), 0, 0
     states = {name: States(name, base) for name in OPERATIONS}
     lasts = dict.fromkeys(OPERATIONS, 0.5)
     while killed < wanted:
