@@ -45,9 +45,12 @@ async def while_present(request: Request, deadline: Deadline, work: Callable[[],
         group.cancel_scope.cancel()
     if results:
         return results[0]
-    if deadline.abandoned or not errors:
-        raise ClientGoneError
-    raise errors[0]
+    try:
+        if deadline.abandoned or not errors:
+            raise ClientGoneError
+        raise errors[0]
+    finally:
+        errors.clear()  # an error's traceback holds this frame, and all that its work held
 
 
 async def answer(state: State, request: Request, work: Callable[[Deadline], Result]) -> Result:

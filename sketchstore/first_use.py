@@ -17,6 +17,7 @@ from sketchstore.held import HeldDirectory
 from sketchstore.manifest import FileEntry
 
 Stamp = tuple[int, int, int]
+_Refusal = tuple[type[CorruptIndexError], str, str]
 
 
 def stamp_of(path: Path) -> Stamp | None:
@@ -41,7 +42,7 @@ class FirstUse:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._checking: dict[str, threading.Lock] = {}
-        self._found: dict[str, tuple[object, CorruptIndexError | None]] = {}
+        self._found: dict[str, tuple[object, _Refusal | None]] = {}
 
     def check(self, name: str, state: object, check: Callable[[], object]) -> None:
         """Run a check, unless it has been run for this state.
@@ -59,16 +60,19 @@ class FirstUse:
         with checking:
             if name not in self._found or self._found[name][0] != state:
                 self._found[name] = state, _refusal(check)
-            error = self._found[name][1]
-        if error is not None:  # a new one: an exception that several threads raise collects all their tracebacks
-            raise type(error)(error.file, error.message)
+            refusal = self._found[name][1]
+        # A new one each time: an exception that several threads raise collects all their tracebacks, and one that is
+        # kept holds, through its own, the index that keeps it.
+        if refusal is not None:
+            kind, file, message = refusal
+            raise kind(file, message)
 
 
-def _refusal(check: Callable[[], object]) -> CorruptIndexError | None:
+def _refusal(check: Callable[[], object]) -> _Refusal | None:
     try:
         check()
     except CorruptIndexError as error:
-        return error
+        return type(error), error.file, error.message
     return None
 
 

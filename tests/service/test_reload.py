@@ -292,6 +292,18 @@ def test_the_old_revision_is_let_go_when_its_last_request_is_over(
     assert mapped(path) <= held
 
 
+def test_a_revision_whose_files_a_question_missed_is_let_go(path: Path, rebuilt: Path, no_collector: None) -> None:
+    after = open_index(rebuilt).revision
+    engine = open_engine(path, check="use")
+    engine.questions_look(False)
+    engine.sketch({"queries": [QUESTION["query"]]})
+    publish(rebuilt, path)
+    assert engine.attribute(QUESTION).index.revision == after  # the shards were deleted before they were needed
+    assert not [
+        line for line in Path("/proc/self/maps").read_text().splitlines() if f"{path}" in line and "deleted" in line
+    ]
+
+
 @pytest.mark.anyio
 async def test_a_job_under_way_ends_with_one_revision(path: Path, rebuilt: Path, tmp_path: Path) -> None:
     before, after = open_index(path).revision, open_index(rebuilt).revision
