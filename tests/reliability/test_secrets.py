@@ -26,7 +26,7 @@ from tests.reliability.restarted_service import RestartedService
 ROUNDS = rounds(1, 100)
 MAX_BODY = 20_000
 RECIPE = str(Path(secretive_recipe.__file__))
-STATUSES = {200, 202, 400, 401, 403, 404, 405, 409, 413, 415, 421, 422, 500}
+STATUSES = {200, 202, 400, 401, 403, 404, 405, 413, 415, 421, 422, 500}
 
 
 @dataclass
@@ -201,9 +201,13 @@ def service(index: Path, tmp_path: Path) -> Iterator[tuple[RestartedService, Sen
     file.chmod(0o600)
     options = ["--api-keys-file", str(file), "--recipe", f"points={RECIPE}", "--max-body-bytes", str(MAX_BODY)]
     process = RestartedService(index, tmp_path, *options)
-    process.start()
-    yield process, Sent(process.url, keys)
-    process.stop()
+    sent = Sent(process.url, keys)
+    try:
+        process.start()
+        yield process, sent
+    finally:
+        sent.http.close()
+        process.stop()
 
 
 def test_keys_and_inputs_are_in_no_log_line_and_no_metric(service: tuple[RestartedService, Sent]) -> None:
@@ -218,7 +222,7 @@ def test_keys_and_inputs_are_in_no_log_line_and_no_metric(service: tuple[Restart
     lines = written.splitlines()
     events = [json.loads(line)["event"] for line in lines if line.startswith("{")]
     assert "request failed" in events, "no failure was logged, so this test says nothing about failures"
-    assert len(events) >= sent.answers
+    assert events.count("request") > sent.answers / 2, "requests are missing from the log, so the search says little"
     assert next(line for line in lines if not line.startswith("{")).startswith("attribution-service listens")
     assert len(lines) - len(events) == 1, "a line is not of the service's own log"
     for secret in itertools.chain(sent.keys, sent.inputs):

@@ -76,7 +76,7 @@ async def test_queries_of_several_units_echo_the_one_they_share(http: httpx.Asyn
         ({"queries": [ROW, {"type": "raw"}], "groups": {"by": "source"}}, "/queries/1/type", "invalid_value"),
         ({"query": ROW, "groups": {"by": "source"}, "relative_noise": 0}, "/relative_noise", "out_of_range"),
         ({"query": ROW, "groups": {"by": "source"}, "removal_order": -1}, "/removal_order", "out_of_range"),
-        ({"query": ROW, "groups": {"a": [f"train:{n}" for n in range(41)]}}, "/groups", "limit_exceeded"),
+        ({"query": ROW, "groups": {"a": [f"train:{n}" for n in range(41)]}}, "/groups/a", "limit_exceeded"),
         ({"query": ROW, "groups": {"by": "source"}, "exclude_ids": ["train:x"]}, "/exclude_ids/0", "unknown_id"),
     ],
 )

@@ -31,7 +31,7 @@ def damages() -> list[type[CorruptIndexError]]:
 
 def made(kind: type[ServiceError]) -> ServiceError:
     """One of a kind, whatever its constructor takes."""
-    values = {"str": "text", "int": 7, "Sequence": ["a"]}
+    values = {"str": "text", "str | None": "text", "int": 7, "float": 2.5, "Sequence": ["a"]}
     parameters = list(inspect.signature(kind).parameters.values())
     wanted = [item for item in parameters if item.default is item.empty and item.kind is not item.VAR_KEYWORD]
     return kind(*[values[getattr(item.annotation, "__name__", str(item.annotation))] for item in wanted])
