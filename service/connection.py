@@ -113,7 +113,8 @@ class Connection(H11Protocol):
         if getattr(error, "error_status_hint", 400) == 431:
             self._refuse(HeadersTooLargeError())
         else:
-            self._refuse(MalformedRequestError(f"this is not a request in HTTP/1.1: {error or msg}"))
+            # The parser's own words quote what was sent, a key perhaps.
+            self._refuse(MalformedRequestError("these bytes are not a request in HTTP/1.1"))
 
     def _watch(self) -> None:
         owes = not self._outlet.is_closing() and (

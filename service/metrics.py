@@ -27,6 +27,8 @@ FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 STAGES = ("queue", SKETCH_TIMING, "prepare", "search", "select", "rescore", "represents", "encode")
 JOB_STATES = ("queued", "running", "done", "failed", "cancelled")
 
+#: What is asked of an index and takes a worker.
+QUESTIONS = ("attributions", "attributions/batch", "scores", "information", "sketches")
 #: Why connections are cut: what of a request or of an answer the client owed, or that there were too many.
 OWED = ("head", "body", "answer", "too_many")
 
@@ -103,6 +105,8 @@ class Metrics(Observer):
             self.stage_seconds.labels(stage)
         for owed in OWED:
             self.cut.labels(owed)
+        for question in QUESTIONS:
+            self.cancelled.labels(f"/v1/indexes/{{index}}/{question}")
         refusals: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
         for kind in refusals:
             self.refusals.labels(kind.code)  # else the first failure would be no increase, and raise no alert

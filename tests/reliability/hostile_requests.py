@@ -55,19 +55,24 @@ class Hostile:
 def post(resource: str, body: bytes, length: int | None = None) -> tuple[bytes, bytes]:
     """The head and the body of a POST."""
     size = len(body) if length is None else length
-    lines = (f"POST {resource} HTTP/1.1", "Host: service", "Content-Type: application/json", f"Content-Length: {size}")
+    lines = (
+        f"POST {resource} HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {size}",
+    )
     return "\r\n".join(lines).encode() + b"\r\n\r\n", body
 
 
 def chunked(resource: str) -> bytes:
     """The head of a POST of unknown length."""
-    lines = (f"POST {resource} HTTP/1.1", "Host: service", "Content-Type: application/json")
+    lines = (f"POST {resource} HTTP/1.1", "Host: localhost", "Content-Type: application/json")
     return "\r\n".join((*lines, "Transfer-Encoding: chunked")).encode() + b"\r\n\r\n"
 
 
 def get(target: str, *lines: str) -> bytes:
     """A GET, whatever its target."""
-    return "\r\n".join((f"GET {target} HTTP/1.1", "Host: service", *lines)).encode() + b"\r\n\r\n"
+    return "\r\n".join((f"GET {target} HTTP/1.1", "Host: localhost", *lines)).encode() + b"\r\n\r\n"
 
 
 def whole(name: str, resource: str, body: bytes, statuses: tuple[int, ...], code: str | None = None) -> Hostile:
