@@ -1,7 +1,8 @@
 """200 small questions that try to make rules disagree: duplicates, exact ties, zero rows, filters, extreme noise.
 
 25 index directories differ in size, dimension, storage type, view, shards, and in how many rows are equal, opposite,
-parallel or zero; 8 questions of each differ in query, noise, budget and filter.
+parallel or zero; 8 questions of each differ in query, noise, budget and filter. A fifth of them are large enough for
+heads, and are asked without spectra, so that every rule goes by codes.
 """
 
 from collections.abc import Callable
@@ -22,6 +23,13 @@ from tests.index_factory import make_index
 DIRECTORIES = 25
 QUESTIONS = 8
 CLASSES = 3
+#: Dimensions from which there are heads (k = d / 16 ≥ 8).
+_LARGE = 128
+
+
+def is_large(seed: int) -> bool:
+    """Whether a directory has heads: more rows of every label than dimensions, and enough of these."""
+    return seed % 5 == 2
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,9 @@ def make_awkward_index(path: Path, seed: int) -> Index:
     """The directory of a seed, most with all that is derived by default, with or without spectra."""
     rng = np.random.default_rng([seed, 0])
     num_rows, dim = int(rng.integers(8, 90)), int(rng.integers(2, 40))
+    if is_large(seed):
+        dim += _LARGE
+        num_rows += 4 * dim
     view = ("margin", "own", "custom", "class")[seed % 4]
     views = [str(label) for label in range(CLASSES)] if view == "class" else [view]
     index = make_index(
