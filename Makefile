@@ -84,7 +84,7 @@ serve: $(READY)
 	@test -e $(INDEX)/manifest.json || { test $(INDEX) = indexes/digits && $(BIN)/indexer build digits --out $(INDEX); }
 	$(BIN)/attribution-service --index $(notdir $(INDEX))=$(INDEX) --port $(PORT)
 
-## images   build the CPU images without a container engine or a registry (Debian's buildah, mmdebstrap, crun; root)
+## images   build the CPU images without a container engine or a registry (Debian's buildah, mmdebstrap, runc; root)
 images:
 	$(PYTHON) docker/images.py base
 	$(PYTHON) docker/images.py $(IMAGES) build

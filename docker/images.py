@@ -4,7 +4,7 @@
     python docker/images.py build indexer service   targets of docker/Dockerfile, on that base
     python docker/images.py check                   index digits and serve it in containers, and ask it over HTTP
 
-Needs Linux, root, and Debian's packages buildah, mmdebstrap, crun and iproute2. ``--pip-config FILE`` is what pip reads
+Needs Linux, root, and Debian's packages buildah, mmdebstrap, runc and iproute2. ``--pip-config FILE`` is what pip reads
 inside the build, ``--volume FOLDER`` is mounted there, read-only, where that names one, or certificates of a proxy.
 ``--torch cpu`` takes torch's CPU build, which pip must then find. Where an engine and a registry can be reached,
 ``docker compose build`` does the same.
@@ -101,7 +101,7 @@ def build(buildah: Buildah, targets: Sequence[str], base: str, options: argparse
 
 
 class Container:
-    """One container of crun: read-only root, no capability, no new privileges, networks and processes of its own.
+    """One container of runc: read-only root, no capability, no new privileges, networks and processes of its own.
 
     The settings of ``docker-compose.yml``, by hand. Nothing of it can be reached from outside: requests are sent by a
     process of this machine that enters its network only.
@@ -159,7 +159,7 @@ class Container:
             "linux": {"namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network")]},
         }
         (self._folder / "config.json").write_text(json.dumps(specification, indent=1), encoding="utf-8")
-        command = ["crun", "--cgroup-manager=disabled", "run", "--bundle", str(self._folder), name]
+        command = ["runc", "run", "--bundle", str(self._folder), name]
         self.process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
 
     @property
@@ -168,18 +168,18 @@ class Container:
         return (self._folder / "log").read_text(encoding="utf-8", errors="replace")
 
     def state(self) -> dict[str, Any]:
-        """Ask crun for its state.
+        """Ask runc for its state.
 
         Returns:
             The state; empty before it is created.
         """
-        asked = subprocess.run(["crun", "state", self.name], capture_output=True, text=True, check=False)
+        asked = subprocess.run(["runc", "state", self.name], capture_output=True, text=True, check=False)
         found: dict[str, Any] = json.loads(asked.stdout) if asked.returncode == 0 else {}
         return found
 
     def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the container, as its user."""  # noqa: DOC201
-        return subprocess.run(["crun", "exec", self.name, *command], capture_output=True, text=True, check=False)
+        return subprocess.run(["runc", "exec", self.name, *command], capture_output=True, text=True, check=False)
 
     def ask(self, path: str, body: object = None) -> tuple[int, bytes]:
         """Send a request from this machine, by a process that enters the container's network only.
@@ -214,12 +214,12 @@ class Container:
         Returns:
             Its exit status.
         """
-        subprocess.run(["crun", "kill", self.name, "TERM"], check=True)
+        subprocess.run(["runc", "kill", self.name, "TERM"], check=True)
         return self.process.wait(seconds)
 
     def close(self) -> None:
         """Remove what is left of it."""
-        subprocess.run(["crun", "delete", "--force", self.name], capture_output=True, check=False)
+        subprocess.run(["runc", "delete", "--force", self.name], capture_output=True, check=False)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(10)
         self._log.close()
