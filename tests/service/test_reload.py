@@ -318,7 +318,7 @@ async def test_a_job_under_way_ends_with_one_revision(path: Path, rebuilt: Path,
         while not jobs.store.get(job.id).done:
             time.sleep(0.005)
         publish(rebuilt, path)
-        assert engine.reload(index="margin").changed
+        assert engine.reload(index="margin").index.revision == after
         middle = jobs.store.get(job.id)
         while jobs.store.get(job.id).finished is None:
             time.sleep(0.01)
