@@ -139,7 +139,7 @@ def joined(parts: list[Captured]) -> Captured:
     """What was kept of consecutive parts of a batch, as if of the whole.
 
     Args:
-        parts: At least one, all of the same calls.
+        parts: At least one, all of the same calls; emptied on the way, so that only one weight's numbers exist twice.
 
     Returns:
         One for all rows.
@@ -147,17 +147,18 @@ def joined(parts: list[Captured]) -> Captured:
     if len(parts) == 1:
         return parts[0]
     whole = Captured()
-    for name, calls in parts[0].calls.items():
+    for name in list(parts[0].calls):
+        of_parts = [part.calls.pop(name) for part in parts]
         whole.calls[name] = [
             Call(
-                call.kind,
-                torch.cat([part.calls[name][number].given for part in parts]),
-                torch.cat([part.calls[name][number].delta for part in parts]),
+                together[0].kind,
+                torch.cat([call.given for call in together]),
+                torch.cat([call.delta for call in together]),
             )
-            for number, call in enumerate(calls)
+            for together in zip(*of_parts, strict=True)
         ]
-    for name in parts[0].vectors:
-        whole.vectors[name] = torch.cat([part.vectors[name] for part in parts])
+    for name in list(parts[0].vectors):
+        whole.vectors[name] = torch.cat([part.vectors.pop(name) for part in parts])
     return whole
 
 
