@@ -12,9 +12,10 @@ from attribution.bound_kernels import BoundKernels, Face, Facing, Lengths, Looke
 from attribution.coarse_rows import HeadRows, Places
 from attribution.cores import on_all_cores
 from attribution.exact_sums import Array
-from indexer.attributor.coded_rows import CodedHeads, project_together
+from indexer.attributor.coded_rows import CodedHeads
 from indexer.attributor.compiled import compiled
 from indexer.attributor.integer_dots import LANES, sum_of_one
+from indexer.attributor.projections import project_together
 from indexer.attributor.scan_threads import in_pieces
 
 #: Bytes of heads that meet every residual of a round while a core's cache holds them.

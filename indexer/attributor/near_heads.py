@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from attribution.coarse_rows import Places
 from attribution.exact_sums import Array, row_dots
-from indexer.attributor.coded_rows import CodedHeads, project_together
+from indexer.attributor.coded_rows import CodedHeads
 from indexer.attributor.compiled import compiled
 from indexer.attributor.integer_dots import LANES, sum_of_one
+from indexer.attributor.projections import project_together
 from indexer.attributor.scan_threads import in_pieces
 
 _BLOCK_ROWS = 64
