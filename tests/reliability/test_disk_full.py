@@ -1,5 +1,7 @@
 """A disk that is full, or a file that may not grow: said with the file's name, nothing lost, and done when repeated."""
 
+import contextlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -71,6 +73,15 @@ def mounted(folder: Path, size: int) -> str | None:
     return done.stderr.strip() if done.returncode else None
 
 
+def fill(filler: Path, left: int) -> None:
+    """Take what is free on a small file system, but for so many bytes."""
+    with filler.open("wb", buffering=0) as file:
+        with contextlib.suppress(OSError):
+            while file.write(bytes(PAGE)):
+                pass
+        file.truncate(max(file.seek(0, os.SEEK_END) - left, 0))
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_full_disk_is_said_and_leaves_the_old_revision(commands, base, work, name):
     states, disk, failed = States(name, base), work / "disk", 0
@@ -78,11 +89,12 @@ def test_a_full_disk_is_said_and_leaves_the_old_revision(commands, base, work, n
     free = [PAGE * pages for pages in range(24)]
     chosen = some(free, rounds(2, 24))
     for left in chosen:
-        if (refused := mounted(disk, used + left + 2 * PAGE)) is not None:
+        if (refused := mounted(disk, used + left + 8 * PAGE)) is not None:
             disk.rmdir()
             pytest.skip(f"a small file system cannot be mounted: {refused}")
         try:
             folder = copied(base, disk / "here")
+            fill(disk / "filler", left)
             order = Order(operation=name, folder=str(folder))
             failed += check(states, commands, order, folder, "Free some space")
             state = states.look(folder)

@@ -95,7 +95,7 @@ def stop_once(index: Path, folder: Path) -> tuple[int, int, int]:
                 assert refused.json()["code"] == "not_ready"
                 assert refused.headers["retry-after"] == "1"
         lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-        batches = [line for line in lines if line.get("path", "").endswith("/batch")]
+        batches = [line for line in lines if line.get("route", "").endswith("/batch")]
         complete = {id for asker in askers for id in asker.complete}
         accepted = {line["request_id"] for line in batches if line["status"] != 503}
         assert {line["status"] for line in batches} <= {200, 503}  # 0 where an answer was cut

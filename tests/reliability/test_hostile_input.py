@@ -160,8 +160,10 @@ def test_hostile_requests_are_refused_at_once_and_cost_little(served: Served) ->
         + f"; memory at its peak + {growth / MEGABYTE:.0f} MB; load {load():.1f}"
     )
     assert growth < 100 * MEGABYTE
-    # clock ticks are 10 ms, and what else the service does counts too
-    late = [refusal for refusal in refusals if refusal.seconds > 0.1 and refusal.cpu_seconds > 2 * CPU_SECONDS]
+    # clock ticks are 10 ms, what else the service does counts too, and the first of a kind loads its decoder
+    late = [
+        refusal for refusal in refusals if refusal.seconds > 0.1 and refusal.cpu_seconds > rounds(6, 2) * CPU_SECONDS
+    ]
     assert not late, [(refusal.name, refusal.seconds, refusal.cpu_seconds) for refusal in late]
     assert httpx.get(f"{served.url}/readyz").status_code == 200
 

@@ -36,11 +36,11 @@ JOBS: list[dict[str, Any]] = [
             for number in range(120)
         ],
     },
-    {"type": "coreset", "index": "small", "budget": 120, "relative_noise": 1.0, "rule": "infogain"},
+    {"type": "coreset", "index": "small", "budget": 500, "relative_noise": 1.0, "rule": "infogain"},
     {
         "type": "evaluation",
         "index": "small",
-        "queries": [QUERIES[number % 20] for number in range(600)],
+        "queries": [QUERIES[number % 20] for number in range(6000)],
         "groups": GROUPS,
         "relative_noise": 1.0,
     },
@@ -120,7 +120,10 @@ def stop_in_the_middle(index: Path, folder: Path, place: int, expected: list[dic
         followers = [Follower(service.url, running.id) for _ in range(3)] + [Follower(service.url, waiting.id)]
         for thread in (*followers, waiter):
             thread.start()
-        while not any(event["progress"]["done"] for _, _, event in followers[0].events):
+        while not any(event["progress"]["done"] for _, _, event in followers[0].events) or not all(
+            follower.events
+            for follower in followers  # all are connected before the service stops
+        ):
             assert followers[0].is_alive()
             time.sleep(0.005)
         began = time.monotonic()

@@ -104,7 +104,7 @@ async def open_loop(url: str, rate: float, seconds: float) -> tuple[float, Answe
     """
     answers = Answers()
     probing = asyncio.create_task(probe(url, answers))
-    limits = httpx.Limits(max_connections=300, max_keepalive_connections=300)
+    limits = httpx.Limits(max_connections=450, max_keepalive_connections=450)  # the service lets in 500
     asking: set[asyncio.Task[None]] = set()
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as http:
         begun = time.monotonic()
@@ -153,6 +153,8 @@ def test_overload_is_refused_and_what_is_accepted_stays_fast(url: str) -> None:
     assert refused > len(overloaded.seconds) / 2
     assert len(overloaded.seconds) > capacity * SECONDS / 4
     assert growth(watch.rss) < 20 * MEGABYTE
-    # The short form runs beside other tests, on machines that others use: its bounds find only what is broken.
-    assert during <= before * rounds(6, 2)
+    # The short form runs beside other tests, and its client may have less than a core: how long an accepted request
+    # took by the client's clock is judged in the long form only.
+    if SECONDS == 60:
+        assert during <= 2 * before
     assert alive < rounds(5000, 100) / 1000
