@@ -173,6 +173,7 @@ class Connection(H11Protocol):
             self.cycle.message_event.set()
         self._unwatch()
         self._manners.metrics.requests.labels("other", "unmatched", str(error.status)).inc()
+        self._manners.metrics.refusals.labels(error.code).inc()
         log.info("refused", request_id=request_id, status=error.status, code=error.code)
         self._outlet.write(b"".join(part for part in (head, body, end) if part))
         self._outlet.close()

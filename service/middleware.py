@@ -24,6 +24,7 @@ from service.errors import (
     UnauthorizedError,
 )
 from service.hosts import AllowedHosts
+from service.metrics import QUESTIONS
 from service.problems import PROBLEM_CODE, Outcome, problem_of, problem_response
 from service.request_clock import REQUEST_CLOCK, RequestClock
 from service.schemas.lengths import limited
@@ -46,13 +47,14 @@ PROBE_PATHS = frozenset({"/livez", "/readyz"})
 OPERATIONS_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 # What the log and the metrics say of an answer that nobody waited for; as nginx does. It is never sent.
 CLIENT_GONE = 499
+# How the paths of questions end.
+TAKES_A_WORKER = tuple(f"/{question}" for question in QUESTIONS)
 METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
 
-log = structlog.get_logger("service")
-
-
-#: What of a body must arrive in the time that a client has.
+# What of a body must arrive in the time that a client has.
 STRETCH_BYTES = 1 << 16
+
+log = structlog.get_logger("service")
 
 
 class RefusalSignal(Exception):
@@ -193,7 +195,8 @@ class Gate:
 
     def _shed(self, scope: Scope) -> None:
         # Refused before its body is read: while the service is overloaded, refusing must cost it little.
-        if scope["path"].startswith("/v1/indexes/") and not self._state.draining:
+        # Only what takes a worker: cards, examples and reloads are answered all the same.
+        if scope["method"] == "POST" and scope["path"].endswith(TAKES_A_WORKER) and not self._state.draining:
             self._state.workplace.check_room()
 
     def _check(self, scope: Scope, headers: Headers) -> Caller:

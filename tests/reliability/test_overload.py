@@ -155,6 +155,6 @@ def test_overload_is_refused_and_what_is_accepted_stays_fast(url: str) -> None:
     assert growth(watch.rss) < 20 * MEGABYTE
     # The short form runs beside other tests, and its client may have less than a core: how long an accepted request
     # took by the client's clock is judged in the long form only.
-    if SECONDS == 60:
+    if rounds(0, 1):
         assert during <= 2 * before
     assert alive < rounds(5000, 100) / 1000
