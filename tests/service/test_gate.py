@@ -106,6 +106,9 @@ async def test_what_does_not_fit_the_queue_is_a_429(engine: Engine) -> None:
                 assert response.status_code == 429
                 assert response.headers["retry-after"] == "1"
                 assert response.json()["code"] == "queue_full"
+            # What takes no worker is answered all the same: an operator may look, and reload.
+            assert (await http.get("/v1/indexes/own")).status_code == 200
+            assert (await http.post("/v1/indexes/own/reload", json={})).status_code == 200
         answer = await http.post("/v1/indexes/own/attributions", json={"query": ROW})
         assert answer.status_code == 200
         assert (state.workplace.busy, state.workplace.waiting) == (0, 0)
