@@ -46,10 +46,16 @@ class Lengths:
         columns = self.table.T
         self.anchor, self.along, self.across, self.tail_along, self.tail_error, self.tail_across = columns[:6]
         self.norm, self.tail = columns[6:]
-        self.along.fill(-np.inf)
+        self.forget()
         self.norm[:] = norms * _ROUND_UP
         if tails is not None:
             self.tail[:] = tails * _ROUND_UP
+
+    def forget(self) -> None:
+        """Bound no row: none reaches any mark, and none has an anchor that may be gone."""
+        self.anchor.fill(0.0)
+        self.along.fill(-np.inf)
+        self.across.fill(0.0)
 
     def anchors(self, places: Places | slice) -> Places:
         """Give the anchors of some rows.

@@ -66,7 +66,7 @@ class BoundedRows:
     def forget(self) -> None:
         """Forget all rows and anchors."""
         self._looks = 0
-        self._lengths.along.fill(-np.inf)
+        self._lengths.forget()
 
     def face(self, unit: Array) -> None:
         """Turn to the residual that all that follows is about.
@@ -157,7 +157,6 @@ class BoundedRows:
         Args:
             places: Which rows.
         """
-        # Neither minus infinity nor minus infinity times 0, which is not a number, reaches any mark.
         self._lengths.along[places] = -np.inf
         self._lengths.across[places] = 0.0
 

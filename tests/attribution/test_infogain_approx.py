@@ -314,3 +314,13 @@ def test_a_large_pool_is_searched_again_only_when_bounds_fail():
         assert same_picks(certified, literal)
         # Two rows a search; the literal loop sends 60.
         assert search.asked == certified[-1].index_queries <= most
+
+
+@pytest.mark.parametrize("way", ["coarse 0.01", "coarse 0.01 with heads"])
+def test_after_more_looks_than_there_are_anchors_rows_that_were_taken_stay_out(way):
+    # Anchors run out and are forgotten; a row that was decided before has one no more.
+    generator = torch.Generator().manual_seed(12)
+    sketches = torch.randn(420, 32, generator=generator, dtype=torch.float64)
+    query = torch.randn(32, generator=generator, dtype=torch.float64)
+    literal = select("literal", query, sketches, 1.0, 400)
+    assert same_picks(select(way, query, sketches, 1.0, 400), literal)

@@ -2,14 +2,13 @@
 
 import asyncio
 import itertools
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
@@ -17,6 +16,7 @@ from service.local_server import local_server
 from tests.index_factory import make_index
 from tests.reliability.lengths import rounds
 from tests.reliability.load import load
+from tests.reliability.pooled_client import PooledClient
 from tests.reliability.watched_process import Watch, growth, service_process
 
 SECONDS = rounds(4, 60)
@@ -47,15 +47,16 @@ class Answers:
         return float(np.percentile(self.seconds, percent))
 
 
-def question(number: int) -> dict[str, Any]:
-    return {"query": {"type": "row", "row": number % 20}, "method": "infogain", "budget": 5, "relative_noise": 1.0}
+def question(number: int) -> bytes:
+    asked = {"query": {"type": "row", "row": number % 20}, "method": "infogain", "budget": 5, "relative_noise": 1.0}
+    return json.dumps(asked).encode()
 
 
-async def ask(http: httpx.AsyncClient, number: int, answers: Answers) -> None:
+async def ask(http: PooledClient, number: int, answers: Answers) -> None:
     begun = time.perf_counter()
     try:
-        answer = await http.post(PATH, json=question(number))
-    except httpx.HTTPError as error:
+        answer = await http.post(PATH, question(number))
+    except (OSError, EOFError) as error:
         answers.odd.append(repr(error))
         return
     if answer.status_code == 200:
@@ -63,12 +64,12 @@ async def ask(http: httpx.AsyncClient, number: int, answers: Answers) -> None:
     elif answer.status_code in (429, 503) and int(answer.headers["retry-after"]) > 0:
         answers.refused[f"{answer.status_code} {answer.json()['code']}"] += 1
     else:
-        answers.odd.append(answer.text[:300])
+        answers.odd.append(answer.body[:300].decode())
 
 
 async def probe(url: str, answers: Answers) -> None:
     """Ask on a connection of its own whether the service is alive."""
-    async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+    async with PooledClient(url) as http:
         while True:
             begun = time.perf_counter()
             assert (await http.get("/livez")).status_code == 200
@@ -83,7 +84,7 @@ async def closed_loop(url: str, clients: int, seconds: float) -> tuple[float, An
         Answers a second, and the answers.
     """
     answers, numbers = Answers(), itertools.count()
-    async with httpx.AsyncClient(base_url=url, timeout=60) as http:  # made before the clock runs; a connection a client
+    async with PooledClient(url) as http:
         for number in range(20):  # files are checked, connections opened, threads made
             await ask(http, number, Answers())
         begun = time.monotonic()
@@ -104,9 +105,8 @@ async def open_loop(url: str, rate: float, seconds: float) -> tuple[float, Answe
     """
     answers = Answers()
     probing = asyncio.create_task(probe(url, answers))
-    limits = httpx.Limits(max_connections=450, max_keepalive_connections=450)  # the service lets in 500
     asking: set[asyncio.Task[None]] = set()
-    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as http:
+    async with PooledClient(url) as http:
         begun = time.monotonic()
         sent = 0
         while (now := time.monotonic() - begun) < seconds:
