@@ -1,5 +1,7 @@
 """The README's own examples run as they stand: the library without a server, the client, the recipes and commands."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from indexer.cli import main
 from service.client import Client, ProblemError
 from service.local_server import local_server
 from tests.indexer.text_models import save_model, write_pairs
@@ -38,11 +41,23 @@ def run(folder: Path, *command: str) -> str:
     return result.stdout
 
 
+def indexer(folder: Path, *words: str) -> str:
+    """Run `indexer` in a folder and return what it printed; in this process, for another costs seconds of imports."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.chdir(folder)
+        patch.setenv("NATTRIBUTE_CACHE", str(folder / "cache"))
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+    assert not ended.value.code, printed.getvalue()
+    return printed.getvalue()
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with the digits index of the README's first command."""
     folder = tmp_path_factory.mktemp("readme")
-    run(folder, "-m", "indexer.cli", "build", "digits", "--out", "indexes/digits")
+    indexer(folder, "build", "digits", "--out", "indexes/digits")
     return folder
 
 
@@ -77,11 +92,11 @@ def test_groups_and_jobs_example_ends_with_a_coreset(folder):
 def test_regression_example_passes_the_commands_shown_below_it(folder):
     (folder / "diabetes.py").write_text(block_with("load_diabetes"), encoding="utf-8")
     (commands,) = [block for block in CONSOLE_BLOCKS if "diabetes.py" in block]
-    run(folder, "-m", "indexer", "check", "diabetes.py")
+    indexer(folder, "check", "diabetes.py")
     for line in commands.splitlines():
         program, *arguments = shlex.split(line.removeprefix("$ "))
         assert program == "indexer"
-        printed = run(folder, "-m", "indexer", *arguments)
+        printed = indexer(folder, *arguments)
     assert "These 5 examples carry" in printed
 
 
@@ -96,7 +111,7 @@ def test_hugging_face_example_passes_the_commands_shown_below_it(tmp_path):
     for line in commands.splitlines():
         program, *arguments = shlex.split(line.removeprefix("$ "))
         assert program == "indexer"
-        printed = run(tmp_path, "-m", "indexer", *arguments)
+        printed = indexer(tmp_path, *arguments)
     assert "sentence1" in printed
     assert "These 3 examples carry" in printed
     stored = {"sentence1": "She was born in Norway and lived in Spain.", "sentence2": "She was born in Spain."}
@@ -112,7 +127,7 @@ print([hit.id for hit in engine.attribute(asked).hits])
 def test_metadata_preview_and_parse_serve_the_library_example(folder, tmp_path):
     recipe = block_with("load_wine") + "\n\n" + block_with('"alcohol": float(')
     (tmp_path / "wine.py").write_text(recipe, encoding="utf-8")
-    run(tmp_path, "-m", "indexer", "build", "wine.py", "--out", "indexes/wine")
+    indexer(tmp_path, "build", "wine.py", "--out", "indexes/wine")
     printed = run(tmp_path, "-c", block_with('recipe="wine.py"'))
     assert printed.startswith("0 [('train:")
     assert printed.count("train:") == 3
@@ -132,7 +147,7 @@ def test_recipe_passes_every_command_shown_beside_it(folder):
     for line in lines:
         program, *arguments = shlex.split(line)
         if program == "indexer":
-            run(folder, "-m", "indexer.cli", *arguments)
+            indexer(folder, *arguments)
         else:
             assert program == "attribution-service"
             assert arguments[:2] == ["--index", "wine=indexes/wine"]
@@ -157,14 +172,14 @@ def test_every_command_that_keeps_an_index_does_what_is_said_beside_it(folder):
     (place / "cache").symlink_to(folder / "cache")  # the trained model
     small = ["--dim", "256", "--sketch", "rademacher", "--no-previews"]
     for name, limit in (("digits", 300), ("one", 200), ("two", 240)):
-        run(place, "-m", "indexer", "build", "digits", "--out", f"indexes/{name}", "--limit", str(limit), *small)
+        indexer(place, "build", "digits", "--out", f"indexes/{name}", "--limit", str(limit), *small)
     (place / "ids").write_text("".join(f"train:{row}\n" for row in range(200)), encoding="utf-8")
-    run(place, "-m", "indexer", "remove", "indexes/two", "--ids-file", "ids", "--purge")
+    indexer(place, "remove", "indexes/two", "--ids-file", "ids", "--purge")
     printed = []
     for line in commands.splitlines():
         program, *arguments = shlex.split(line.removeprefix("$ ").partition("#")[0])
         assert program == "indexer"
-        printed.append(run(place, "-m", "indexer", *arguments))
+        printed.append(indexer(place, *arguments))
     tuned, appended, removed, purged, merged, stable = printed
     assert "stored as the default" in tuned
     assert (place / "noise.svg").is_file()

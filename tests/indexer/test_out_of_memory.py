@@ -12,10 +12,8 @@ from sketchstore.reader import open_index
 from tests.indexer.small_recipes import CLASSIFIER, write_recipe
 from tests.indexer.test_build import StopAfter, contents
 
-ERRORS = ["MemoryError('no room')", "torch.OutOfMemoryError('no room')"]
 
-
-def cramped(error: str, most: int) -> str:
+def cramped(most: int) -> str:
     """The classifier with a model that has room for so many rows."""
     return (
         CLASSIFIER
@@ -23,7 +21,7 @@ def cramped(error: str, most: int) -> str:
 
 def call(model, inputs):
     if inputs.shape[0] > {most}:
-        raise {error}
+        raise torch.OutOfMemoryError('no room')
     return model(inputs)
 """
     )
@@ -57,12 +55,11 @@ def test_halves_round_up_and_one_row_is_the_last() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("error", ERRORS)
-def test_a_block_that_does_not_fit_is_split_and_a_resumed_build_splits_it_again(tmp_path, error) -> None:
+def test_a_block_that_does_not_fit_is_split_and_a_resumed_build_splits_it_again(tmp_path) -> None:
     settings = {"sketch": "rademacher", "dim": 32, "block_rows": 30, "threads": 1}
     roomy = write_recipe(tmp_path, CLASSIFIER, "roomy.py")
     build_index(BuildSettings(str(roomy), **settings), tmp_path / "roomy")
-    recipe = write_recipe(tmp_path, cramped(error, 8))
+    recipe = write_recipe(tmp_path, cramped(8))
     report = build_index(BuildSettings(str(recipe), **settings), tmp_path / "whole" / "points")
     assert "out of memory: rows 0 to 29 were sketched 8 at a time" in report.notes
     index = open_index(tmp_path / "whole" / "points")

@@ -15,7 +15,7 @@ from service.local_server import LISTENS
 from tests.index_factory import make_index
 from tests.reliability.lengths import rounds
 
-STOPS = rounds(2, 30)
+STOPS = rounds(1, 30)
 CLIENTS = 6
 HITS = 20
 

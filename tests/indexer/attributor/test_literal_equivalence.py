@@ -93,7 +93,7 @@ def test_200_questions_are_asked_of_each_rule() -> None:
 
 @pytest.mark.slow
 def test_large_directories_are_asked_by_codes_and_heads(tmp_path: Path) -> None:
-    for seed in filter(is_large, range(DIRECTORIES)):
+    for seed in [seed for seed in range(DIRECTORIES) if is_large(seed)][:2]:
         index = make_awkward_index(tmp_path / str(seed), seed)
         attributor = Attributor(index)
         for instance in instances(index, seed):
