@@ -70,12 +70,13 @@ class Leverages:
         rounding = inner_product_error(weights.shape[0], torch.float64)
         triangular = 4 * rounding * (tau + 2 * kappa)
         self._triangular = bool(resolved.all()) and triangular <= _LARGEST_ERROR
-        self.relative_error = triangular if self._triangular else 8 * rounding * kappa
+        self._eigenvector_error = 8 * rounding * kappa
+        self.relative_error = triangular if self._triangular else self._eigenvector_error
         if known is None:
             self._values = self._errors = torch.empty(0, dtype=torch.float64)
         else:
             # What decides, by eigenvectors, has the error of eigenvectors.
-            self._values, self._errors = known.values, known.errors + 8 * rounding * kappa * known.values
+            self._values, self._errors = known.values, known.errors + self._eigenvector_error * known.values
         self._lock = threading.Lock()
 
     @property
@@ -108,6 +109,23 @@ class Leverages:
                 self._values[missing] = self._compute(missing, sketches)
                 self._errors[missing] = self.relative_error * self._values[missing]
             return self._values[positions], self._errors[positions]
+
+    def refine(self, positions: Int[Tensor, " s"], sketches: SketchReader) -> None:
+        """Compute leverages anew that were given with a larger error than a float64 product with U has.
+
+        Args:
+            positions: Positions in T, shape [s].
+            sketches: Reads sketches of T by position.
+        """
+        self.of(positions, sketches)
+        with self._lock:
+            poor = positions[self._errors[positions] > self._eigenvector_error * self._values[positions]]
+            if not poor.numel():
+                return
+            self._values, self._errors = self._values.clone(), self._errors.clone()
+            for group in torch.split(poor, _GROUP_ROWS):
+                self._values[group] = (sketches(group) @ self._spectrum.eigenvectors).square_() @ self._kept_weights
+            self._errors[poor] = self._eigenvector_error * self._values[poor]
 
     def _compute(self, positions: Int[Tensor, " s"], sketches: SketchReader) -> Float[Tensor, " s"]:
         right = self._inverse_factor() if self._triangular else self._rotation()

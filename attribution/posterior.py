@@ -258,6 +258,15 @@ class QueryPosterior:
             variances[poor], relative[poor] = self.variances(positions[poor]), 0.0
         return variances, relative + 8 * inner_product_error(self.query.shape[0], torch.float64)
 
+    def refine_variances(self, positions: Int[Tensor, " s"]) -> None:
+        """Have :meth:`nominated_variances` know members of T to float64: one product of their rows with U.
+
+        Args:
+            positions: Their positions in T, shape [s].
+        """
+        if self.posterior.leverages is not None:
+            self.posterior.leverages.refine(positions, self.sketches)
+
     def _given_what_is_left(self, positions: Int[Tensor, " s"], leverages: Tensor) -> Tensor:
         noise = self.posterior.noise_variance
         if not self.excluded:

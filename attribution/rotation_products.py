@@ -1,8 +1,8 @@
 r"""Weighted sums of squares of (u_k·φ)² over the eigenvectors of T: float32 products, and their rounding bounded.
 
 A float32 sum of 4,096 products is certain to (4096 + 3) 2⁻²⁴ of the norms only. Sums over :data:`_DEPTH` columns, the
-partial sums added in float32 one by one, are certain to a twenty-fifth of that, for a quarter more time than one
-product; a float64 product takes twice the time. Rows that this leaves too uncertain are multiplied in float64.
+partial sums added in float32 one by one, are certain to an eighth of that, for a tenth to a fifth more time than one
+product; a float64 product takes nearly twice the time. Rows that this leaves too uncertain are multiplied in float64.
 """
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from attribution.exact_sums import inner_product_error
 
-#: Columns summed at a time, eigenvectors at a time, rows at a time: a tile's partial sums stay in the cache.
-_DEPTH, _WIDTH, _ROWS = 128, 512, 1024
+#: Columns summed at a time, eigenvectors at a time, rows at a time. Smaller tiles stay in a smaller cache, but each
+#: product ends with threads that wait for each other, which takes longest where other programs run.
+_DEPTH, _WIDTH, _ROWS = 512, 1024, 2048
 #: Share of a weighted sum that the rounding of float32 may move it by.
 _LARGEST_SHARE = 0.1
 #: Below this float32 is denormal, and may be taken for 0.

@@ -29,7 +29,7 @@ def small_rows(generator, kind):
 
 
 def decaying_rows(generator, count=300, dim=150, decades=2.0):
-    # More columns than a float32 partial sum takes; lengths of directions fall by so many decades.
+    # Lengths of directions fall by so many decades.
     scales = 10 ** torch.linspace(0, -decades, dim, dtype=torch.float64)
     rotation = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64))[0]
     rows = (torch.randn(count, dim, generator=generator, dtype=torch.float64) * scales) @ rotation
@@ -122,9 +122,23 @@ def test_what_float32_cannot_hold_is_multiplied_in_float64(generator, scale):
     assert bool((known.errors <= 0.11 * true).all())
 
 
+def test_refined_leverages_are_those_of_float64_products(generator):
+    rows = decaying_rows(generator)
+    spectrum, curves = curves_of(rows)
+    noise = 0.3 * unit(rows)
+    known = curves.at(spectrum, noise)
+    leverages = SetPosterior(spectrum, noise, known).leverages
+    chosen, others = torch.tensor([7, 2, 299]), torch.tensor([0, 1, 298])
+    leverages.refine(chosen, lambda positions: rows[positions])
+    found, errors = leverages.of(chosen, lambda positions: rows[positions])
+    assert bool(((found - dense(spectrum, rows, noise)[chosen]).abs() <= errors).all())
+    assert bool((errors <= 1e-9 * found).all())
+    assert torch.equal(leverages.of(others, lambda positions: rows[positions])[0], known.values[others])
+
+
 def test_tiles_of_any_shape_give_the_same_within_the_bound(generator, monkeypatch):
     rows = decaying_rows(generator, count=60, dim=50)
-    _, whole = curves_of(rows)
+    _, whole = curves_of(rows)  # in one tile
     for name, size in (("_DEPTH", 17), ("_WIDTH", 21), ("_ROWS", 13)):
         monkeypatch.setattr(rotation_products, name, size)
     _, tiled = curves_of(rows)
