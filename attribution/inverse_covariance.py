@@ -18,7 +18,8 @@ from torch import Tensor
 from attribution.checks import check_noise_variance
 from attribution.errors import NotPositiveDefiniteError
 from attribution.exact_sums import unit_roundoff, weighted_sum
-from attribution.leverages import KnownLeverages, Leverages, SketchReader
+from attribution.leverage_curves import KnownLeverages
+from attribution.leverages import Leverages, SketchReader
 from attribution.spectral_filter import SpectralFilter, spectral_filter
 from attribution.spectrum import Spectrum
 
@@ -55,17 +56,15 @@ class InverseCovariance:
         filtered: SpectralFilter = spectral_filter,
     ) -> None:
         check_noise_variance(noise_variance)
-        largest = max(float(spectrum.eigenvalues[-1]), 0.0)
         # A direction whose eigenvalue is rounding holds no product of T with any query: the query's part along it,
         # itself rounding, would be multiplied by 1/σ².
-        resolution = 16 * unit_roundoff(torch.float64) * largest
-        self.resolved: Bool[Tensor, " m"] = spectrum.eigenvalues > resolution
+        self.resolved: Bool[Tensor, " m"] = spectrum.resolved
         # A Gram matrix has no negative eigenvalue, so a negative one measures the rounding in all of them.
         rounding = max(0.0, -float(spectrum.eigenvalues[0]))
         if not bool(self.resolved.all()):
             # Whether T has nothing or a little along such a direction cannot be told, and near its size it matters:
             # available nats of a member of T are off by 4e-6 at 4 resolutions, by less than 1e-7 from 32 on.
-            rounding = max(rounding, 8 * resolution)
+            rounding = max(rounding, 8 * spectrum.resolution)
         if noise_variance < max(4 * rounding, _SMALLEST_NOISE):
             smallest = max(8 * rounding, _SMALLEST_NOISE)
             raise NotPositiveDefiniteError(
@@ -150,9 +149,9 @@ class InverseCovariance:
         if self.leverages is None:
             values = self.spectrum.eigenvectors[positions].square() @ self.weights
             return values, 4 * (self.weights.shape[0] + 3) * unit_roundoff(torch.float64) * values
-        leverages = self.leverages.of(positions, sketches)
+        leverages, error = self.leverages.of(positions, sketches)
         # 1 − h is rounded as well, relative to 1.
-        error = self.leverages.relative_error * leverages + 4 * unit_roundoff(torch.float64)
+        error = error + 4 * unit_roundoff(torch.float64)
         return (1 - leverages) / self.noise_variance, error / self.noise_variance
 
     def rounding(

@@ -7,13 +7,13 @@ differ by more; where they do not, :class:`attribution.removal.Removal` computes
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attribution.exact_sums import inner_product_error
+from attribution.leverage_curves import KnownLeverages
 from attribution.spectrum import Spectrum
 
 #: Reads stored sketches of T by position, float64, shape [s, d].
@@ -25,19 +25,6 @@ _GROUP_ROWS = 2048
 _STRIP = 512
 #: Relative error beyond which the triangular factor, whose error grows with the condition, gives way to U.
 _LARGEST_ERROR = 1e-4
-
-
-@dataclass(frozen=True)
-class KnownLeverages:
-    """Leverages computed before, with the same decomposition.
-
-    Attributes:
-        values: h of every row of T, shape [n], float64.
-        relative_error: Bound of their relative error.
-    """
-
-    values: Float[Tensor, " n"]
-    relative_error: float
 
 
 class Leverages:
@@ -60,10 +47,10 @@ class Leverages:
         noise_variance: σ² > 0, in squared units of the measurement.
         weights: w = 1/(λ + σ²), shape [d].
         resolved: Which eigenvalues are not rounding, shape [d].
-        known: Leverages of all rows of T, computed before.
+        known: Leverages of all rows of T that need no row.
 
     Attributes:
-        relative_error: Bound of the relative error of every leverage.
+        relative_error: Bound of the relative error of every leverage that is computed from its row.
     """
 
     def __init__(
@@ -83,19 +70,23 @@ class Leverages:
         rounding = inner_product_error(weights.shape[0], torch.float64)
         triangular = 4 * rounding * (tau + 2 * kappa)
         self._triangular = bool(resolved.all()) and triangular <= _LARGEST_ERROR
-        self.relative_error = triangular if self._triangular else 8 * rounding * kappa
-        self._values = torch.empty(0, dtype=torch.float64)
-        if known is not None:
-            self.relative_error = max(self.relative_error, known.relative_error)
-            self._values = known.values
+        self._eigenvector_error = 8 * rounding * kappa
+        self.relative_error = triangular if self._triangular else self._eigenvector_error
+        if known is None:
+            self._values = self._errors = torch.empty(0, dtype=torch.float64)
+        else:
+            # What decides, by eigenvectors, has the error of eigenvectors.
+            self._values, self._errors = known.values, known.errors + self._eigenvector_error * known.values
         self._lock = threading.Lock()
 
     @property
     def num_bytes(self) -> int:
         """What is kept in memory."""
-        return 8 * self._values.numel()
+        return 16 * self._values.numel()
 
-    def of(self, positions: Int[Tensor, " s"], sketches: SketchReader) -> Float[Tensor, " s"]:
+    def of(
+        self, positions: Int[Tensor, " s"], sketches: SketchReader
+    ) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"]]:
         """Give the leverages of some rows, computing those that no one asked for before.
 
         Args:
@@ -103,19 +94,38 @@ class Leverages:
             sketches: Reads sketches of T by position.
 
         Returns:
-            h, shape [s], within ``relative_error`` of the values that decide.
+            h, and a bound of its absolute error against the values that decide, each shape [s].
         """
         if not positions.numel():
-            return torch.empty(0, dtype=torch.float64)
+            return torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.float64)
         with self._lock:  # who asks for the same meanwhile waits for it
             size = int(positions.max()) + 1
             if size > self._values.shape[0]:
                 unknown = torch.full((size - self._values.shape[0],), float("nan"), dtype=torch.float64)
                 self._values = torch.cat([self._values, unknown])
+                self._errors = torch.cat([self._errors, unknown])
             missing = torch.unique(positions[self._values[positions].isnan()])
             if missing.numel():
                 self._values[missing] = self._compute(missing, sketches)
-            return self._values[positions]
+                self._errors[missing] = self.relative_error * self._values[missing]
+            return self._values[positions], self._errors[positions]
+
+    def refine(self, positions: Int[Tensor, " s"], sketches: SketchReader) -> None:
+        """Compute leverages anew that were given with a larger error than a float64 product with U has.
+
+        Args:
+            positions: Positions in T, shape [s].
+            sketches: Reads sketches of T by position.
+        """
+        self.of(positions, sketches)
+        with self._lock:
+            poor = positions[self._errors[positions] > self._eigenvector_error * self._values[positions]]
+            if not poor.numel():
+                return
+            self._values, self._errors = self._values.clone(), self._errors.clone()
+            for group in torch.split(poor, _GROUP_ROWS):
+                self._values[group] = (sketches(group) @ self._spectrum.eigenvectors).square_() @ self._kept_weights
+            self._errors[poor] = self._eigenvector_error * self._values[poor]
 
     def _compute(self, positions: Int[Tensor, " s"], sketches: SketchReader) -> Float[Tensor, " s"]:
         right = self._inverse_factor() if self._triangular else self._rotation()

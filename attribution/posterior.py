@@ -26,6 +26,8 @@ __all__ = [
 
 #: Rows of T read at a time for a residual.
 _GROUP_ROWS = 2048
+#: Relative error of a leverage from which a variance is not taken from it.
+_LARGEST_RELATIVE = 0.5
 
 
 def cross_products(blocks: Iterable[Float[Tensor, "b d"]], query: Float[Tensor, " d"]) -> Float[Tensor, " n"]:
@@ -235,20 +237,35 @@ class QueryPosterior:
             leverages = torch.tensor(found, dtype=torch.float64)
         return self._given_what_is_left(positions, leverages)
 
-    def nominated_variances(self, positions: Int[Tensor, " s"]) -> tuple[Float[Tensor, " s"], float]:
+    def nominated_variances(self, positions: Int[Tensor, " s"]) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"]]:
         """Compute v(n | T) of members of T fast, to nominate.
 
         Args:
             positions: Their positions in T, shape [s], none left out.
 
         Returns:
-            Variances, shape [s], measurement², and a bound of their relative difference to :meth:`variances`.
+            Variances, shape [s], measurement², and a bound of their relative difference to :meth:`variances`, at most
+            about a half, shape [s].
         """
         if self.posterior.leverages is None:
-            return self.variances(positions), 0.0
-        leverages = self.posterior.leverages.of(positions, self.sketches)
-        rounding = 8 * inner_product_error(self.query.shape[0], torch.float64)
-        return self._given_what_is_left(positions, leverages), self.posterior.leverages.relative_error + rounding
+            return self.variances(positions), torch.zeros(positions.shape[0], dtype=torch.float64)
+        leverages, errors = self.posterior.leverages.of(positions, self.sketches)
+        variances = self._given_what_is_left(positions, leverages)
+        # What is left of T without some rows has more variance, by a positive term: the relative error is no larger.
+        relative = torch.where(errors > 0, errors / leverages, 0.0)
+        poor = ~(relative <= _LARGEST_RELATIVE)
+        if bool(poor.any()):
+            variances[poor], relative[poor] = self.variances(positions[poor]), 0.0
+        return variances, relative + 8 * inner_product_error(self.query.shape[0], torch.float64)
+
+    def refine_variances(self, positions: Int[Tensor, " s"]) -> None:
+        """Have :meth:`nominated_variances` know members of T to float64: one product of their rows with U.
+
+        Args:
+            positions: Their positions in T, shape [s].
+        """
+        if self.posterior.leverages is not None:
+            self.posterior.leverages.refine(positions, self.sketches)
 
     def _given_what_is_left(self, positions: Int[Tensor, " s"], leverages: Tensor) -> Tensor:
         noise = self.posterior.noise_variance

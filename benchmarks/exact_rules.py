@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attribution.posterior import SetPosterior
+from attribution.leverage_curves import LeverageCurves
+from attribution.posterior import SetPosterior, Spectrum
 from attribution.steps import Step
 from benchmarks.literal_exact import LiteralRules
 from indexer.attributor.candidates import PoolRows
@@ -31,13 +32,16 @@ from indexer.attributor.pool import Pool, resolve_pool
 from indexer.attributor.queries import resolve_query_row
 from indexer.attributor.questions import CandidateFilter
 from indexer.attributor.rules import Asked, gain_steps, loss_steps
-from indexer.attributor.spectra import Spectra, compute_spectrum
+from indexer.attributor.spectra import Spectra, compute_gram, compute_spectrum
 from indexer.attributor.stored_rows import StoredRows
+from indexer.derive_leverages import curves_of_rows
 from sketchstore.reader import Index, open_index
 from sketchstore.view import View
 
 RULES: dict[str, Callable[[Asked], Iterator[Step]]] = {"infogain": gain_steps, "infoloss": loss_steps}
 PASSES = ("pick_ms", "pass_ms", "passes_per_pick")
+#: σ² after the first, in multiples of it.
+NOISE_FACTORS = (1e-3, 1e-2, 0.1, 1.3, 10.0, 1e3)
 #: Rows of a plain product at a time: its output stays small.
 BLOCK_ROWS = 2048
 
@@ -84,7 +88,7 @@ def plain_product(sketches: Tensor) -> Callable[[], None]:
 
 
 def preparation(index: Index, view: View, label: int | None, noise: float, repeats: int) -> tuple[Any, SetPosterior]:
-    """Time the spectrum with leverages at one σ², and leverages at others, against a plain product.
+    """Time the spectrum with leverages of all rows at one σ², and those at others, against a plain product.
 
     Returns:
         The figures, and the posterior at σ².
@@ -92,32 +96,58 @@ def preparation(index: Index, view: View, label: int | None, noise: float, repea
     rows, stored = view.partition_rows(label), StoredRows(view)
     product = plain_product(stored.read(rows, torch.float32))
     places = torch.arange(rows.numel())
+    prepared: list[tuple[Spectrum, LeverageCurves | None]] = []
     made: list[SetPosterior] = []
 
-    def leverages(posterior: SetPosterior) -> None:
+    def leverages(variance: float) -> None:
+        spectrum, curves = prepared[-1]
+        known = None if curves is None else curves.at(spectrum, variance)
+        posterior = SetPosterior(spectrum, variance, known, spectral_filter)
         if posterior.leverages is not None:
             posterior.leverages.of(places, lambda some: stored.sketches(rows[some]))
         made.append(posterior)
 
+    def prepare() -> None:
+        spectrum = compute_spectrum(view, rows)
+        curves = curves_of_rows(view, rows, spectrum) if spectrum.form == "gram" else None
+        prepared[:] = [(spectrum, curves)]
+        leverages(noise)
+
     product()
-    whole = [
-        ratio_to(
-            product, lambda: leverages(SetPosterior(compute_spectrum(view, rows), noise, filtered=spectral_filter)), 1
-        )
-        for _ in range(repeats)
-    ]
-    again = [
-        ratio_to(product, lambda factor=factor: leverages(SetPosterior(made[0].spectrum, noise * factor)), 1)
-        for factor in [1 + 0.1 * (place + 1) for place in range(repeats)]
-    ]
+    whole = [ratio_to(product, prepare, 1) for _ in range(repeats)]
     first = made[0]
+    again = [ratio_to(product, lambda factor=factor: leverages(noise * factor), 1) for factor in NOISE_FACTORS]
+    parts = {
+        "gram": ratio_to(product, lambda: compute_gram(view, rows), 1)[2],
+        "eigendecomposition": ratio_to(product, lambda: torch.linalg.eigh(first.spectrum.gram), 1)[2],
+    }
+    if first.leverages is not None:
+        parts["leverages"] = ratio_to(product, lambda: curves_of_rows(view, rows, first.spectrum), 1)[2]
     facts = {
         "form": first.spectrum.form,
-        "leverages_relative_error": None if first.leverages is None else first.leverages.relative_error,
         "whole": medians(whole, ("seconds", "product_seconds", "products")),
+        "parts_products": parts,
         "new_noise": medians(again, ("seconds", "product_seconds", "products")),
+        "leverages": [leverage_errors(posterior, places) for posterior in [first, *made[-len(NOISE_FACTORS) :]]],
     }
     return facts, first
+
+
+def leverage_errors(posterior: SetPosterior, places: Tensor) -> dict[str, float]:
+    """Say how well the leverages at one σ² are known, all of them being at hand."""
+
+    def refuse(_: Tensor) -> Tensor:
+        raise AssertionError("all leverages are at hand")
+
+    if posterior.leverages is None:
+        return {"noise_variance": posterior.noise_variance}
+    values, errors = posterior.leverages.of(places, refuse)
+    return {
+        "noise_variance": posterior.noise_variance,
+        "median_relative_error": float((errors / values).median()),
+        "largest_relative_error": float((errors / values).max()),
+        "largest_error": float(errors.max()),
+    }
 
 
 class StoredRowsOnly(CoarseViews):

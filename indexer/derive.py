@@ -173,7 +173,7 @@ def write_spectrum(index: Index, view: View, label: int | None) -> None:
     rows = view.partition_rows(label)
     chosen = None if label is None else rows
     spectrum = spectrum_of_blocks(
-        lambda: (sketches for _, sketches in view.blocks(1024, rows=chosen)), rows.numel(), index.sketch_dim
+        lambda: (sketches for _, sketches in view.blocks(2048, rows=chosen)), rows.numel(), index.sketch_dim
     )
     stored = StoredSpectrum(spectrum.form, spectrum.gram, spectrum.eigenvalues, spectrum.eigenvectors)
     index.derived.write_spectrum(view.name, label, stored)

@@ -195,7 +195,8 @@ def relatif_scores(asked: Asked, pointer: str) -> Tensor:
 def best_relatif(asked: Asked, budget: int) -> Tensor:
     """Score the candidates by RelatIF (86), exactly those that may be among the best.
 
-    Fast variances of a known error nominate; whoever they leave in contention is computed by sums of fixed order.
+    Fast variances of a known error nominate, first those at hand, then more certain ones of whoever these leave in
+    contention; whoever is left then is computed by sums of fixed order.
 
     Args:
         asked: The question.
@@ -207,12 +208,18 @@ def best_relatif(asked: Asked, budget: int) -> Tensor:
     given = asked.conditioning.posterior("/method")
     positions = asked.conditioning.positions(asked.pool.candidates)
     covariances = _covariances(asked, given)
-    variances, error = given.nominated_variances(positions)
-    scores = _correlations(given, covariances, variances)
-    slack = error * scores.abs()
-    least = torch.topk(scores - slack, budget).values[-1]
-    contenders = (scores + slack >= least).nonzero().flatten()
-    exact = torch.full_like(scores, -torch.inf)
+    contenders = torch.arange(positions.shape[0])
+    for refined in (False, True):
+        if refined and contenders.shape[0] <= budget:
+            break  # they are the best, whatever their order
+        if refined:
+            given.refine_variances(positions[contenders])
+        variances, error = given.nominated_variances(positions[contenders])
+        scores = _correlations(given, covariances[contenders], variances)
+        slack = error * scores.abs()
+        least = torch.topk(scores - slack, budget).values[-1]
+        contenders = contenders[scores + slack >= least]
+    exact = torch.full_like(covariances, -torch.inf)
     found = _correlations(given, covariances[contenders], given.variances(positions[contenders]))
     exact[contenders] = _settle_twins(asked, given, asked.pool.candidates[contenders], found)
     return exact

@@ -9,19 +9,20 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from attribution.leverages import KnownLeverages
+from attribution.leverage_curves import KnownLeverages, LeverageCurves
 from attribution.posterior import SetPosterior, Spectrum, spectrum_of_blocks
 from attribution.spectrum import gram_of_blocks
 from indexer.attributor.compiled_filter import spectral_filter
 from indexer.attributor.stored_rows import StoredRows
 from sketchstore.errors import MissingDerivedError
-from sketchstore.leverages import read_leverages
+from sketchstore.leverages import read_curves, read_leverages
 from sketchstore.reader import Index
 from sketchstore.view import View
 
 #: Largest Gram matrix computed while a question waits: 4096 × 4096 float64 and its eigenvectors are 268 MB.
 MAX_COMPUTED_SIZE = 4096
-_BLOCK_BYTES = 16 << 20
+#: Every block costs a pass over the Gram matrix besides its products.
+_BLOCK_BYTES = 64 << 20
 
 Value = TypeVar("Value")
 
@@ -196,7 +197,7 @@ class Spectra:
 
         def make() -> SetPosterior:
             return SetPosterior(
-                spectrum, noise_variance, self._stored_leverages(view, label, noise_variance), spectral_filter
+                spectrum, noise_variance, self._stored_leverages(view, label, spectrum, noise_variance), spectral_filter
             )
 
         return self._posteriors.get((view.name, label, noise_variance), make)
@@ -229,12 +230,19 @@ class Spectra:
             self._digests[view.name, label] = entry.blake3
         return Spectrum(found.form, found.gram, found.eigenvalues, found.eigenvectors)
 
-    def _stored_leverages(self, view: View, label: int | None, noise_variance: float) -> KnownLeverages | None:
+    def _stored_leverages(
+        self, view: View, label: int | None, spectrum: Spectrum, noise_variance: float
+    ) -> KnownLeverages | None:
         digest = self._digests.get((view.name, label))
         if digest is None:  # the spectrum was computed here
             return None
+        curves = read_curves(self._index.derived, view.name, label, digest)
+        if curves is not None:
+            known = LeverageCurves(curves.nodes, curves.values, curves.product_errors).at(spectrum, noise_variance)
+            if known is not None:
+                return known
         found = read_leverages(self._index.derived, view.name, label, noise_variance, digest)
-        return None if found is None else KnownLeverages(found.values, found.relative_error)
+        return None if found is None else KnownLeverages(found.values, found.relative_error * found.values)
 
 
 def compute_spectrum(view: View, rows: Tensor) -> Spectrum:
