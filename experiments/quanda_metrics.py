@@ -106,7 +106,7 @@ def evaluated(settings: Settings, queries: int, data_dir: Path | None, out: Path
         table.append({"method": method, **found})
     facts = {
         "seeds": 1,
-        "errors_over": f"nothing: quanda gives one number over {len(inputs)} queries",
+        "errors_over": "nothing: one number of quanda each",
         "queries": len(inputs),
         "train_rows": len(train),
         "flipped": len(flipped),

@@ -6,6 +6,7 @@ torch. The metrics and the base class of explainers use none of them.
 """
 
 import sys
+from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 
 #: Packages whose own ``__init__`` imports what is not needed.
@@ -32,3 +33,5 @@ def prepare_quanda() -> None:
                 "quanda is not installed: experiments/README.md has the commands for an environment with it", name=name
             )
         sys.modules[name] = module_from_spec(spec)
+    # Explainers of quanda take their base class from the package.
+    sys.modules["quanda.explainers"].__dict__["Explainer"] = import_module("quanda.explainers.base").Explainer
