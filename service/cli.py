@@ -1,5 +1,6 @@
 """``attribution-service``: one command, whose flags are the settings, and ``reload`` for one that runs."""
 
+import gc
 import inspect
 import socket
 from typing import Annotated, Any, get_origin
@@ -63,6 +64,10 @@ def run(settings: Settings, errors: Console) -> int:
     from service.draining_server import DrainingServer
     from sketchstore.errors import IndexDirectoryError
 
+    # A full collection walks all that torch and its friends define: half a second in which nothing is answered, for
+    # objects that live to the end. What is opened later, and closed when a revision is replaced, is collected as ever.
+    gc.collect()
+    gc.freeze()
     torch.set_num_threads(settings.num_threads)
     # Scans are shared by all requests, so they get all cores; what each request computes alone gets its share.
     limit_cores(settings.threads or usable_cores())
