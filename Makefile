@@ -69,9 +69,9 @@ test: lint
 check: lint
 	$(PYTEST) $(PARALLEL) -m "not gpu and not slow"
 
-## test-reliability  the long form of tests/reliability: kills, repeats, loads; an hour or more
+## test-reliability  the long form of tests/reliability (kills, repeats, loads) and new random examples; an hour or more
 test-reliability: $(READY)
-	NATTRIBUTE_RELIABILITY=long $(PYTEST) -s tests/reliability tests/service/test_schemathesis.py
+	NATTRIBUTE_RELIABILITY=long $(PYTEST) -s --hypothesis-profile=default tests/reliability tests/service/test_schemathesis.py tests/attribution tests/sketchstore
 
 lint: $(READY)
 	$(BIN)/ruff format --check $(SOURCES)
