@@ -102,7 +102,13 @@ def draw(path: Path, count: int, rng: random.Random) -> Iterator[Mutation]:
         kind = kinds[(number // len(files)) % len(kinds)]
         if kind == "edit" and not file.endswith("manifest.json"):
             kind = "flip"
-        yield Mutation(kind, file, rng.choice([other for other in files if other != file]) if kind == "swap" else "")
+        yield Mutation(kind, file, rng.choice(_others(path, file, files)) if kind == "swap" else "")
+
+
+def _others(path: Path, file: str, files: list[str]) -> list[str]:
+    # Files of the same bytes, as labels and predictions that agree, may be swapped without any harm.
+    data = (path / file).read_bytes()
+    return [other for other in files if other != file and (path / other).read_bytes() != data]
 
 
 @contextmanager
