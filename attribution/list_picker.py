@@ -26,7 +26,11 @@ _FLOAT32_TINY = float(torch.finfo(torch.float32).tiny)
 
 
 def bound_from_older_residual(
-    projection: Float[Tensor, " m"], squared_norms: Float[Tensor, " m"], along: Float[Tensor, " m"], off: Tensor
+    upper: Float[Tensor, " m"],
+    lower_squared: Float[Tensor, " m"],
+    squared_norms: Float[Tensor, " m"],
+    along: Float[Tensor, " m"],
+    off: Tensor,
 ) -> Float[Tensor, " m"]:
     r"""Bound products with a residual r by products with an older one r_a (method.md section 6, bound i).
 
@@ -36,7 +40,8 @@ def bound_from_older_residual(
     Split φ_n and r along r_a and orthogonally to it, and use Cauchy–Schwarz on the orthogonal parts.
 
     Args:
-        projection: p, shape [m], measurement.
+        upper: p, or what it is at most, shape [m], measurement.
+        lower_squared: p², or what it is at least, shape [m], measurement².
         squared_norms: ‖φ_n‖², shape [m], measurement².
         along: |β|, shape [m] or broadcastable, measurement.
         off: √(‖r‖² − β²), the length of r orthogonal to r_a, shape [m] or broadcastable, measurement.
@@ -44,7 +49,7 @@ def bound_from_older_residual(
     Returns:
         The bounds, shape [m], measurement².
     """
-    return projection * along + torch.sqrt(torch.clamp(squared_norms - projection**2, min=0.0)) * off
+    return upper * along + torch.sqrt(torch.clamp(squared_norms - lower_squared, min=0.0)) * off
 
 
 def bound_outside_lists(reach: float, largest_norm: float, along: float, off: float) -> float:
@@ -196,8 +201,9 @@ class ListPicker:
         # any dimension in use, which its square root would make visible: it is added.
         along = (self._anchors @ residual).abs()
         off = torch.sqrt(torch.clamp(length**2 - along**2, min=0.0) + 1e-11 * length**2)
-        remainder = torch.sqrt(torch.clamp(self._squared_norms - self._lower_squared, min=0.0))
-        bounds = self._upper * along[self._anchor] + remainder * off[self._anchor]
+        bounds = bound_from_older_residual(
+            self._upper, self._lower_squared, self._squared_norms, along[self._anchor], off[self._anchor]
+        )
         bounds = torch.where(self._free, bounds, -1.0)
 
         scores = torch.zeros_like(bounds)

@@ -262,7 +262,8 @@ def test_bounds_hold_and_the_second_form_is_never_looser(seed, dim, drift):
     along = float((newer @ unit).abs())
     off = float((newer - (newer @ unit) * unit).norm())
     lengths = torch.tensor([along, off], dtype=torch.float64)
-    bound = bound_from_older_residual((rows @ unit).abs(), (rows**2).sum(dim=1), *lengths)
+    projections = (rows @ unit).abs()
+    bound = bound_from_older_residual(projections, projections**2, (rows**2).sum(dim=1), *lengths)
     sizes = (rows @ newer).abs()
     first_form = (rows @ older).abs() + rows.norm(dim=1) * (newer - older).norm()
     # One-ulp effects of the few float64 operations in a bound. In ‖φ‖² − p² they are of ‖φ‖², and the root of 8 ulps is
@@ -271,7 +272,7 @@ def test_bounds_hold_and_the_second_form_is_never_looser(seed, dim, drift):
     assert bool((sizes <= bound + root + 1e-12 * (1 + bound)).all())
     assert bool((bound <= first_form + root + 1e-12 * (1 + first_form)).all())
 
-    reach = float((rows @ unit).abs()[10:].max())
+    reach = float(projections[10:].max())
     largest = float(rows.norm(dim=1).max())
     outside = bound_outside_lists(reach, largest, along, off)
     assert float(sizes[10:].max()) <= outside + float(root.max()) + 1e-12 * (1 + outside)

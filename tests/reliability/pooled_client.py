@@ -5,32 +5,11 @@ queue of callbacks is longer than the service's.
 """
 
 import asyncio
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
+from tests.reliability.raw_client import RawAnswer, read_head
+
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-@dataclass(frozen=True)
-class PooledAnswer:
-    """An answer.
-
-    Attributes:
-        status: Its status.
-        headers: Its headers, with names in lower case.
-        body: Its body.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        """Return what the body says."""
-        return json.loads(self.body)
 
 
 class PooledClient:
@@ -46,7 +25,6 @@ class PooledClient:
         self._host, self._port, self._name = place.hostname, place.port, place.netloc
         self._seconds = seconds
         self._idle: list[Stream] = []
-        self.opened = 0
 
     async def __aenter__(self) -> "PooledClient":
         return self
@@ -55,16 +33,16 @@ class PooledClient:
         for _, writer in self._idle:
             writer.close()
 
-    async def get(self, path: str) -> PooledAnswer:
+    async def get(self, path: str) -> RawAnswer:
         """Ask for a path."""
         return await self._ask(f"GET {path} HTTP/1.1\r\nHost: {self._name}\r\n\r\n".encode())
 
-    async def post(self, path: str, content: bytes) -> PooledAnswer:
+    async def post(self, path: str, content: bytes) -> RawAnswer:
         """Post JSON."""
         head = f"POST {path} HTTP/1.1\r\nHost: {self._name}\r\nContent-Type: application/json\r\n"
         return await self._ask(head.encode() + b"Content-Length: %d\r\n\r\n" % len(content) + content)
 
-    async def _ask(self, request: bytes) -> PooledAnswer:
+    async def _ask(self, request: bytes) -> RawAnswer:
         while self._idle:
             kept = self._idle.pop()
             try:
@@ -73,25 +51,21 @@ class PooledClient:
                 # The service may close an idle connection just when it is used again: nothing of an answer was sent.
                 if isinstance(error, asyncio.IncompleteReadError) and error.partial:
                     raise
-        self.opened += 1
         return await self._exchange(await asyncio.open_connection(self._host, self._port), request)
 
-    async def _exchange(self, stream: Stream, request: bytes) -> PooledAnswer:
+    async def _exchange(self, stream: Stream, request: bytes) -> RawAnswer:
         reader, writer = stream
         kept = False
         try:
             writer.write(request)
             async with asyncio.timeout(self._seconds):
-                lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-                headers = {
-                    name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
-                }
+                status, headers = read_head(await reader.readuntil(b"\r\n\r\n"))
                 try:
                     body = await reader.readexactly(int(headers["content-length"]))
                 except asyncio.IncompleteReadError as error:
                     raise EOFError(f"the answer was cut after {len(error.partial)} bytes") from None
             kept = headers.get("connection") != "close"
-            return PooledAnswer(int(lines[0].split()[1]), headers, body)
+            return RawAnswer(status, headers, body)
         finally:
             if kept:
                 self._idle.append(stream)

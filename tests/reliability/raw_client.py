@@ -101,14 +101,27 @@ class RawClient:
             if not (part := self.socket.recv(1 << 16)):
                 raise ConnectionError(f"the service closed the connection behind {data!r}")
             data += part
-        lines, _, body = data.partition(b"\r\n\r\n")
-        status, *fields = lines.decode("latin-1").split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
+        head, _, body = data.partition(b"\r\n\r\n")
+        status, headers = read_head(head)
         while len(body) < int(headers["content-length"]):
             if not (part := self.socket.recv(1 << 16)):
                 raise ConnectionError("the answer was cut")
             body += part
-        return RawAnswer(int(status.split()[1]), headers, body)
+        return RawAnswer(status, headers, body)
+
+
+def read_head(head: bytes) -> tuple[int, dict[str, str]]:
+    """Read the head of an answer.
+
+    Args:
+        head: Its lines, with or without the empty one at the end.
+
+    Returns:
+        The status, and the headers with names in lower case.
+    """
+    status, *fields = head.decode("latin-1").rstrip("\r\n").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
+    return int(status.split()[1]), headers
 
 
 class RawAnswer:

@@ -44,7 +44,7 @@ JOBS: list[dict[str, Any]] = [
         "groups": GROUPS,
         "relative_noise": 1.0,
     },
-][: rounds(1, 3)]  # the short form stops one job, of the type whose items are the most
+][: rounds(1, 3)]  # the short form stops a job of attributions only
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +153,6 @@ def stop_in_the_middle(index: Path, folder: Path, place: int, expected: list[dic
         assert items_of(client, running.id) == expected
         assert items_of(client, waiting.id) == expected
         assert client.jobs(limit=1).total == 2
-        assert let_go < LET_GO_SECONDS
-        assert took < STOP_SECONDS
         return let_go, took
 
 
@@ -169,6 +167,8 @@ def test_a_stop_lets_followers_go_and_the_job_goes_on_after_the_restart(
         folder.mkdir()
         times.append(stop_in_the_middle(index, folder, place, undisturbed[place]))
     let_go, took = (max(column) for column in zip(*times, strict=True))
+    assert let_go < LET_GO_SECONDS
+    assert took < STOP_SECONDS
     print(
         f"{JOBS[place]['type']}: {STOPS} stops in the middle of the job; {4 * STOPS} followers let go within "
         f"{let_go:.2f} s, the process ended with 0 within {took:.2f} s; every result as of the undisturbed run"

@@ -62,7 +62,7 @@ async def ask(http: PooledClient, number: int, answers: Answers) -> None:
     if answer.status == 200:
         answers.seconds.append(time.perf_counter() - begun)
     elif answer.status in (429, 503) and int(answer.headers["retry-after"]) > 0:
-        answers.refused[f"{answer.status} {answer.json()['code']}"] += 1
+        answers.refused[f"{answer.status} {answer.problem['code']}"] += 1
     else:
         answers.odd.append(answer.body[:300].decode())
 

@@ -100,28 +100,24 @@ CASES = {
 @pytest.mark.slow
 def test_what_a_client_asked_for_ends_when_it_leaves(index: Path) -> None:
     with served(index, 1) as service:
-        leave_everything(service)
-
-
-def leave_everything(service: httpx.Client) -> None:
-    for number, (name, (resource, body, headers)) in enumerate(CASES.items()):
-        connection = send(service, resource, body, *headers)
-        wait_until(lambda: shown(service, "nattribute_workers_busy") == 1)
-        waiting = send(service, "attributions", SHORT)
-        wait_until(lambda: shown(service, "nattribute_queue_waiting") == 1)
-        waiting.close()  # its place in the queue is free at once, while the other goes on
-        wait_until(lambda: shown(service, "nattribute_queue_waiting") == 0)
-        assert shown(service, "nattribute_workers_busy") == 1, f"{name}: done too early to show anything"
-        wait_until(lambda seen=2 * number + 1: shown(service, "nattribute_requests_cancelled_total") == seen)
-        connection.close()
-        wait_until(lambda: is_idle(service))
-        wait_until(lambda seen=2 * number + 2: shown(service, "nattribute_requests_cancelled_total") == seen)
-        assert shown(service, "nattribute_attributions_total") == number, f"{name}: what was left is not answered"
-        answer = service.post("/v1/indexes/long/attributions", json=SHORT)
-        assert answer.status_code == 200
-    text = service.get("/metrics").text
-    assert 'status="499"' in text
-    assert 'status="500"' not in text
+        for number, (name, (resource, body, headers)) in enumerate(CASES.items()):
+            connection = send(service, resource, body, *headers)
+            wait_until(lambda: shown(service, "nattribute_workers_busy") == 1)
+            waiting = send(service, "attributions", SHORT)
+            wait_until(lambda: shown(service, "nattribute_queue_waiting") == 1)
+            waiting.close()  # its place in the queue is free at once, while the other goes on
+            wait_until(lambda: shown(service, "nattribute_queue_waiting") == 0)
+            assert shown(service, "nattribute_workers_busy") == 1, f"{name}: done too early to show anything"
+            wait_until(lambda seen=2 * number + 1: shown(service, "nattribute_requests_cancelled_total") == seen)
+            connection.close()
+            wait_until(lambda: is_idle(service))
+            wait_until(lambda seen=2 * number + 2: shown(service, "nattribute_requests_cancelled_total") == seen)
+            assert shown(service, "nattribute_attributions_total") == number, f"{name}: what was left is not answered"
+            answer = service.post("/v1/indexes/long/attributions", json=SHORT)
+            assert answer.status_code == 200
+        text = service.get("/metrics").text
+        assert 'status="499"' in text
+        assert 'status="500"' not in text
 
 
 @pytest.mark.slow
