@@ -4,7 +4,7 @@
 #   EXTRAS   faiss build and friends: cpu (default) or gpu, e.g. `make test EXTRAS=gpu`
 #   INDEX    the index directory `make serve` serves (default: indexes/digits, built when absent)
 #   PORT     where `make serve` listens on 127.0.0.1
-#   IMAGES   further options of docker/images.py, e.g. `make images IMAGES="--torch cpu --pip-config pip.conf"`
+#   IMAGES   options of docker/images.py, for all three targets, e.g. `make images IMAGES="--torch cpu --pip-config pip.conf"`
 
 PYTHON ?= python3
 EXTRAS ?= cpu
@@ -86,12 +86,12 @@ serve: $(READY)
 
 ## images   build the CPU images without a container engine or a registry (Debian's buildah, mmdebstrap, runc; root)
 images:
-	$(PYTHON) docker/images.py base
+	$(PYTHON) docker/images.py $(IMAGES) base
 	$(PYTHON) docker/images.py $(IMAGES) build
 
 ## images-check  run what `make images` built under its limits: index digits, serve, ask over HTTP, stop
 images-check:
-	$(PYTHON) docker/images.py check
+	$(PYTHON) docker/images.py $(IMAGES) check
 
 ## format   rewrite the sources in the house format and apply safe lint fixes
 format: $(READY)

@@ -46,7 +46,7 @@ class JobsOf(Parameters):
     )
 
 
-def refuse_parameters(_: Annotated[NoParameters, Query()]) -> None:
+async def refuse_parameters(_: Annotated[NoParameters, Query()]) -> None:
     """Take no query parameter; FastAPI ignores those that a route does not declare."""
 
 

@@ -204,13 +204,13 @@ class State:
             refuse(found)
 
 
-def state_of(request: Request) -> State:
+async def state_of(request: Request) -> State:
     """Return the parts of the service a request came to."""
     state: State = request.app.state.service
     return state
 
 
-def require_json(request: Request) -> None:
+async def require_json(request: Request) -> None:
     """Refuse a body that does not say it is JSON: a browser's form cannot reach the service across sites.
 
     Args:
