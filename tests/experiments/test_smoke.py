@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from experiments.__main__ import main
 from experiments.catalogue import experiments
 
 pytestmark = pytest.mark.slow
@@ -18,22 +19,28 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def started(name: str, out: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "experiments", name, "--size", "smoke", "--out", str(out)],
-        cwd=ROOT,
-        env=os.environ | {"NATTRIBUTE_CACHE": str(out / "cache"), "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def words(name: str, out: Path) -> list[str]:
+    return [name, "--size", "smoke", "--out", str(out)]
 
 
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs an experiment in this process, for another costs seconds of imports, and returns what it printed."""
+
+    def run(name: str, out: Path) -> str:
+        monkeypatch.setenv("NATTRIBUTE_CACHE", str(out / "cache"))
+        monkeypatch.setenv("COLUMNS", "160")
+        monkeypatch.setattr(sys, "argv", ["experiments", *words(name, out)])
+        main()
+        return str(capsys.readouterr().out)
+
+    return run
+
+
+@pytest.mark.filterwarnings("ignore:.*GradScaler:FutureWarning")  # kronfluence's
 @pytest.mark.parametrize("name", sorted(experiments()))
-def test_experiment_writes_finite_results_and_a_plot_and_continues(name, tmp_path):
-    result = started(name, tmp_path)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "seeds:" in result.stdout
+def test_experiment_writes_finite_results_and_a_plot_and_continues(name, tmp_path, run):
+    assert "seeds:" in run(name, tmp_path)
     whole = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
     numbers = [value for row in whole["rows"] for value in row.values() if isinstance(value, float)]
     assert numbers
@@ -44,9 +51,23 @@ def test_experiment_writes_finite_results_and_a_plot_and_continues(name, tmp_pat
         assert picture.width > 400
         assert len(picture.convert("RGB").getcolors(maxcolors=1 << 20)) > 20  # something is drawn
 
-    again = started(name, tmp_path)
-    assert again.returncode == 0, again.stdout + again.stderr
+    run(name, tmp_path)
     assert json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8")) == whole
+
+
+def test_the_command_continues_in_another_process(tmp_path, run):
+    run("mislabelled", tmp_path)
+    first = (tmp_path / "mislabelled.json").read_bytes()
+    again = subprocess.run(
+        [sys.executable, "-m", "experiments", *words("mislabelled", tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"NATTRIBUTE_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert (tmp_path / "mislabelled.json").read_bytes() == first
 
 
 @pytest.mark.parametrize("arguments", [["nonsense", "--size", "small"], ["brittleness", "--size", "huge"]])
