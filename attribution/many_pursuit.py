@@ -263,5 +263,6 @@ class ManyPursuit:
         error = self._diagonal_error + reach * (2 * columns + reach)
         error += 4 * roundings * _U64 * (self._column_squares + np.abs(self._diagonal))
         lower /= np.maximum(diagonal + error, self._floor)
-        upper /= np.maximum(diagonal - error, self._floor)
+        with np.errstate(over="ignore"):  # an infinite bound rules nothing out
+            upper /= np.maximum(diagonal - error, self._floor)
         return lower, upper

@@ -140,6 +140,15 @@ def test_a_resumed_selection_goes_on_bit_for_bit(system, rule, made):
         assert torch.equal(step.query_variances, expected.query_variances)
 
 
+def test_the_smallest_noise_there_is_makes_infinite_bounds_and_no_warning(system):
+    sketches, queries = system
+
+    def picks(noise):
+        return [step.position for step in select_many(queries, DenseCandidates(sketches), noise, budget=6)]
+
+    assert picks(5e-324) == picks(1e-300)
+
+
 @pytest.mark.parametrize("acquired", [[25], [3, 3], [-1], list(range(7))])
 def test_picks_that_no_selection_made_are_refused(system, acquired):
     sketches, queries = system
