@@ -14,8 +14,10 @@ from service.query_resolver import MISTAKES
 from service.schemas.jobs import EvaluationJob
 from service.served_index import ServedIndex
 
-#: Queries evaluated with one factorisation of every subset. A resumed job makes the same chunks, so the same bits.
-CHUNK = 512
+#: At most so many queries are evaluated with one factorisation of every subset.
+LARGEST_CHUNK = 512
+#: A job that has the queries makes so many chunks at least: there is progress to see, and something to keep or resume.
+FEWEST_CHUNKS = 16
 
 
 class EvaluationWork:
@@ -55,8 +57,10 @@ class EvaluationWork:
             The items of one chunk.
         """
         known = stored.positions()
-        for first in range(0, self.total, CHUNK):
-            places = range(first, min(first + CHUNK, self.total))
+        # By the total alone: a resumed job makes the same chunks, so the same bits.
+        chunk = max(1, min(LARGEST_CHUNK, self.total // FEWEST_CHUNKS))
+        for first in range(0, self.total, chunk):
+            places = range(first, min(first + chunk, self.total))
             if first not in known:  # chunks are stored whole
                 yield self._evaluate(places, check)
 

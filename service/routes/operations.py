@@ -1,5 +1,6 @@
 """/livez, /readyz and /metrics: what runs the service asks."""
 
+from anyio import to_thread
 from fastapi import APIRouter, Response
 
 from service.authentication import AllIndexes
@@ -34,4 +35,6 @@ async def ready(service: Service) -> Health:
 )
 async def metrics(service: Service) -> Response:
     """Requests, stages, scans, information, jobs, indexes and the process, in the Prometheus text format."""
-    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    # In a thread: jobs are counted in their store, whose lock may wait for the disk.
+    text = await to_thread.run_sync(service.metrics.text)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

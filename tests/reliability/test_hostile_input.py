@@ -120,6 +120,21 @@ def settle(process: psutil.Process) -> None:
         time.sleep(0.1)
 
 
+def check_in_time(refusals: list[Refusal], *, traced: bool = False) -> None:
+    """Hold refusals to 100 ms: by the clock in the long form, where nothing else runs and nothing traces.
+
+    Elsewhere the service's own time is judged: its ticks are 10 ms, what else it does counts too, and the first of a
+    kind loads its decoder.
+    """
+    idle = LONG and not traced and load() < 1.5
+    late = [
+        (refusal.name, refusal.seconds, refusal.cpu_seconds)
+        for refusal in refusals
+        if refusal.seconds > 0.1 and (idle or refusal.cpu_seconds > rounds(6, 2) * CPU_SECONDS)
+    ]
+    assert not late, late
+
+
 @contextlib.contextmanager
 def opened_files(served: Served) -> Iterator[list[str]]:
     """Watch which files the service opens; the list is filled at the end."""
@@ -160,11 +175,7 @@ def test_hostile_requests_are_refused_at_once_and_cost_little(served: Served) ->
         + f"; memory at its peak + {growth / MEGABYTE:.0f} MB; load {load():.1f}"
     )
     assert growth < 100 * MEGABYTE
-    # clock ticks are 10 ms, what else the service does counts too, and the first of a kind loads its decoder
-    late = [
-        refusal for refusal in refusals if refusal.seconds > 0.1 and refusal.cpu_seconds > rounds(6, 2) * CPU_SECONDS
-    ]
-    assert not late, [(refusal.name, refusal.seconds, refusal.cpu_seconds) for refusal in late]
+    check_in_time(refusals)
     assert httpx.get(f"{served.url}/readyz").status_code == 200
 
 
@@ -191,6 +202,7 @@ def test_no_name_leads_to_a_file_that_is_not_the_service_s(served: Served) -> No
         f"{len(refusals)} names refused, the slowest in {worst.seconds * 1000:.0f} ms ({worst.name}); "
         f"{len(opened)} files opened meanwhile, outside the index root {outside}; load {load():.1f}"
     )
+    check_in_time(refusals, traced=LONG)
     assert not [path for path in outside if "canary" in path or "passwd" in path or ".." in path]
     assert not [path for path in outside if not path.startswith(("/usr/lib", "/usr/share", "/etc/localtime"))]
 

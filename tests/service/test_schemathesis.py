@@ -14,7 +14,7 @@ from service.settings import Settings
 from tests.reliability.lengths import rounds
 
 EXAMPLES = rounds(30, 500)  # of right and of wrong requests each
-CHAINS = rounds(10, 100)
+CHAINS = rounds(10, 500)
 POSITIVE, NEGATIVE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 
 
