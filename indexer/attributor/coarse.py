@@ -7,6 +7,7 @@ import numpy as np
 
 from attribution.bounded_rows import BoundedRows
 from attribution.coarse_rows import CoarseRows, Places
+from attribution.cores import num_cores
 from attribution.exact_sums import Array
 from indexer.attributor.coded_rows import CodedHeads, CodedRows, CodeScans
 from indexer.attributor.compiled_bounds import KERNELS
@@ -14,6 +15,7 @@ from indexer.attributor.near_heads import places_near
 from indexer.attributor.pool import Pool
 from indexer.attributor.rounded_pool import RoundedPool
 from indexer.attributor.scan_rounds import scan_rounds
+from indexer.attributor.seats import Seats
 from indexer.attributor.stored_coarse import StoredCoarse
 from indexer.attributor.stored_rows import StoredRows
 from sketchstore.codes import Codes
@@ -30,11 +32,13 @@ class CoarseViews:
 
     Attributes:
         rounds: The rounds in which all selections in flight multiply codes.
+        seats: Where selections compute that share no scans, as many at a time as there are cores.
     """
 
     def __init__(self, index: Index) -> None:
         self._index = index
         self.rounds = scan_rounds()
+        self.seats = Seats(num_cores())
         self._scans: dict[str, _Scans | None] = {}
         self._lock = threading.Lock()
 

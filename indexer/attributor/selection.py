@@ -80,6 +80,8 @@ class Attribution:
         self._search = search
         self._strategy = strategy
         self._shares_scans = search is not None and shares_scans(asked, search, strategy)
+        # Whoever multiplies codes waits for rounds, which serve the more the more wait for them.
+        self._at_a_seat = not asked.coarse.has_codes(asked.pool)
         self._seconds = dict.fromkeys(("prepare", "search", "select", "rescore", "represents"), 0.0)
         self._seconds["prepare"] = time.perf_counter() - started
         self._taken: list[Step] = []
@@ -143,14 +145,24 @@ class Attribution:
             for _ in self._picks:
                 if check is not None:
                     check()
-                self._asked.coarse.rounds.pass_turn()
+                self._pass_turn()
         if self._answer is None:
-            self._answer = self._assemble()
+            with self._seat():
+                self._answer = self._assemble()
         return self._answer
 
     def _turn(self) -> AbstractContextManager[None]:
         # Selections that share scans work briefly between them; the steps of all others are scans of their own.
-        return self._asked.coarse.rounds.turn() if self._shares_scans else nullcontext()
+        return self._asked.coarse.rounds.turn() if self._shares_scans else self._seat()
+
+    def _pass_turn(self) -> None:
+        if self._shares_scans:
+            self._asked.coarse.rounds.pass_turn()
+        elif self._at_a_seat:
+            self._asked.coarse.seats.pass_on()
+
+    def _seat(self) -> AbstractContextManager[None]:
+        return self._asked.coarse.seats.taken() if self._at_a_seat else nullcontext()
 
     def _select(self) -> Iterator[Step]:
         question = self._question
