@@ -1,5 +1,6 @@
 """The Grafana dashboard, the alerts and Prometheus' configuration ask for nothing that /metrics does not have."""
 
+import copy
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.anyio
 MONITORING = Path("docker/monitoring")
 DASHBOARD: dict[str, Any] = json.loads((MONITORING / "grafana/dashboards/nattribute.json").read_text(encoding="utf-8"))
 ALERTS = yaml.safe_load((MONITORING / "alerts.yml").read_text(encoding="utf-8"))
+UNIT_TESTS = yaml.safe_load((MONITORING / "alerts_test.yml").read_text(encoding="utf-8"))
 #: Labels that Prometheus itself adds, or that a histogram's buckets have.
 OWN_LABELS = {"le", "job", "instance"}
 ROW = {"type": "row", "split": "query", "row": 1}
@@ -116,10 +118,47 @@ async def test_prometheus_scrapes_the_name_that_both_services_have() -> None:
         assert compose[name]["ports"][0].endswith(f":{port}")
 
 
-async def test_promtool_has_nothing_to_say_about_the_alerts() -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool (Debian's package prometheus) is not installed")
-    command = [promtool, "check", "rules", str(MONITORING / "alerts.yml")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("check", [("check", "rules", "alerts.yml"), ("test", "rules", "alerts_test.yml")])
+async def test_promtool_has_nothing_to_say_about_the_alerts(check: tuple[str, ...]) -> None:
+    result = promtool(*check, folder=MONITORING)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+async def test_promtool_has_nothing_to_say_about_the_configuration(tmp_path: Path) -> None:
+    stated = (MONITORING / "prometheus.yml").read_text(encoding="utf-8")
+    at = "/etc/prometheus/alerts.yml"  # where compose mounts it
+    assert stated.count(at) == 1
+    shutil.copy(MONITORING / "alerts.yml", tmp_path)
+    (tmp_path / "prometheus.yml").write_text(stated.replace(at, "alerts.yml"), encoding="utf-8")
+    result = promtool("check", "config", "prometheus.yml", folder=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"{len(ALERTS['groups'][0]['rules'])} rules found" in result.stdout
+
+
+async def test_the_unit_tests_would_find_an_alert_that_is_never_raised(tmp_path: Path) -> None:
+    shutil.copy(MONITORING / "alerts_test.yml", tmp_path)
+    silenced = copy.deepcopy(ALERTS)
+    for rule in silenced["groups"][0]["rules"]:
+        rule["expr"] = f"({rule['expr']}) and vector(0) > 1"
+    (tmp_path / "alerts.yml").write_text(yaml.safe_dump(silenced), encoding="utf-8")
+    result = promtool("test", "rules", "alerts_test.yml", folder=tmp_path)
+    assert result.returncode == 1
+    missed = set(re.findall(r'alertname="(\w+)"', result.stdout + result.stderr))
+    assert missed == {rule["alert"] for rule in silenced["groups"][0]["rules"]}
+
+
+async def test_every_alert_has_a_unit_test_that_raises_it_and_one_that_does_not() -> None:
+    raised: dict[str, set[bool]] = {}
+    for test in UNIT_TESTS["tests"]:
+        checks = test["promql_expr_test"]
+        fired = [re.findall(r'alertname="(\w+)"', str(check["exp_samples"])) for check in checks]
+        for alert in {alert for each in fired for alert in each}:
+            raised[alert] = {alert in each for each in fired}
+    assert raised == {rule["alert"]: {True, False} for rule in ALERTS["groups"][0]["rules"]}
+
+
+def promtool(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("promtool (Debian's package prometheus) is not installed")
+    return subprocess.run([found, *arguments], cwd=folder, capture_output=True, text=True, check=False)
