@@ -222,7 +222,7 @@ class JobStore:
         with self._writing() as db:
             db.execute(
                 "UPDATE jobs SET state = 'cancelled', finished = ?, version = version + 1 "
-                "WHERE state = 'running' AND cancel_requested",
+                "WHERE state IN ('queued', 'running') AND cancel_requested",
                 (time.time(),),
             )
             return db.execute(

@@ -425,6 +425,20 @@ def test_a_full_disk_refuses_new_jobs_and_holds_up_the_accepted(settings: Settin
     jobs.stop()
 
 
+def test_a_job_cancelled_while_the_service_stopped_is_not_taken_up_again(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs.sqlite3")
+    job = store.create(NewJob("coreset", "margin", "r", json.dumps(CORESET), "d", 12), None, 9)
+    assert store.claim() is not None
+    store.cancel(job.id)
+    store.requeue(job)  # the runner had looked before
+    store.close()
+    again = JobStore(tmp_path / "jobs.sqlite3")
+    assert again.recover() == 0
+    assert again.get(job.id).state == "cancelled"
+    assert again.claim() is None
+    again.close()
+
+
 def test_a_store_belongs_to_one_process_and_one_version(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.sqlite3")
     with pytest.raises(JobStoreError, match="another process"):
