@@ -195,7 +195,7 @@ class Gate:
 
     def _shed(self, scope: Scope) -> None:
         # Refused before its body is read: while the service is overloaded, refusing must cost it little.
-        # Only what takes a worker: cards, examples and reloads are answered all the same.
+        # Only questions: cards and reloads need no worker, and examples, which do, have no body to read in vain.
         if scope["method"] == "POST" and scope["path"].endswith(TAKES_A_WORKER) and not self._state.draining:
             self._state.workplace.check_room()
 
