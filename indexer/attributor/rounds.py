@@ -5,7 +5,8 @@ to finish more than the round that is under way. There is no thread of its own; 
 
 Between its questions an asker works on what it got, in *turns*: threads that share one interpreter lock slow each other
 down where they work at the same time, and a round that begins while some of them work has little company in it. So one
-works at a time, and a round begins when nobody does.
+works at a time, and a round begins when nobody does who may still ask soon: one that passes its turn while questions
+wait is waited for no more.
 """
 
 import threading
@@ -51,7 +52,8 @@ class Rounds(Generic[Asked, Given]):
         self._lock = threading.Lock()
         self._waiting: list[_Ticket[Asked, Given]] = []
         self._under_way = False
-        # Whoever is in a turn or waits for one; a thread's own is remembered for its questions.
+        # How many are in a turn or wait for one, less those that rounds wait for no more. A thread's own part in it is
+        # remembered: whether it is in a turn, and whether it counts.
         self._working = 0
         self._turn_taken = False
         self._turn_queue: deque[threading.Event] = deque()
@@ -80,6 +82,7 @@ class Rounds(Generic[Asked, Given]):
             return
         with self._lock:
             self._working += 1
+        self._own.counts = True
         self._take_turn()
         try:
             yield
@@ -87,8 +90,16 @@ class Rounds(Generic[Asked, Given]):
             self._end_turn()
 
     def pass_turn(self) -> None:
-        """Let those who wait for a turn have theirs first, and go on; for the middle of a long one."""
-        if getattr(self._own, "working", False) and self._turn_queue:
+        """Let those who wait for a turn have theirs first, and go on; for the middle of a long one.
+
+        Questions that wait are served without waiting for the next one of this thread.
+        """
+        if not getattr(self._own, "working", False):
+            return
+        if self._waiting:
+            with self._lock:
+                self._stop_counting()
+        if self._turn_queue:
             self._give_turn()
             self._take_turn()
 
@@ -119,6 +130,7 @@ class Rounds(Generic[Asked, Given]):
         if ticket.leads:
             self._serve_round()
         if ticket.working:
+            self._own.counts = True
             self._take_turn()
         if ticket.error is not None:
             raise ticket.error
@@ -146,8 +158,14 @@ class Rounds(Generic[Asked, Given]):
     def _end_turn(self) -> None:
         self._give_turn()
         with self._lock:
+            self._stop_counting()
+
+    def _stop_counting(self) -> None:
+        # With the lock held.
+        if self._own.counts:
+            self._own.counts = False
             self._working -= 1
-            self._call_leader()
+        self._call_leader()
 
     def _call_leader(self) -> None:
         # With the lock held. The oldest question leads as soon as nobody works and no round is under way.

@@ -1,6 +1,7 @@
 """Rounds: everyone is served once, in company where there is any, and an error reaches those it concerns."""
 
 import threading
+import time
 
 import pytest
 
@@ -121,6 +122,35 @@ def test_one_at_a_time_has_the_turn_and_those_who_wait_go_first():
     for thread in threads:
         thread.join(30)
     assert order == ["long begins", "first", "second", "long ends"]
+
+
+@pytest.mark.parametrize("long_ones", [1, 2])
+def test_a_question_is_served_while_others_work_on_without_asking(long_ones):
+    rounds, answered, holding = Rounds(lambda asked: asked), threading.Event(), threading.Semaphore(0)
+    ended_before = []
+
+    def long_work():
+        deadline = time.monotonic() + 30
+        with rounds.turn():
+            holding.release()
+            while not answered.is_set() and time.monotonic() < deadline:
+                time.sleep(0.001)
+                rounds.pass_turn()
+            ended_before.append(not answered.is_set())
+            assert rounds.ask("still counted among those who ask") == "still counted among those who ask"
+
+    threads = [threading.Thread(target=long_work) for _ in range(long_ones)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert holding.acquire(timeout=30)
+    with rounds.turn():
+        assert rounds.ask("first step") == "first step"
+        answered.set()
+    for thread in threads:
+        thread.join(60)
+    assert ended_before == [False] * long_ones
+    assert rounds._working == 0 and not rounds._turn_taken
 
 
 def test_a_turn_ends_with_an_error_in_it():
