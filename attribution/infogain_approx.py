@@ -2,8 +2,8 @@
 
 Both strategies pick the row whose float64 inner product with the residual is largest, ties to the lowest row; they
 differ in what they read for it. ``literal`` asks the index at every step, as the paper does. ``certified`` proves each
-pick from bounds (method.md section 6), the cheapest way there is at hand: columns of a stored kernel matrix, coarse
-rows with known errors, or the lists of one search.
+pick from bounds (method.md section 6), the way that reads the fewest bytes of those at hand: columns of a stored kernel
+matrix, coarse rows with known errors, or the lists of one search.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attribution.acquired import AcquiredSet, gain_step
 from attribution.bound_kernels import BoundKernels
+from attribution.cheapest_way import PoolSizes, cheapest_way
 from attribution.checks import check_budget, check_option, check_query
 from attribution.coarse_rows import CoarseRows
 from attribution.gain_system import KernelColumn
@@ -47,6 +48,7 @@ def select_infogain_approx(
     bytes_per_sketch: int = 0,
     kernels: BoundKernels = ARRAY_KERNELS,
     max_results: int = 2048,
+    way: str | None = None,
 ) -> Iterator[Step]:
     r"""Select the examples whose posterior covariance with the query is largest, one at a time (Eq. 15).
 
@@ -71,14 +73,15 @@ def select_infogain_approx(
         float32_sketches: Reads the same sketches as float32, for products that only nominate; spares a conversion
             when they are stored in float32 or less.
         kernel_column: Gives K(n, a) of every allowed row n, ascending, for an allowed row a, float64, shape
-            [num_allowed]: a column of a stored Gram matrix. Then a certified selection costs one search and no look at
-            any row but contenders.
-        coarse: The allowed rows in few bits. Then a certified selection over an exact, local search costs one look at
-            all of them, and later looks where bounds allow a row to be the pick.
+            [num_allowed]: a column of a stored Gram matrix. Then a certified selection can do with one look at the pool
+            and no other at any row but contenders.
+        coarse: The allowed rows in few bits. Then a certified selection over an exact, local search looks at all of
+            them once instead of searching, and later where bounds allow a row to be the pick.
         bytes_per_sketch: What reading one stored sketch costs; counted in the steps.
         kernels: Evaluate the bounds on coarse rows.
         max_results: Longest list asked of an index that neither serves. A pool within it needs one search for the whole
             selection.
+        way: How to certify: one of ``cheapest_way.WAYS`` that the arguments allow. None: the one of fewest bytes.
 
     Yields:
         One step per pick, with the search's counters so far. It ends early when the best score is exactly 0.
@@ -86,18 +89,38 @@ def select_infogain_approx(
     check_query(query)
     check_budget(budget, num_allowed)
     check_option(strategy, STRATEGIES, "strategy")
+    looks = coarse if search.exact and search.local else None
+    at_hand = ["lists"]
+    if looks is not None:
+        at_hand.append("scan")
+    if kernel_column is not None and search.exact:
+        at_hand.append("columns")
+    if way is None:
+        row = 4 * query.shape[0]  # of a search, in float32
+        look = row if looks is None else looks.bytes_per_row
+        sizes = PoolSizes(num_allowed, query.shape[0], budget, look=look, sketch=row)
+        way = cheapest_way(sizes, at_hand, local=search.local)
+    check_option(way, at_hand, "way")
     acquired = AcquiredSet(query.unsqueeze(0), noise_variance, budget)
     picker: GramPicker | ListPicker | LiteralPicker | ScanPicker
     if strategy == "literal":
         picker = LiteralPicker(search, sketches, rows_allowed, num_allowed, largest_norm, bytes_per_sketch)
-    elif kernel_column is not None and search.exact:
-        # A step reads 8 bytes a row.
+    elif way == "columns":
+        assert kernel_column is not None, "at hand"
         picker = GramPicker(
-            search, sketches, kernel_column, rows_allowed, num_allowed, largest_norm, squared_norms, bytes_per_sketch
+            search,
+            sketches,
+            kernel_column,
+            rows_allowed,
+            num_allowed,
+            largest_norm,
+            squared_norms,
+            bytes_per_sketch,
+            looks,
         )
-    elif coarse is not None and search.exact and search.local:
-        # A search of local rows reads as much as a look at all of them or more, at every call.
-        picker = ScanPicker(coarse, sketches, bytes_per_sketch, budget, kernels)
+    elif way == "scan":
+        assert looks is not None, "at hand"
+        picker = ScanPicker(looks, sketches, bytes_per_sketch, budget, kernels)
     else:
         picker = ListPicker(
             search,

@@ -70,12 +70,11 @@ def shares_scans(asked: Asked, search: IndexSearch, strategy: str) -> bool:
     Returns:
         Whether it does.
     """
-    return _looks_coarsely(asked, search, strategy) and asked.coarse.has_codes(asked.pool)
+    return _looks_coarsely(search, strategy) and asked.coarse.has_codes(asked.pool)
 
 
-def _looks_coarsely(asked: Asked, search: IndexSearch, strategy: str) -> bool:
-    stored_columns = asked.rows.kernel_column_of_row() is not None
-    return strategy == "certified" and search.exact and search.local and not stored_columns
+def _looks_coarsely(search: IndexSearch, strategy: str) -> bool:
+    return strategy == "certified" and search.exact and search.local
 
 
 def approximate_steps(asked: Asked, search: IndexSearch, strategy: str) -> Iterator[Step]:
@@ -105,7 +104,7 @@ def approximate_steps(asked: Asked, search: IndexSearch, strategy: str) -> Itera
         squared_norms=asked.pool.view.squared_norms,
         float32_sketches=lambda rows: asked.stored.read(rows, torch.float32),
         kernel_column=asked.rows.kernel_column_of_row(),
-        coarse=asked.coarse.of(asked.pool, asked.stored) if _looks_coarsely(asked, search, strategy) else None,
+        coarse=asked.coarse.of(asked.pool, asked.stored) if _looks_coarsely(search, strategy) else None,
         bytes_per_sketch=asked.stored.bytes_per_row,
         kernels=KERNELS,
         max_results=_MAX_RESULTS,

@@ -20,6 +20,8 @@ WAYS = [
     "certified, short lists",
     "certified, no norms",
     "stored Gram matrix",
+    "stored Gram matrix, coarse 0.01",
+    "stored Gram matrix, coarse 3",
     "coarse 1e-15",
     "coarse 0.01",
     "coarse 0.5",
@@ -83,9 +85,16 @@ class RoughRows:
 
 
 def rough_rows(way, sketches, allowed):
-    if not way.startswith("coarse"):
+    if "coarse" not in way:
         return None
-    return RoughRows(sketches, allowed, float(way.split()[1]), with_heads=way.endswith("with heads"))
+    roughness = float(way.removesuffix(" with heads").split()[-1])
+    return RoughRows(sketches, allowed, roughness, with_heads=way.endswith("with heads"))
+
+
+def forced_way(way):
+    if way.startswith("stored Gram"):
+        return "columns"
+    return "scan" if way.startswith("coarse") else None
 
 
 def select(way, query, sketches, noise, budget, *, rows_allowed=None, search=None):
@@ -107,7 +116,8 @@ def select(way, query, sketches, noise, budget, *, rows_allowed=None, search=Non
             squared_norms=None if way == "certified, no norms" else norms,
             coarse=rough_rows(way, sketches, allowed),
             bytes_per_sketch=8 * sketches.shape[1],
-            kernel_column=(lambda row: gram[:, place[row]]) if way == "stored Gram matrix" else None,
+            kernel_column=(lambda row: gram[:, place[row]]) if way.startswith("stored Gram") else None,
+            way=forced_way(way) if search is None or search.exact else None,
             max_results=3 if way == "certified, short lists" else 2048,
         )
     )
@@ -290,6 +300,23 @@ def test_wrong_uses_are_refused():
         select("lazy", query, sketches, 1.0, 1)
     with pytest.raises(BudgetError, match="exceeds the 3 candidates"):
         select("certified", query, sketches, 1.0, 4)
+
+
+def test_a_way_that_is_not_at_hand_is_refused():
+    sketches = torch.eye(3, dtype=torch.float64)
+    steps = select_infogain_approx(
+        torch.ones(3, dtype=torch.float64),
+        DenseSearch(sketches),
+        lambda rows: sketches[rows],
+        1.0,
+        budget=1,
+        rows_allowed=None,
+        num_allowed=3,
+        largest_norm=1.0,
+        way="columns",
+    )
+    with pytest.raises(UnknownOptionError, match=r"way 'columns' does not exist. Use one of lists\."):
+        next(steps)
 
 
 def test_a_large_pool_is_searched_again_only_when_bounds_fail():

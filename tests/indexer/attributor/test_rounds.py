@@ -150,7 +150,8 @@ def test_a_question_is_served_while_others_work_on_without_asking(long_ones):
     for thread in threads:
         thread.join(60)
     assert ended_before == [False] * long_ones
-    assert rounds._working == 0 and not rounds._turn_taken
+    assert rounds._working == 0
+    assert not rounds._turn_taken
 
 
 def test_a_turn_ends_with_an_error_in_it():
