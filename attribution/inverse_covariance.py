@@ -102,8 +102,12 @@ class InverseCovariance:
         if self.is_kernel:
             rotated = torch.where(self.resolved, weighted_sum(self.spectrum.eigenvectors, source), 0.0)
             return rotated, self.weights * rotated
+        rotated, directions = self._filter(source.unsqueeze(0))
+        return rotated[0], directions[0]
+
+    def _filter(self, sources: Float[Tensor, "b m"]) -> tuple[Float[Tensor, "b m"], Float[Tensor, "b m"]]:
         kept = torch.where(self.resolved, self.weights, 0.0)
-        return self._filtered(self.spectrum.eigenvector_rows, kept, source)
+        return self._filtered(self.spectrum.eigenvector_rows, kept, sources)
 
     def rows(self, positions: Int[Tensor, " s"], sketches: SketchReader) -> Float[Tensor, "s m"]:
         """Give the rows R_n of the module's docstring.
@@ -117,16 +121,16 @@ class InverseCovariance:
         """
         return self.spectrum.eigenvectors[positions] if self.is_kernel else sketches(positions)
 
-    def direction(self, row: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-        """Give the direction D_n of an example, in sums of fixed order; d² in the gram form.
+    def directions(self, rows: Float[Tensor, "s m"]) -> Float[Tensor, "s m"]:
+        """Give the directions D_n of examples, each in sums of fixed order; d² each in the gram form.
 
         Args:
-            row: R_n, shape [m].
+            rows: R_n, shape [s, m]. Several at once read the eigenvectors once.
 
         Returns:
-            D_n, shape [m].
+            D_n, shape [s, m].
         """
-        return self.weights * row if self.is_kernel else self.filter(row)[1]
+        return self.weights * rows if self.is_kernel else self._filter(rows)[1]
 
     def covariance_unit(self) -> float:
         """How P_nm follows from R_n · D_m for n ≠ m: 1 in the kernel form, −1/σ² in the gram form.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -26,6 +27,8 @@ __all__ = [
 
 #: Rows of T read at a time for a residual.
 _GROUP_ROWS = 2048
+#: Rows whose directions are computed at once.
+_FILTERED_TOGETHER = 16
 #: Relative error of a leverage from which a variance is not taken from it.
 _LARGEST_RELATIVE = 0.5
 
@@ -233,8 +236,9 @@ class QueryPosterior:
             shares = (self.posterior.eigenvalues * self.posterior.weights).numpy()
             leverages = torch.from_numpy(row_dots(rows.numpy() * shares, rows.contiguous().numpy()))
         else:
-            found = [inner_product(row, self.posterior.direction(row)) for row in rows]
-            leverages = torch.tensor(found, dtype=torch.float64)
+            groups = torch.split(rows.contiguous(), _FILTERED_TOGETHER)
+            found = [row_dots(group.numpy(), self.posterior.directions(group).numpy()) for group in groups]
+            leverages = torch.from_numpy(np.concatenate(found))
         return self._given_what_is_left(positions, leverages)
 
     def nominated_variances(self, positions: Int[Tensor, " s"]) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"]]:

@@ -22,6 +22,8 @@ from attribution.leverages import SketchReader
 
 #: Directions kept of rows that are not removed: contenders of one step contend in the next.
 _KEPT_DIRECTIONS = 64
+#: Directions computed together, each eigenvector being read once for all of them.
+_TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -164,16 +166,26 @@ class Removal:
         return np.where(np.abs(duals) <= rounding, 0.0, duals), along
 
     def _pivot(self, row: Float[Tensor, " m"]) -> tuple[float, Array]:
-        # P_nn given T, and D_n. Equal rows have equal ones: a pool of duplicates costs one.
+        # P_nn given T, and D_n.
         key = row.numpy().tobytes()
         if key not in self._known:
-            direction = self._posterior.direction(row).numpy()
+            self._learn(row.unsqueeze(0))
+        return self._known[key]
+
+    def _learn(self, rows: Float[Tensor, "s m"]) -> None:
+        # Equal rows have equal directions: a pool of duplicates costs one.
+        keyed = {row.numpy().tobytes(): row for row in rows}
+        fresh = {key: row for key, row in keyed.items() if key not in self._known}
+        if not fresh:
+            return
+        while len(self._known) > max(_KEPT_DIRECTIONS - len(fresh), 0):
+            self._known.popitem(last=False)
+        directions = self._posterior.directions(torch.stack(list(fresh.values()))).numpy()
+        for (key, row), direction in zip(fresh.items(), directions, strict=True):
             product = float(row_dots(np.ascontiguousarray(row.numpy()), direction))
             pivot = product if self._posterior.is_kernel else (1 - product) / self._posterior.noise_variance
-            self._known[key] = (pivot, direction)
-            if len(self._known) > _KEPT_DIRECTIONS:
-                self._known.popitem(last=False)
-        return self._known[key]
+            # Its own copy: a view would keep all that were computed with it.
+            self._known[key] = (pivot, direction.copy())
 
     def remove(self, position: int) -> Removed:
         """Remove one example.
@@ -211,8 +223,11 @@ class Removal:
         Args:
             positions: Their positions in T, in order, none yet removed.
         """
-        for position in positions:
-            self.remove(int(position))
+        for start in range(0, len(positions), _TOGETHER):
+            chunk = [int(position) for position in positions[start : start + _TOGETHER]]
+            self._learn(self._posterior.rows(torch.tensor(chunk), self._sketches))
+            for position in chunk:
+                self.remove(position)
 
     def not_positive(self, position: int) -> NotPositiveDefiniteError:
         """Say that rounding left nothing of P_nn.
