@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attribution.bounded_rows import BoundedRows
-from attribution.coarse_rows import CoarseRows, Places
+from attribution.coarse_rows import CoarseRows
 from attribution.cores import num_cores
 from attribution.exact_sums import Array
 from indexer.attributor.coded_rows import CodedHeads, CodedRows, CodeScans
@@ -40,6 +40,7 @@ class CoarseViews:
         self.rounds = scan_rounds()
         self.seats = Seats(num_cores())
         self._scans: dict[str, _Scans | None] = {}
+        self._coded: dict[tuple[str, int | None], CodedRows] = {}
         self._lock = threading.Lock()
 
     def of(self, pool: Pool, stored: StoredRows) -> CoarseRows:
@@ -69,8 +70,14 @@ class CoarseViews:
         scans = self._scans_of(pool.view.name)
         if scans is None:
             return None
-        rows, norms = pool.candidates.numpy(), _norms_of(pool)
-        return CodedRows(scans.rows, rows, norms, scans.heads_of(rows, norms))
+        if pool.candidates.numel() < pool.comparable.numel():
+            return scans.coded(pool)
+        # Questions about everything share what is kept by row: it is a third of what a question holds.
+        with self._lock:
+            key = (pool.view.name, pool.label)
+            if key not in self._coded:
+                self._coded[key] = scans.coded(pool)
+            return self._coded[key]
 
     def rounded(self, pool: Pool) -> RoundedPool | None:
         """Give the codes of the rows that may be selected, for the exact rules.
@@ -121,10 +128,11 @@ class _Scans:
     heads: Heads | None
     head_rows: CodeScans | None
 
-    def heads_of(self, rows: Places, norms: Array) -> CodedHeads | None:
+    def coded(self, pool: Pool) -> CodedRows:
+        rows, norms = pool.candidates.numpy(), _norms_of(pool)
         if self.heads is None or self.head_rows is None:
-            return None
-        return CodedHeads(self.head_rows, self.heads, rows, norms)
+            return CodedRows(self.rows, rows, norms)
+        return CodedRows(self.rows, rows, norms, CodedHeads(self.head_rows, self.heads, rows, norms))
 
 
 def _norms_of(pool: Pool) -> Array:

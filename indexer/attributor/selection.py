@@ -232,7 +232,9 @@ class Attribution:
 
     def _assemble(self) -> Answer:
         began = time.perf_counter()
-        information, warnings = self._information()
+        # Directions of removals are megabytes a question, so that not every one in flight has them at once.
+        with nullcontext() if self._at_a_seat else self._asked.coarse.seats.taken():
+            information, warnings = self._information()
         rescored = time.perf_counter()
         rows = [step.position for step in self._taken]
         self._duplicates.find(rows)
