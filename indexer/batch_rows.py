@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from indexer.batches import Batch, map_tensors, move, take_rows
 from indexer.featurise import Featuriser
@@ -43,12 +43,11 @@ def default_budget(device: str, on_cpu: int) -> int:
     return max(on_cpu, int(total) // CUDA_BUDGET_SHARE // GIB * GIB)
 
 
-def row_bytes(features: TangentFeatures, model: nn.Module, inputs: Batch, targets: Tensor, sketch_dim: int) -> int:
+def row_bytes(features: TangentFeatures, inputs: Batch, targets: Tensor, sketch_dim: int) -> int:
     """What one row holds while its batch is computed: its inputs, what autograd keeps for it, and its sketch.
 
     Args:
         features: The tangent features.
-        model: Their model, whose weights no row holds.
         inputs: A batch of one example, the longest there is, on the model's device.
         targets: Its target, shape [1].
         sketch_dim: d.
@@ -56,20 +55,14 @@ def row_bytes(features: TangentFeatures, model: nn.Module, inputs: Batch, target
     Returns:
         Bytes.
     """
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
+    sizes: list[int] = []
 
     def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+        sizes.append(tensor.numel() * tensor.element_size())
         return tensor
 
     map_tensors(note, inputs)
-    # The pack hook keeps what it is given alive, so that no two storages share an address.
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        features.values(inputs, targets)
-    return sum(kept.values()) + 4 * sketch_dim
+    return sum(sizes) + features.activation_bytes(inputs, targets) + 4 * sketch_dim
 
 
 def rows_for(budget_bytes: int, bytes_of_a_row: int, block_rows: int, *, lengths: bool) -> int:
@@ -121,7 +114,7 @@ def plan_batches(
         featuriser.probe(rows.inputs, labels, view)
         one = move(take_rows(rows.inputs, 0, 1), featuriser.device)
         targets = featuriser.measurement.targets(view, labels[:1].to(featuriser.device))
-        held = row_bytes(featuriser.features, featuriser.model, one, targets, featuriser.spec.dim)
+        held = row_bytes(featuriser.features, one, targets, featuriser.spec.dim)
     except (MemoryError, RuntimeError, TypeError, ValueError):
         pass  # what is wrong with the model or the row is said where rows are sketched, with the row's number
     found = rows_for(budget_bytes, held, block_rows, lengths=has_lengths)

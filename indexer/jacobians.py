@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from indexer.batches import Batch, num_rows, take_rows
+from indexer.batches import Batch, map_tensors, num_rows, take_rows
 from indexer.general_route import Called, GeneralRoute
 from indexer.layers.factors import Factors
 from indexer.layers.route import HookRoute
@@ -261,7 +261,7 @@ class TangentFeatures:
             return
         few, targets = take_rows(inputs, 0, 2), targets[:2]
         self._try_measurement(few, targets)
-        row_bytes = self._activation_bytes(take_rows(few, 0, 1), targets[:1])
+        row_bytes = self.activation_bytes(take_rows(few, 0, 1), targets[:1])
         self._hooks.row_bytes = self._general.row_bytes = row_bytes
         # On a GPU, convolutions round to ten bits by default: too coarse to tell a right gradient from a wrong one.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -287,19 +287,35 @@ class TangentFeatures:
             reason = str(error).strip().partition("\n")[0]
             self.notes.append(f"torch.func.vmap refuses the measurement, so each example is measured alone: {reason}")
 
-    def _activation_bytes(self, one: Batch, targets: Tensor) -> int:
-        storages: dict[int, int] = {}
-        held = {parameter.data_ptr() for parameter in self._called.parameters()}
+    def activation_bytes(self, inputs: Batch, targets: Tensor) -> int:
+        """What autograd keeps of a batch between its forward and its backward pass, beside weights and inputs.
+
+        Args:
+            inputs: A batch of b examples, on the model's device; they may be views of many more.
+            targets: The target of each, shape [b].
+
+        Returns:
+            Bytes.
+        """
+        there = {parameter.untyped_storage().data_ptr() for parameter in self._called.parameters()}
+        kept: dict[int, int] = {}
+
+        def skip(tensor: Tensor) -> Tensor:
+            there.add(tensor.untyped_storage().data_ptr())
+            return tensor
 
         def note(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            if tensor.data_ptr() not in held:
-                storages[storage.data_ptr()] = storage.nbytes()
+            if storage.data_ptr() not in there:
+                kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
+        # A view's storage is that of all rows it was taken from: counted, it would leave few rows to a pass.
+        map_tensors(skip, inputs)
+        # The pack hook keeps what it is given alive, so that no two storages share an address.
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            self.values(one, targets)
-        return sum(storages.values())
+            self.values(inputs, targets)
+        return sum(kept.values())
 
     def _say_refused(self) -> None:
         # One sentence per reason, not one per parameter

@@ -104,6 +104,19 @@ def test_a_row_does_not_depend_on_its_batch_mates(case: Case) -> None:
         assert relative_error(alone, together[row : row + 1].double()) < ROUNDING
 
 
+def test_rows_taken_from_a_large_tensor_need_no_more_room_than_their_own(case: Case) -> None:
+    model, inputs, labels = case.build()
+    if isinstance(inputs, dict):
+        many = {name: value.repeat(50, *[1] * (value.ndim - 1)) for name, value in inputs.items()}
+        views = {name: value[:ROWS] for name, value in many.items()}
+    else:
+        views = inputs.repeat(50, *[1] * (inputs.ndim - 1))[:ROWS]
+    model.requires_grad_()
+    features = features_of(case, model, all_parameters(model))
+    targets = features.measurement.targets(features.measurement.views(4)[0], labels)
+    assert features.activation_bytes(views, targets) == features.activation_bytes(inputs, targets)
+
+
 def test_linear_model_tangent_features_are_its_inputs() -> None:
     model = nn.Linear(5, 4, bias=False).eval()
     inputs, labels = torch.randn(3, 5), torch.tensor([2, 0, 2])
