@@ -55,11 +55,13 @@ demo: $(READY)
 	$(BIN)/python -m experiments.demo
 
 ## experiments  every experiment of the paper in its small size (DATA=folder of data sets), into results/small
+# Two side by side with a thread each: networks this small hardly use a second one. One that fails lets the others
+# finish and fails the target; started again, each continues where it stopped.
 experiments: $(READY)
-	@for name in $$($(BIN)/python -m experiments --list); do \
-		OMP_NUM_THREADS=2 $(BIN)/python -m experiments $$name --size small --out results/small/$$name \
-			$(if $(DATA),--data-dir $(DATA)) || exit 1; \
-	done
+	@mkdir -p results/small
+	@$(BIN)/python -m experiments --list | $(if $(DATA),NATTRIBUTE_DATA=$(DATA)) OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 \
+		xargs -P 2 -n 1 bash -o pipefail -c '$(BIN)/python -m experiments "$$0" --size small --out results/small/"$$0" 2>&1 \
+			| tee results/small/"$$0".log | sed "s/^/$$0: /"'
 
 ## test     everything: format, lint, types, import contract, all tests
 test: lint

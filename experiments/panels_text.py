@@ -1,7 +1,7 @@
 """Attribution panels (appendix F) for text: pairs of sentences of RTE, asked about as ``experiments.panels`` asks.
 
 MiniLM fine-tuned on RTE instead of the paper's BERT, linear layers only, d = 4096 instead of 20,480. The small size
-measures the head's linear layers on 800 rows; the first run of either size fine-tunes the model, ten minutes of a core.
+measures the head's linear layers on 800 rows; the first run of either size fine-tunes the model, 20 minutes of a core.
 """
 
 from dataclasses import replace
