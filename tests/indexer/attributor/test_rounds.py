@@ -1,5 +1,7 @@
 """Rounds: everyone is served once, in company where there is any, and an error reaches those it concerns."""
 
+import contextlib
+import random
 import threading
 import time
 
@@ -162,3 +164,41 @@ def test_a_turn_ends_with_an_error_in_it():
     for _ in range(2):
         with pytest.raises(ValueError, match="no product"), rounds.turn():
             rounds.ask(1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_askers_in_any_order_all_end_and_leave_nothing_behind(seed):
+    # Turns, passes, questions in and out of turns, and rounds that fail, at random.
+    chance = random.Random(seed)
+
+    def serve(asked):
+        if chance.random() < 0.05:
+            raise ValueError("no product")
+        return [2 * each for each in asked]
+
+    rounds, ended = Rounds(serve, most=chance.choice([1, 2, 64])), []
+
+    def work(own):
+        for _ in range(8):
+            with contextlib.suppress(ValueError):
+                if own.random() < 0.3:
+                    assert rounds.ask(3) == 6
+                with rounds.turn():
+                    for _ in range(own.randint(0, 6)):
+                        if own.random() < 0.5:
+                            assert rounds.ask(4) == 8
+                        else:
+                            rounds.pass_turn()
+        ended.append(own)
+
+    threads = [threading.Thread(target=work, args=(random.Random(100 * seed + i),), daemon=True) for i in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(ended) == 12
+    assert rounds._working == 0
+    assert not (rounds._turn_taken)
+    assert not (rounds._turn_queue)
+    assert not (rounds._waiting)
+    assert not (rounds._under_way)
