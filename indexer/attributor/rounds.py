@@ -72,7 +72,8 @@ class Rounds(Generic[Asked, Given]):
         """Work between questions, while nobody else does; a question lets others work until it is answered.
 
         A thread that is in a turn may enter it again. Nothing that waits for another thread's turn belongs in it.
-        Turns come in the order in which they were asked for.
+        Turns come in the order in which they were asked for. A round waits for those who asked for theirs before any of
+        its questions came.
 
         Yields:
             Nothing; the turn ends with the block.
@@ -81,8 +82,9 @@ class Rounds(Generic[Asked, Given]):
             yield
             return
         with self._lock:
-            self._working += 1
-        self._own.counts = True
+            # Questions that wait already do not wait for newcomers as well: there might be no end to these.
+            self._own.counts = not self._waiting
+            self._working += self._own.counts
         self._take_turn()
         try:
             yield
@@ -127,11 +129,13 @@ class Rounds(Generic[Asked, Given]):
         if ticket.working:
             self._end_turn()
         ticket.called.wait()
-        if ticket.leads:
-            self._serve_round()
-        if ticket.working:
-            self._own.counts = True
-            self._take_turn()
+        try:
+            if ticket.leads:
+                self._serve_round()
+        finally:
+            if ticket.working:
+                self._own.counts = True
+                self._take_turn()
         if ticket.error is not None:
             raise ticket.error
         return ticket.given  # type: ignore[return-value]
@@ -185,8 +189,7 @@ class Rounds(Generic[Asked, Given]):
         except BaseException as error:
             for ticket in tickets:
                 ticket.error = error
-        if self.watcher is not None:
-            self.watcher(len(tickets), time.perf_counter() - began)
+        seconds = time.perf_counter() - began
         with self._lock:
             self.rounds += 1
             self.served += len(tickets)
@@ -195,3 +198,5 @@ class Rounds(Generic[Asked, Given]):
             self._call_leader()
         for ticket in tickets:
             ticket.called.set()
+        if self.watcher is not None:
+            self.watcher(len(tickets), seconds)

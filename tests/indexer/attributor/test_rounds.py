@@ -156,6 +156,55 @@ def test_a_question_is_served_while_others_work_on_without_asking(long_ones):
     assert not rounds._turn_taken
 
 
+def test_a_question_is_served_while_others_take_turn_after_turn_without_asking():
+    rounds, answered = Rounds(lambda asked: asked), threading.Event()
+    overlapping, ended_before = threading.Semaphore(0), []
+
+    def turn_after_turn():
+        deadline = time.monotonic() + 30
+        for _ in range(10**6):
+            with rounds.turn():  # somebody always waits for the next one: there are four
+                overlapping.release()
+                time.sleep(0.001)
+            if answered.is_set() or time.monotonic() > deadline:
+                break
+        ended_before.append(not answered.is_set())
+
+    threads = [threading.Thread(target=turn_after_turn) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(8):
+        assert overlapping.acquire(timeout=30)
+    with rounds.turn():
+        assert rounds.ask("first step") == "first step"
+        answered.set()
+    for thread in threads:
+        thread.join(60)
+    assert ended_before == [False] * 4
+
+
+def test_a_watcher_that_fails_stops_no_round():
+    rounds, given = Rounds(lambda asked: asked), []
+
+    def watch(served, seconds):
+        raise ValueError("a watcher raises nothing")
+
+    rounds.watcher = watch
+
+    def ask(number):
+        with contextlib.suppress(ValueError), rounds.turn():
+            given.append(rounds.ask(number))
+
+    for number in range(3):
+        thread = threading.Thread(target=ask, args=(number,), daemon=True)
+        thread.start()
+        thread.join(30)
+        assert not thread.is_alive()
+    assert rounds.rounds == 3
+    assert rounds._working == 0
+    assert not rounds._turn_taken
+
+
 def test_a_turn_ends_with_an_error_in_it():
     def serve(asked):
         raise ValueError("no product")
