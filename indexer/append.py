@@ -19,13 +19,13 @@ from indexer.recipe import MapDataset, OptionValue, Recipe
 from indexer.rows_of_recipe import ChosenRows, RowsOfRecipe
 from sketchstore.errors import IdCollisionError, IncompatibleSketchError, UpkeepError, listed
 from sketchstore.examples import ExampleTable
-from sketchstore.layout import PARTIAL_SUFFIX
 from sketchstore.manifest import Recipe as RecipeEntry
 from sketchstore.manifest import Source
 from sketchstore.merge import merge_indexes
 from sketchstore.plan import BuildPlan
 from sketchstore.reader import Index, open_index
 from sketchstore.revising import sources_of, sweep
+from sketchstore.unfinished import appending_path
 
 
 class AppendError(UpkeepError):
@@ -103,7 +103,7 @@ def append_rows(
     index = open_index(directory, check="use", derived=False)
     loaded = recipe_of(index, recipe, data_dir=data_dir, options=options)
     dataset = loaded.train_set()
-    work = index.path.resolve().with_name(f"{index.path.resolve().name}.appending{PARTIAL_SUFFIX}")
+    work = appending_path(index.path.resolve())
     entry = RecipeEntry(
         name=loaded.name, builtin=loaded.builtin, options=dict(loaded.options), file_digest=loaded.file_digest
     )

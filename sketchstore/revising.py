@@ -15,7 +15,14 @@ from typing import Any
 from pydantic import JsonValue
 
 from sketchstore.digests import digest_file
-from sketchstore.errors import BuildInProgressError, IndexExistsError, UnfinishedBuildError, UpkeepError
+from sketchstore.errors import (
+    BuildInProgressError,
+    CorruptIndexError,
+    FormatVersionError,
+    IndexExistsError,
+    UnfinishedBuildError,
+    UpkeepError,
+)
 from sketchstore.layout import finish_file, sync_file, sync_tree, write_file
 from sketchstore.manifest import (
     BUILD_LOG,
@@ -30,7 +37,7 @@ from sketchstore.manifest import (
 from sketchstore.publish import take_name
 from sketchstore.reader import Index
 from sketchstore.storing import storing
-from sketchstore.unfinished import PLAN, clear, partial_path, put_back, take_lock
+from sketchstore.unfinished import PLAN, appending_path, clear, partial_path, put_back, take_lock
 
 DRAFT = "revision"
 
@@ -224,6 +231,20 @@ def sweep(target: Path) -> None:
     if partial.is_dir() and not (partial / PLAN).exists():
         with suppress(BuildInProgressError), take_lock(partial):
             clear(partial, target.resolve())
+    _sweep_appended(target.resolve())
+
+
+def _sweep_appended(target: Path) -> None:
+    # Rows sketched for an append that was killed right after it published them: they are in the index, and what is
+    # left of them beside it would outlive their removal. Rows not yet published are kept for --resume.
+    work = appending_path(target)
+    rows = work / "rows"
+    if not ((rows / MANIFEST).is_file() and (target / MANIFEST).is_file()):
+        return
+    with suppress(CorruptIndexError, FormatVersionError):
+        published = {source.data_order for source in read_manifest(target).sources}
+        if read_manifest(rows).digests.data_order in published:
+            shutil.rmtree(work)
 
 
 @contextmanager

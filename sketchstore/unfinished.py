@@ -44,6 +44,18 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + PARTIAL_SUFFIX)
 
 
+def appending_path(path: Path) -> Path:
+    """Where rows are sketched before they are appended to an index.
+
+    Args:
+        path: The index directory.
+
+    Returns:
+        ``name.appending.partial`` beside it.
+    """
+    return path.with_name(f"{path.name}.appending{PARTIAL_SUFFIX}")
+
+
 def take_lock(partial: Path) -> filelock.BaseFileLock:
     """Make sure that nobody else builds here.
 

@@ -289,3 +289,25 @@ append_rows(Path({str(index.path)!r}), recipe={str(recipe)!r}, data_dir=Path({st
     found = open_index(index.path)
     assert found.num_rows == 60
     assert np.all(np.isfinite(found.view("own").squared_norms.numpy()))
+
+
+def test_killed_right_after_publication_no_copy_of_the_rows_outlives_their_purge(recipe):
+    index = build(recipe, limit=32)
+    program = f"""
+import os
+from pathlib import Path
+from indexer import append
+publish = append.merge_indexes
+append.merge_indexes = lambda *arguments, **options: (publish(*arguments, **options), os._exit(9))
+append.append_rows(Path({str(index.path)!r}), recipe={str(recipe)!r}, data_dir=Path({str(recipe.parent)!r}))
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
+    found = open_index(index.path)
+    assert found.num_rows == 60
+    # As stored: two numbers of a row of float32 are found wherever they are.
+    sketch = np.asarray(found.view("own").shard(1))[20, :4].tobytes()
+    kept = [file for file in recipe.parent.rglob("*") if file.is_file() and sketch in file.read_bytes()]
+    assert len({file.relative_to(recipe.parent).parts[0] for file in kept}) == 2, "in the index and beside it"
+    remove_rows(found, [found.examples.id(52)], purge=True)
+    assert not [file for file in recipe.parent.rglob("*") if file.is_file() and sketch in file.read_bytes()]
+    assert not list(recipe.parent.glob("*.partial"))
