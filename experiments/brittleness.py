@@ -12,6 +12,9 @@ flips is bisected.
 ``--config cifar10-resnet9`` is the paper's other network, for a GPU in its paper size; its small size is two classes,
 600 images, four epochs and two queries.
 
+``--config rte`` is a reduction of the paper's third in every size: pairs of sentences through a frozen MiniLM instead
+of a fine-tuned BERT, and a head of one hidden layer that is trained, attributed and retrained (``text_pairs.py``).
+
 The work is ordered query by query, so that what is finished at any moment is a balanced table.
 """
 
@@ -34,6 +37,7 @@ from experiments.noise_by_removal import TuningSettings, tune
 from experiments.report import Report
 from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
 from experiments.retrained_network import NetworkSettings, retrained
+from experiments.text_pairs import PairSettings
 from indexer.attributor import Attributor
 from indexer.progress import Progress
 from indexer.training import TrainingSettings
@@ -143,6 +147,38 @@ CIFAR10_SMOKE = replace(
     sizes=(5, 10),
     dim=64,
 )
+RTE_PAPER = replace(
+    PAPER,
+    mlp=PairSettings(
+        data="rte",
+        train_fraction=1.0,
+        widths=(1536, 64, 2),
+        training=TrainingSettings(epochs=5, batch_size=32, peak_rate=0.001, weight_decay=0.03),
+    ),
+    queries=50,
+    stored_queries=50,
+    tuning=replace(PAPER.tuning, num_removed=50),
+    sizes=(25, 50, 100, 200),
+)
+RTE_SMALL = replace(
+    RTE_PAPER,
+    queries=10,
+    stored_queries=10,
+    tuning_queries=3,
+    tuning=replace(RTE_PAPER.tuning, queries=3, noises=(1.0, 10.0, 100.0)),
+    dim=1024,
+)
+RTE_SMOKE = replace(
+    RTE_SMALL,
+    mlp=replace(RTE_PAPER.mlp, widths=(1536, 8, 2), train_rows=60, test_rows=30),
+    queries=1,
+    stored_queries=1,
+    tuning_queries=1,
+    tuning=TuningSettings(queries=1, noises=(1.0,), num_removed=5),
+    sizes=(5, 15),
+    dim=64,
+    ekfac=False,
+)
 CONFIGURATIONS = {
     "fashion-mnist": SIZES,
     "cifar10-resnet9": {
@@ -150,6 +186,7 @@ CONFIGURATIONS = {
         "small": CIFAR10_SMALL,
         "paper": CIFAR10_PAPER,
     },
+    "rte": {"smoke": RTE_SMOKE, "small": RTE_SMALL, "paper": RTE_PAPER},
 }
 
 Ranker = Callable[[int, int, int], list[int]]

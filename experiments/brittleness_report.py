@@ -56,6 +56,7 @@ def report(
         "errors_over": f"{len(rows)} queries",
         "network": mlp.settings.network,
         "train_rows": len(mlp.frozen.train),
+        **({} if mlp.frozen.test_accuracy is None else {"test_accuracy": mlp.frozen.test_accuracy}),
         "epochs": mlp.settings.training.epochs,
         "relative_noise": dict(noises),
         "tuning": {

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from safetensors import safe_open
@@ -16,6 +16,23 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from experiments.networks import initial_network, is_flat
+
+
+class Examples(Protocol):
+    """What a network learns from and is asked about: images or vectors, with their labels, int64 ``[n]``."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels, int64 ``[n]``."""
+
+    def __len__(self) -> int:
+        """Return n."""
+
+    def inputs(self, flat: bool) -> Tensor:
+        """Return what the network reads, float32 ``[n, …]``."""
+
+    def take(self, rows: Tensor) -> Self:
+        """Return some of the examples, in this order."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +71,32 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Vectors:
+    """Vectors with their labels, such as what a frozen encoder made of texts.
+
+    Attributes:
+        vectors: float32 ``[n, k]``, as a network reads them.
+        labels: int64 ``[n]``.
+    """
+
+    vectors: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def inputs(self, flat: bool) -> Tensor:
+        """Return the vectors; a network that wants images is refused."""
+        if not flat:
+            raise ValueError("vectors are no images: the network must be an 'mlp WIDTH…'")
+        return self.vectors
+
+    def take(self, rows: Tensor) -> "Vectors":
+        """Return some of the vectors, in this order."""
+        return Vectors(self.vectors[rows], self.labels[rows])
+
+
+@dataclass(frozen=True)
 class Frozen:
     """What a recipe needs.
 
@@ -61,15 +104,17 @@ class Frozen:
         network: Description of the network (``networks.initial_network``).
         weights: Its trained weights.
         train: The training set, in the order of the index's rows.
-        queries: The images to ask about.
+        queries: The examples to ask about, of the same kind.
         metadata: Integer columns of the training rows, int64 ``[n]`` each, such as whether a row was poisoned.
+        test_accuracy: Share of the test set that the network gets right, where it was counted.
     """
 
     network: str
     weights: Mapping[str, Tensor]
-    train: Images
-    queries: Images
+    train: Examples
+    queries: Examples
     metadata: Mapping[str, Tensor] = field(default_factory=dict)
+    test_accuracy: float | None = None
 
     def model(self) -> nn.Module:
         """Return the trained network in eval mode."""
@@ -78,7 +123,7 @@ class Frozen:
         return model.eval()
 
     @torch.no_grad()
-    def logits(self, images: Images) -> Tensor:
+    def logits(self, images: Examples) -> Tensor:
         """Return the network's outputs ``[n, C]``."""
         model, flat = self.model(), is_flat(self.network)
         starts = range(0, len(images), 1000)
@@ -88,15 +133,15 @@ class Frozen:
 def save_frozen(frozen: Frozen, path: Path) -> None:
     """Write everything to one safetensors file."""
     tensors = {f"weights.{name}": tensor.detach().contiguous().clone() for name, tensor in frozen.weights.items()}
-    for split, images in (("train", frozen.train), ("queries", frozen.queries)):
-        tensors |= {f"{split}.pixels": images.pixels.contiguous(), f"{split}.labels": images.labels.contiguous()}
+    described: dict[str, Any] = {"network": frozen.network, "test_accuracy": frozen.test_accuracy}
+    for split, examples in (("train", frozen.train), ("queries", frozen.queries)):
+        tensors[f"{split}.labels"] = examples.labels.contiguous()
+        if isinstance(examples, Images):
+            tensors[f"{split}.pixels"] = examples.pixels.contiguous()
+            described |= {"white": examples.white, "mean": examples.mean, "deviation": examples.deviation}
+        else:
+            tensors[f"{split}.vectors"] = examples.inputs(flat=True).contiguous()
     tensors |= {f"metadata.{name}": column.contiguous() for name, column in frozen.metadata.items()}
-    described = {
-        "network": frozen.network,
-        "white": frozen.train.white,
-        "mean": frozen.train.mean,
-        "deviation": frozen.train.deviation,
-    }
     temporary = path.with_suffix(".tmp")
     save_file(tensors, temporary, metadata={"frozen": json.dumps(described)})
     temporary.rename(path)
@@ -117,9 +162,18 @@ def load_frozen(path: Path) -> Frozen:
     def named(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
-    def images(split: str) -> Images:
+    def examples(split: str) -> Examples:
         parts = named(f"{split}.")
+        if "vectors" in parts:
+            return Vectors(parts["vectors"], parts["labels"])
         statistics = (int(described["white"]), tuple(described["mean"]), tuple(described["deviation"]))
         return Images(parts["pixels"], parts["labels"], *statistics)
 
-    return Frozen(described["network"], named("weights."), images("train"), images("queries"), named("metadata."))
+    return Frozen(
+        described["network"],
+        named("weights."),
+        examples("train"),
+        examples("queries"),
+        named("metadata."),
+        described.get("test_accuracy"),
+    )

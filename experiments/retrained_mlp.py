@@ -1,4 +1,4 @@
-"""A bias-free network, trained here, asked about correctly classified test images, and retrained without examples.
+"""A bias-free network, trained here, asked about correctly classified test examples, and retrained without examples.
 
 Shared by brittleness and the tuning of its noise, which ask about different halves of the test set, and by the sweeps.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments.datasets import of_classes, read_images, shuffled
-from experiments.frozen import Frozen, Images, load_frozen, save_frozen
+from experiments.frozen import Examples, Frozen, load_frozen, save_frozen
 from experiments.mlp_training import linear_weights, margins, mlp_logits, train_mlp
 from experiments.networks import initial_network
 from indexer.training import TrainingSettings
@@ -41,6 +41,19 @@ class MlpSettings:
     def network(self) -> str:
         """The network's description."""
         return " ".join(["mlp", *map(str, self.widths)])
+
+    def examples(self, data_dir: Path | None) -> tuple[Examples, Examples]:
+        """Read what is trained on and the test set that queries are taken from.
+
+        Args:
+            data_dir: The folder of data sets.
+
+        Returns:
+            Training and test examples.
+        """
+        read = read_images(self.data, data_dir, train_fraction=self.train_fraction)
+        train, test = read if self.classes is None else (of_classes(images, self.classes) for images in read)
+        return train, test
 
 
 #: Fashion-MNIST as in method.md section 8.
@@ -124,16 +137,15 @@ class RetrainedMlp:
 
     def _trained(self, data_dir: Path | None) -> Frozen:
         how = self.settings
-        read = read_images(how.data, data_dir, train_fraction=how.train_fraction)
-        train, test = read if how.classes is None else (of_classes(images, how.classes) for images in read)
+        train, test = how.examples(data_dir)
         weights = train_mlp(
             self.initial, train.inputs(flat=True), train.labels, how.training, seed=how.seed, removed=None
         )
         right = mlp_logits(weights, test.inputs(flat=True)).argmax(dim=1) == test.labels
         model = initial_network(how.network, how.seed)
         state = dict(zip(model.state_dict(), weights, strict=True))
-        queries: Images = test.take(first_right(right, self.num_tuning, self.num_queries))
-        return Frozen(how.network, state, train, queries)
+        queries = test.take(first_right(right, self.num_tuning, self.num_queries))
+        return Frozen(how.network, state, train, queries, test_accuracy=float(right.float().mean()))
 
 
 def first_right(right: Tensor, num_tuning: int, num_queries: int) -> Tensor:

@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from experiments.datasets import of_classes, read_images
-from experiments.frozen import Frozen, Images
+from experiments.frozen import Examples, Frozen
 from experiments.mlp_training import margins
 from experiments.networks import initial_network, is_flat
 from experiments.retrained_mlp import MlpSettings, RetrainedMlp, first_right
@@ -39,6 +38,13 @@ class NetworkSettings(MlpSettings):
     def network(self) -> str:
         """The network's description."""
         return self.description
+
+    def examples(self, data_dir: Path | None) -> tuple[Examples, Examples]:
+        """Read the images, and keep the first of them."""
+        train, test = super().examples(data_dir)
+        return train.take(torch.arange(len(train))[: self.train_rows]), test.take(
+            torch.arange(len(test))[: self.test_rows]
+        )
 
 
 class RetrainedNetwork(RetrainedMlp):
@@ -77,7 +83,7 @@ class RetrainedNetwork(RetrainedMlp):
         )
 
     @torch.no_grad()
-    def _logits(self, state: Mapping[str, Tensor], images: Images) -> Tensor:
+    def _logits(self, state: Mapping[str, Tensor], images: Examples) -> Tensor:
         model, flat = initial_network(self.settings.network, self.settings.seed), is_flat(self.settings.network)
         model.load_state_dict(dict(state))
         parts = torch.arange(len(images)).split(_IMAGES_AT_ONCE)
@@ -85,13 +91,11 @@ class RetrainedNetwork(RetrainedMlp):
 
     def _trained(self, data_dir: Path | None) -> Frozen:
         how = self.settings
-        read = read_images(how.data, data_dir, train_fraction=how.train_fraction)
-        train, test = read if how.classes is None else (of_classes(images, how.classes) for images in read)
-        train = train.take(torch.arange(len(train))[: how.train_rows])
-        test = test.take(torch.arange(len(test))[: how.test_rows])
+        train, test = how.examples(data_dir)
         state = self._train(train.inputs(is_flat(how.network)), train.labels, None).state_dict()
         right = self._logits(state, test).argmax(dim=1) == test.labels
-        return Frozen(how.network, state, train, test.take(first_right(right, self.num_tuning, self.num_queries)))
+        queries = test.take(first_right(right, self.num_tuning, self.num_queries))
+        return Frozen(how.network, state, train, queries, test_accuracy=float(right.float().mean()))
 
 
 def retrained(

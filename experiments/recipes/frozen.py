@@ -1,4 +1,4 @@
-"""A user's recipe over one file of ``experiments.frozen``: a trained network, its training images and its queries.
+"""A user's recipe over one file of ``experiments.frozen``: a trained network, its training examples and its queries.
 
 ``indexer build experiments/recipes/frozen.py --option file=PATH`` builds by hand what an experiment builds.
 """
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from experiments.frozen import Frozen, Images, load_frozen
+from experiments.frozen import Examples, Frozen, Images, load_frozen
 from experiments.networks import is_flat
 from indexer.recipes.images import preview_image
 
@@ -20,24 +20,25 @@ ntk_gain = math.sqrt(2.0)
 class _Example(NamedTuple):
     inputs: Tensor
     label: int
-    pixels: Tensor
+    pixels: Tensor | None
     white: int
     metadata: dict[str, int]
 
 
 class _Rows:
-    """Images as a map-style data set."""
+    """Examples as a map-style data set."""
 
-    def __init__(self, images: Images, flat: bool, metadata: dict[str, Tensor]) -> None:
-        self._images, self._inputs, self._metadata = images, images.inputs(flat), metadata
+    def __init__(self, examples: Examples, flat: bool, metadata: dict[str, Tensor]) -> None:
+        self._examples, self._inputs, self._metadata = examples, examples.inputs(flat), metadata
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._examples)
 
     def __getitem__(self, row: int) -> _Example:
         columns = {name: int(column[row]) for name, column in self._metadata.items()}
-        images = self._images
-        return _Example(self._inputs[row], int(images.labels[row]), images.pixels[row], images.white, columns)
+        examples = self._examples
+        pixels, white = (examples.pixels[row], examples.white) if isinstance(examples, Images) else (None, 0)
+        return _Example(self._inputs[row], int(examples.labels[row]), pixels, white, columns)
 
 
 @functools.lru_cache(maxsize=1)
@@ -56,13 +57,13 @@ def model(file: str) -> nn.Module:
 
 
 def train_set(file: str) -> _Rows:
-    """Return the training images."""
+    """Return the training examples."""
     frozen = _read(file)
     return _Rows(frozen.train, is_flat(frozen.network), dict(frozen.metadata))
 
 
 def query_set(file: str) -> _Rows:
-    """Return the images to ask about."""
+    """Return the examples to ask about."""
     frozen = _read(file)
     return _Rows(frozen.queries, is_flat(frozen.network), {})
 
@@ -82,5 +83,7 @@ def representation(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def preview(example: _Example) -> Any:
-    """Draw the image."""
+    """Draw the image; a vector has none."""
+    if example.pixels is None:
+        return None
     return preview_image(example.pixels.numpy(), max_value=example.white)
