@@ -58,8 +58,7 @@ def scan_bytes(sizes: PoolSizes) -> int:
     Returns:
         c · look + 12c·(K−1) + 8d·K(K−1)/2, bytes.
     """
-    bounds = sizes.rows * (sizes.look + _SCAN_BOUND * (sizes.budget - 1))
-    return bounds + _FLOAT64 * sizes.dim * _before(sizes.budget)
+    return _bounds_bytes(sizes, sizes.look, _SCAN_BOUND)
 
 
 def lists_bytes(sizes: PoolSizes) -> int:
@@ -71,8 +70,7 @@ def lists_bytes(sizes: PoolSizes) -> int:
     Returns:
         c · sketch + 32c·(K−1) + 8d·K(K−1)/2, bytes.
     """
-    bounds = sizes.rows * (sizes.sketch + _LIST_BOUND * (sizes.budget - 1))
-    return bounds + _FLOAT64 * sizes.dim * _before(sizes.budget)
+    return _bounds_bytes(sizes, sizes.sketch, _LIST_BOUND)
 
 
 def cheapest_way(sizes: PoolSizes, at_hand: Sequence[str], *, local: bool) -> str:
@@ -87,10 +85,15 @@ def cheapest_way(sizes: PoolSizes, at_hand: Sequence[str], *, local: bool) -> st
     Returns:
         One of them.
     """
-    counts = {"columns": columns_bytes, "scan": scan_bytes, "lists": lists_bytes}
     if not local:
         return min(at_hand, key=WAYS.index)
+    counts = {"columns": columns_bytes, "scan": scan_bytes, "lists": lists_bytes}
     return min(at_hand, key=lambda way: (counts[way](sizes), WAYS.index(way)))
+
+
+def _bounds_bytes(sizes: PoolSizes, first: int, bound: int) -> int:
+    # Bytes of each row in the first step and of its bound in the others, and t old residuals before pick t + 1.
+    return sizes.rows * (first + bound * (sizes.budget - 1)) + _FLOAT64 * sizes.dim * _before(sizes.budget)
 
 
 def _before(budget: int) -> int:

@@ -11,7 +11,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from numba import njit
 
+from benchmarks.dense_coreset import dense_picks
 from indexer.attributor.coreset import RULES, Coreset, CoresetQuestion
 from indexer.attributor.scan_threads import in_pieces
-from sketchstore.reader import Index, open_index
+from sketchstore.reader import open_index
 from sketchstore.view import View
 
 LANES = {"reassoc"}
@@ -72,92 +73,6 @@ def seconds(work: Callable[[], Any]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
-
-
-def dense_picks(index: Index, selection: Coreset, count: int) -> Iterator[int]:
-    """Select by a float64 scan of all rows that keeps C in float64, rank one by rank one: no bounds, nothing skipped.
-
-    Args:
-        index: The index.
-        selection: What was asked; InfoGain, exact or approximate.
-        count: How many picks.
-
-    Yields:
-        Rows.
-    """
-    question, noise = selection.question, selection.noise.variance
-    rows = index.view(selection.view.name).partition_rows(selection.label)
-    queries = selection.queries
-    blocks = torch.split(rows, 4096)
-    covariances = torch.cat([selection.view.sketches(block) @ queries.T for block in blocks])
-    variances, known = selection.view.squared_norms[rows].clone(), (queries**2).sum(dim=1)
-    basis = torch.zeros(0, queries.shape[1], dtype=torch.float64)
-    left = torch.ones(rows.numel(), dtype=torch.bool)
-    for _ in range(count):
-        weights = 1 / known if question.weighting == "inverse_variance" else torch.ones_like(known)
-        values = torch.cat([block.square() @ weights for block in torch.split(covariances, 4096)])
-        values = values / (noise + variances) if question.rule == "infogain" else values
-        pick = int(torch.where(left, values, -1.0).argmax())
-        yield int(rows[pick])
-        left[pick] = False
-        length = float(noise + variances[pick]) ** 0.5
-        sketch = selection.view.sketches(rows[pick : pick + 1])[0]
-        direction = (sketch - basis.T @ (basis @ sketch)) / length
-        basis = torch.cat([basis, direction[None]])
-        columns = torch.cat([selection.view.sketches(block) @ direction for block in blocks])
-        coefficients = covariances[pick] / length
-        for part, column in zip(torch.split(covariances, 4096), torch.split(columns, 4096), strict=True):
-            part -= column[:, None] * coefficients
-        variances -= columns**2
-        known -= coefficients**2
-
-
-def dense_loss_picks(index: Index, selection: Coreset, count: int) -> Iterator[int]:
-    """Select by InfoLoss by a float64 scan of all rows at every removal (T all rows, more than d): nothing skipped.
-
-    With Λ = (Φ_TᵀΦ_T + σ²I)⁻¹ by dense inversion, α_nq = φ_n · Λφ_q and P_nn = (1 − φ_n · Λφ_n)/σ². Removing a takes
-    e = Λφ_a/√(σ²(1 − φ_a · Λφ_a)) from them (Sherman–Morrison): α_n += …, P_nn −= (φ_n · e)².
-
-    Args:
-        index: The index.
-        selection: What was asked.
-        count: How many picks.
-
-    Yields:
-        Rows.
-    """
-    question, noise = selection.question, selection.noise.variance
-    rows = index.view(selection.view.name).partition_rows(selection.label)
-    queries = selection.queries
-    blocks = torch.split(rows, 4096)
-    gram = torch.zeros(queries.shape[1], queries.shape[1], dtype=torch.float64)
-    for block in blocks:
-        sketches = selection.view.sketches(block)
-        gram += sketches.T @ sketches
-    inverse = torch.linalg.inv(gram + noise * torch.eye(gram.shape[0], dtype=torch.float64))
-    mapped = queries @ inverse
-    alpha = torch.cat([selection.view.sketches(block) @ mapped.T for block in blocks])
-    leverages = [((sketches := selection.view.sketches(block)) @ inverse * sketches).sum(dim=1) for block in blocks]
-    pivots = (1 - torch.cat(leverages)) / noise
-    variances = noise * (mapped * queries).sum(dim=1)
-    left = torch.ones(rows.numel(), dtype=torch.bool)
-    for _ in range(count):
-        weights = 1 / variances if question.weighting == "inverse_variance" else torch.ones_like(variances)
-        values = torch.cat([block.square() @ weights for block in torch.split(alpha, 4096)]) / pivots
-        pick = int(torch.where(left, values, -1.0).argmax())
-        yield int(rows[pick])
-        left[pick] = False
-        coefficients = alpha[pick] / pivots[pick].sqrt()
-        # P_na/√P_aa = −φ_n · Λφ_a/(σ² √P_aa) for n ≠ a, with Λ as the removals so far left it.
-        sketch = selection.view.sketches(rows[pick : pick + 1])[0]
-        direction = inverse @ sketch
-        inverse += torch.outer(direction, direction) / (1 - float(sketch @ direction))
-        direction = direction / (-noise * pivots[pick].sqrt())
-        columns = torch.cat([selection.view.sketches(block) @ direction for block in blocks])
-        for part, column in zip(torch.split(alpha, 4096), torch.split(columns, 4096), strict=True):
-            part -= column[:, None] * coefficients
-        pivots -= columns**2
-        variances += coefficients**2
 
 
 def measure(path: Path, question: CoresetQuestion, checked: int) -> dict[str, Any]:
@@ -215,8 +130,7 @@ def measure(path: Path, question: CoresetQuestion, checked: int) -> dict[str, An
         "scores_last": picks[-1].score,
     }
     if checked:
-        scan = dense_loss_picks if question.rule == "infoloss" else dense_picks
-        wanted = list(scan(index, selection, min(checked, len(picks))))
+        wanted = list(dense_picks(selection, min(checked, len(picks))))
         result["checked_picks"] = len(wanted)
         result["picks_equal"] = wanted == [pick.row for pick in picks[: len(wanted)]]
     return result

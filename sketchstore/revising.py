@@ -236,7 +236,8 @@ def sweep(target: Path) -> None:
 
 def _sweep_appended(target: Path) -> None:
     # Rows sketched for an append that was killed right after it published them: they are in the index, and what is
-    # left of them beside it would outlive their removal. Rows not yet published are kept for --resume.
+    # left of them beside it would outlive their removal. Rows not yet published are kept for --resume; the digest of
+    # the data covers ids, which no other source of the index shares.
     work = appending_path(target)
     rows = work / "rows"
     if not ((rows / MANIFEST).is_file() and (target / MANIFEST).is_file()):

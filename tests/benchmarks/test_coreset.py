@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from benchmarks import coreset
-from indexer.attributor.coreset import CoresetQuestion
+from benchmarks.dense_coreset import dense_picks
+from indexer.attributor.coreset import Coreset, CoresetQuestion
 from sketchstore.reader import Index
 
 
@@ -17,5 +20,6 @@ def test_picks_are_those_of_a_dense_scan(small_index: Index, rule: str, weightin
 
 def test_other_picks_are_found_to_be_others(small_index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     question = CoresetQuestion(budget=12, rule="infoloss", relative_noise=0.5)
-    monkeypatch.setattr(coreset, "dense_loss_picks", coreset.dense_picks)  # what informs is not what is missed
+    gained = Coreset(small_index, replace(question, rule="infogain"))  # what informs is not what is missed
+    monkeypatch.setattr(coreset, "dense_picks", lambda selection, count: dense_picks(gained, count))
     assert not coreset.measure(small_index.path, question, checked=12)["picks_equal"]

@@ -126,6 +126,18 @@ def test_one_at_a_time_has_the_turn_and_those_who_wait_go_first():
     assert order == ["long begins", "first", "second", "long ends"]
 
 
+@contextlib.contextmanager
+def running(work, count):
+    """Threads at work while the block runs; it ends when they have."""
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    yield
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
 @pytest.mark.parametrize("long_ones", [1, 2])
 def test_a_question_is_served_while_others_work_on_without_asking(long_ones):
     rounds, answered, holding = Rounds(lambda asked: asked), threading.Event(), threading.Semaphore(0)
@@ -141,16 +153,12 @@ def test_a_question_is_served_while_others_work_on_without_asking(long_ones):
             ended_before.append(not answered.is_set())
             assert rounds.ask("still counted among those who ask") == "still counted among those who ask"
 
-    threads = [threading.Thread(target=long_work) for _ in range(long_ones)]
-    for thread in threads:
-        thread.start()
-    for _ in threads:
-        assert holding.acquire(timeout=30)
-    with rounds.turn():
-        assert rounds.ask("first step") == "first step"
-        answered.set()
-    for thread in threads:
-        thread.join(60)
+    with running(long_work, long_ones):
+        for _ in range(long_ones):
+            assert holding.acquire(timeout=30)
+        with rounds.turn():
+            assert rounds.ask("first step") == "first step"
+            answered.set()
     assert ended_before == [False] * long_ones
     assert rounds._working == 0
     assert not rounds._turn_taken
@@ -170,16 +178,12 @@ def test_a_question_is_served_while_others_take_turn_after_turn_without_asking()
                 break
         ended_before.append(not answered.is_set())
 
-    threads = [threading.Thread(target=turn_after_turn) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for _ in range(8):
-        assert overlapping.acquire(timeout=30)
-    with rounds.turn():
-        assert rounds.ask("first step") == "first step"
-        answered.set()
-    for thread in threads:
-        thread.join(60)
+    with running(turn_after_turn, 4):
+        for _ in range(8):
+            assert overlapping.acquire(timeout=30)
+        with rounds.turn():
+            assert rounds.ask("first step") == "first step"
+            answered.set()
     assert ended_before == [False] * 4
 
 
