@@ -17,8 +17,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.backdoor_methods import UnknownMethodError
 from experiments.catalogue import Experiment, experiments
+from experiments.chosen_methods import UnknownMethodError
 from experiments.journal import OtherSettingsError
 from experiments.report import print_report, write_report
 from indexer.recipe import RecipeDataError

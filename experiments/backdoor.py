@@ -22,12 +22,13 @@ from pathlib import Path
 
 import torch
 
-from experiments.backdoor_methods import METHODS, TUNED, Ranker, Sizes, check_methods, rankers_of
+from experiments.backdoor_methods import METHODS, TUNED, Ranker, Sizes, rankers_of
 from experiments.backdoor_report import chosen_noises, key_of, report
+from experiments.chosen_methods import check_methods
 from experiments.datasets import of_classes, read_images, shuffled
 from experiments.frozen import Frozen, Images, load_frozen, save_frozen
 from experiments.journal import Journal
-from experiments.networks import initial_network, is_flat
+from experiments.networks import RESNET9_TRAINING, initial_network, is_flat
 from experiments.poisoning import Triggers, poisoned, relabelled
 from experiments.report import Report
 from experiments.retrieval import recall_at, reciprocal_rank
@@ -116,9 +117,7 @@ CIFAR10_PAPER = replace(
     PAPER,
     data="cifar10",
     network="resnet9",
-    training=TrainingSettings(
-        epochs=24, batch_size=512, peak_rate=0.5, weight_decay=5e-4, peak_epoch=5.0, augment="crop-flip"
-    ),
+    training=RESNET9_TRAINING,
     dim=4096,
 )
 CIFAR10_SMALL = replace(
@@ -158,7 +157,7 @@ CONFIGURATIONS = {
 
 def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress) -> Report:
     """Poison, train and index once for every seed; ask the tuning queries, choose the noises, ask the others."""
-    check_methods(settings.methods)
+    check_methods(settings.methods, METHODS)
     kept = replace(settings, seeds=(), queries=0, tuning_queries=0, noises=(), methods=())
     journal = Journal(out / "rankings.jsonl", {"settings": str(kept)})
     networks = {seed: network(settings, data_dir, out / f"seed-{seed}", seed, progress) for seed in settings.seeds}

@@ -27,10 +27,6 @@ METHODS = (*INFORMATION, OWN_LABEL, *_UNSCALED.values(), *BASELINES, "random", "
 TUNED = (*INFORMATION, OWN_LABEL, *_UNSCALED.values(), "trak", "relatif")
 
 
-class UnknownMethodError(ValueError):
-    """A method that the experiment does not have."""
-
-
 @dataclass(frozen=True)
 class Sizes:
     """Numbers that rankings depend on.
@@ -44,18 +40,6 @@ class Sizes:
     dim: int
     seed: int
     budget: int
-
-
-def check_methods(methods: Sequence[str]) -> None:
-    """Refuse methods that are not of ``METHODS``.
-
-    Raises:
-        UnknownMethodError: It names them, and those allowed.
-    """
-    if unknown := [method for method in methods if method not in METHODS]:
-        raise UnknownMethodError(
-            f"--methods: no method {', '.join(map(repr, unknown))}; allowed are {', '.join(METHODS)}"
-        )
 
 
 def rankers_of(

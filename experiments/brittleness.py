@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 from experiments.brittleness_report import next_size, report
+from experiments.chosen_methods import check_methods
 from experiments.ekfac import ekfac_scores
 from experiments.ekfac import is_available as ekfac_is_available
 from experiments.indexing import Sketched, frozen_index
@@ -32,7 +33,8 @@ from experiments.information import METHODS as INFORMATION
 from experiments.information import random_rows, select_rows
 from experiments.journal import Journal
 from experiments.margin_baselines import METHODS as BASELINES
-from experiments.margin_baselines import MarginBaselines, ranked
+from experiments.margin_baselines import NEXT_TO_NOTHING, MarginBaselines, ranked
+from experiments.networks import RESNET9_TRAINING
 from experiments.noise_by_removal import TuningSettings, tune
 from experiments.report import Report
 from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
@@ -44,6 +46,10 @@ from indexer.training import TrainingSettings
 
 TITLE = "brittleness: predictions lost when the selected examples are removed (Figure 3)"
 OWN_LABEL = "infoloss_own_label"
+METHODS = (*INFORMATION, OWN_LABEL, "random", *BASELINES, "ekfac")
+#: Explanations of the order of the methods, asked with ``--methods`` only: InfoGain of what is flipped, the margin,
+#: without NTK scales, as the baselines have it; and TRAK as its package sets λ, to nothing.
+EXPLANATIONS = ("infogain_margin", "trak_undamped")
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Settings:
         sizes: How many examples are removed, ascending.
         dim: d of the sketches.
         regularisation: λ of TRAK and RelatIF in units of the mean squared norm, from the experiment ``lds``.
-        ekfac: Whether EK-FAC influence is asked, where kronfluence is installed.
+        methods: Those asked; EK-FAC is left out where kronfluence is not installed.
     """
 
     mlp: MlpSettings
@@ -70,7 +76,7 @@ class Settings:
     sizes: tuple[int, ...]
     dim: int
     regularisation: float = 10.0
-    ekfac: bool = True
+    methods: tuple[str, ...] = METHODS
 
 
 PAPER = Settings(
@@ -111,9 +117,7 @@ CIFAR10_PAPER = replace(
         data="cifar10",
         train_fraction=1.0,
         widths=(),
-        training=TrainingSettings(
-            epochs=24, batch_size=512, peak_rate=0.5, weight_decay=5e-4, peak_epoch=5.0, augment="crop-flip"
-        ),
+        training=RESNET9_TRAINING,
     ),
     tuning=replace(PAPER.tuning, num_removed=500),
     sizes=(125, 250, 500, 1000),
@@ -136,7 +140,7 @@ CIFAR10_SMALL = replace(
     tuning=TuningSettings(queries=1, noises=(1.0, 100.0), num_removed=60),
     sizes=(60, 150),
     dim=1024,
-    ekfac=False,
+    methods=tuple(method for method in METHODS if method != "ekfac"),
 )
 CIFAR10_SMOKE = replace(
     CIFAR10_SMALL,
@@ -177,7 +181,7 @@ RTE_SMOKE = replace(
     tuning=TuningSettings(queries=1, noises=(1.0,), num_removed=5),
     sizes=(5, 15),
     dim=64,
-    ekfac=False,
+    methods=tuple(method for method in METHODS if method != "ekfac"),
 )
 CONFIGURATIONS = {
     "fashion-mnist": SIZES,
@@ -195,6 +199,7 @@ Ranker = Callable[[int, int, int], list[int]]
 
 def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress) -> Report:
     """Train, index, tune, remove and retrain; continue where an earlier run stopped."""
+    check_methods(settings.methods, (*METHODS, *EXPLANATIONS))
     mlp = retrained(
         settings.mlp,
         data_dir,
@@ -210,47 +215,56 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     noises = tune(mlp, attributor, tuning, journal, lambda: progress.advance(1))
     progress.note(f"relative noise by margin drop on the tuning queries: {noises}")
     margin = frozen_index(mlp.file, out / "margin", Sketched("margin", False, settings.dim), progress)
-    rankers = {
+    every = {
         **information_rankers(mlp, attributor, noises),
         **baseline_rankers(mlp, MarginBaselines(mlp.frozen, margin, settings.regularisation)),
-        **(ekfac_ranker(mlp, out, progress) if settings.ekfac else {}),
+        "infogain_margin": information_ranker(Attributor(margin, engine="brute_force"), "infogain", noises["infogain"]),
+        **(ekfac_ranker(mlp, out, progress) if "ekfac" in settings.methods else {}),
     }
+    rankers = {method: every[method] for method in settings.methods if method in every}
     remove_and_retrain(settings, mlp, rankers, journal, progress)
     return report(settings.sizes, settings.tuning, mlp, list(rankers), noises, journal)
 
 
 def information_rankers(mlp: RetrainedMlp, attributor: Attributor, noises: Mapping[str, float]) -> dict[str, Ranker]:
     """Return the information methods' rankings of the rows of a query's class, and a random one."""
-
-    def information(method: str, condition: str = "comparable") -> Ranker:
-        return lambda query, label, budget: select_rows(
-            attributor, query, label, method, budget, noises[method], condition=condition
-        )
-
     labels = mlp.frozen.train.labels
 
     def at_random(query: int, label: int, budget: int) -> list[int]:
         return random_rows(torch.nonzero(labels == label).squeeze(1), budget, seed=query)
 
     return {
-        **{method: information(method) for method in INFORMATION},
-        OWN_LABEL: information("infoloss", "pool"),
+        **{method: information_ranker(attributor, method, noises[method]) for method in INFORMATION},
+        OWN_LABEL: information_ranker(attributor, "infoloss", noises["infoloss"], condition="pool"),
         "random": at_random,
     }
+
+
+def information_ranker(
+    attributor: Attributor, method: str, relative_noise: float, condition: str = "comparable"
+) -> Ranker:
+    """Return the ranking of the rows of a query's class by an information method (``information.select_rows``)."""
+    return lambda query, label, budget: select_rows(
+        attributor, query, label, method, budget, relative_noise, condition=condition
+    )
 
 
 def baseline_rankers(mlp: RetrainedMlp, baselines: MarginBaselines) -> dict[str, Ranker]:
     """Return the baselines' rankings of the rows of a query's class."""
     labels = mlp.frozen.train.labels
 
-    def by_score(method: str) -> Ranker:
+    def by_score(method: str, regularisation: float | None = None) -> Ranker:
         def rank(query: int, label: int, budget: int) -> list[int]:
-            scores = baselines.scores(query, (method,))[method]
+            scoring = baselines if regularisation is None else baselines.regularised(regularisation)
+            scores = scoring.scores(query, (method,))[method]
             return ranked(scores, torch.nonzero(labels == label).squeeze(1), budget)
 
         return rank
 
-    return {method: by_score(method) for method in BASELINES}
+    return {
+        **{method: by_score(method) for method in BASELINES},
+        "trak_undamped": by_score("trak", NEXT_TO_NOTHING),
+    }
 
 
 def ekfac_ranker(mlp: RetrainedMlp, out: Path, progress: Progress) -> dict[str, Ranker]:

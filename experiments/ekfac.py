@@ -25,7 +25,7 @@ def is_available() -> bool:
     return find_spec("kronfluence") is not None
 
 
-def ekfac_scores(frozen: Frozen, folder: Path, *, rows_a_batch: int = 500) -> Tensor:
+def ekfac_scores(frozen: Frozen, folder: Path, *, rows_a_batch: int = 100) -> Tensor:
     """Compute the scores, or read them if they are there.
 
     Args:

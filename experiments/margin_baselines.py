@@ -18,6 +18,8 @@ from indexer.attributor.spectra import Spectra
 from sketchstore.reader import Index
 
 METHODS = ("repsim", "graddot", "trak", "relatif")
+#: λ for "none", in units of the mean squared norm: a singular ΦᵀΦ stays finite.
+NEXT_TO_NOTHING = 1e-9
 
 
 class MarginBaselines:

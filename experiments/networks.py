@@ -6,7 +6,12 @@ from torch import nn
 
 from indexer.recipes.cifar10 import ResNet9
 from indexer.recipes.image_recipe import bias_free_mlp
-from indexer.training import seeded
+from indexer.training import TrainingSettings, seeded
+
+#: How the paper trains ResNet-9 on CIFAR-10.
+RESNET9_TRAINING = TrainingSettings(
+    epochs=24, batch_size=512, peak_rate=0.5, weight_decay=5e-4, peak_epoch=5.0, augment="crop-flip"
+)
 
 
 def initial_network(description: str, seed: int) -> nn.Module:

@@ -31,6 +31,8 @@ STYLES = {
     "random": Style("Random", "black", "--"),
     "repsim": Style("RepSim", "tab:green", "--"),
     "graddot": Style("GradDot", "tab:red", "--"),
+    "infogain_margin": Style("InfoGain of the margin, no NTK scales", "tab:blue", ":"),
+    "trak_undamped": Style("TRAK, λ = 0", "tab:purple", ":"),
     "trak": Style("TRAK", "tab:purple", "--"),
     "relatif": Style("RelatIF", "tab:brown", "--"),
     "ekfac": Style("EK-FAC", "tab:pink", "--"),

@@ -1,9 +1,14 @@
 """What is retrained next, and what the retrained sizes say about the others."""
 
+from dataclasses import replace
+
 import pytest
 
+from experiments.brittleness import EXPLANATIONS, SMOKE, run
 from experiments.brittleness_report import flipped_at, next_size
+from experiments.chosen_methods import UnknownMethodError
 from experiments.journal import Journal
+from indexer.progress import Silent
 
 SIZES = (50, 100, 200, 400)
 
@@ -31,3 +36,14 @@ def test_a_flip_at_a_smaller_size_counts_even_if_a_larger_one_survived(tmp_path)
     journal.once("removed/0/trak/50", lambda: {"flipped": True, "margin": -1.0})
     journal.once("removed/0/trak/400", lambda: {"flipped": False, "margin": 1.0})
     assert flipped_at(journal, 0, "trak", SIZES, 200) is True
+
+
+@pytest.mark.slow
+def test_explanations_are_asked_by_name_and_continue_a_run(tmp_path):
+    first = run(replace(SMOKE, methods=("random",)), None, tmp_path, Silent())
+    assert {row["method"] for row in first.rows} == {"random"}
+    both = run(replace(SMOKE, methods=("random", *EXPLANATIONS)), None, tmp_path, Silent())
+    assert [row["method"] for row in both.rows[:: len(SMOKE.sizes)]] == ["random", *EXPLANATIONS]
+    assert both.facts["trainings"] > first.facts["trainings"]
+    with pytest.raises(UnknownMethodError, match=r"allowed are infogain, .*, trak_undamped"):
+        run(replace(SMOKE, methods=("trac",)), None, tmp_path, Silent())

@@ -7,8 +7,8 @@ from attribution.baselines import graddot, relatif, trak
 from experiments.datasets import read_images
 from experiments.frozen import Frozen, save_frozen
 from experiments.indexing import Sketched, frozen_index
-from experiments.margin_baselines import METHODS, MarginBaselines, ranked
-from experiments.mlp_training import linear_weights, train_mlp
+from experiments.margin_baselines import METHODS, NEXT_TO_NOTHING, MarginBaselines, ranked
+from experiments.mlp_training import linear_weights, margins, train_mlp
 from experiments.networks import initial_network
 from indexer.progress import Silent
 from indexer.training import TrainingSettings
@@ -94,6 +94,19 @@ def test_one_rotation_gives_what_attribution_solves_for_every_regularisation(bas
             torch.testing.assert_close(
                 found[method], scores[place], rtol=1e-6, atol=1e-6 * float(scores[place].abs().max())
             )
+
+
+def test_undamped_trak_is_the_pseudo_inverse(baselines, frozen):
+    view = baselines._index.view("margin")
+    if baselines._index.sketch_dim > 200:
+        pytest.skip("ΦᵀΦ has rank 200 of 1,024 here, and λ decides what lies outside")
+    rows = view.sketches(torch.arange(200), dtype=torch.float64)
+    errors = torch.sigmoid(-margins(frozen.logits(frozen.train).double(), frozen.train.labels))
+    query = baselines._index.queries.sketch(3, "margin", int(frozen.queries.labels[3]))
+    expected = errors * (rows @ (torch.linalg.pinv(rows.T @ rows, hermitian=True) @ query))
+    found = baselines.regularised(NEXT_TO_NOTHING).scores(3, ("trak",))["trak"]
+    # λ is 1e-9 of the mean squared norm, the smallest eigenvalue some 1e-3 of it: a part in a million.
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8 * float(expected.abs().max()))
 
 
 def test_graddot_is_minus_the_product_of_the_gradients_of_margin_and_loss(frozen, baselines):

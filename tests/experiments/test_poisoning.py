@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from experiments.backdoor_methods import UnknownMethodError, check_methods
+from experiments.backdoor_methods import METHODS
+from experiments.chosen_methods import UnknownMethodError, check_methods
 from experiments.datasets import of_classes, read_images
 from experiments.poisoning import Triggers, poisoned, relabelled
 
@@ -52,4 +53,4 @@ def test_chosen_classes_are_numbered_anew_in_their_order():
 
 def test_methods_that_do_not_exist_are_refused_with_those_that_do():
     with pytest.raises(UnknownMethodError, match=r"no method 'infogian'; allowed are infogain, "):
-        check_methods(["infogain", "infogian"])
+        check_methods(["infogain", "infogian"], METHODS)
