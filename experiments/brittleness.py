@@ -91,8 +91,8 @@ PAPER = Settings(
 SMALL = replace(
     PAPER,
     mlp=replace(PAPER_MLP, train_fraction=0.1, training=replace(PAPER_MLP.training, epochs=10)),
-    queries=6,
-    stored_queries=6,
+    queries=4,
+    stored_queries=4,
     tuning_queries=2,
     tuning=TuningSettings(queries=2, noises=(1.0, 10.0)),
     sizes=(30, 120),

@@ -99,7 +99,6 @@ SMALL = replace(
     sizes=(60, 120, 300),
     steps=400,
     dim=1024,
-    seeds=(0,),
 )
 SMOKE = replace(
     SMALL,
@@ -113,6 +112,7 @@ SMOKE = replace(
     sizes=(20, 40),
     steps=40,
     dim=256,
+    seeds=(0,),
 )
 SIZES = {"smoke": SMOKE, "small": SMALL, "paper": PAPER}
 
@@ -321,6 +321,9 @@ def report(
                 mine = [row for row in table if row["classes"] == balance]
                 draw_lines(axis, mine, x="size", y="accuracy", legend=balance == "balanced")
                 axis.set_xscale("log")
+                axis.set_xticks(settings.sizes, labels=[str(size) for size in settings.sizes])
+                axis.set_xticks([], minor=True)
+                axis.set_xlabel("rows selected")
                 axis.axhline(facts["accuracy_of_the_whole_training_set"], color="tab:gray", linewidth=0.8)
                 axis.set_ylim(0, 1)
                 axis.set_title(balance if balance == "plain" else "as many of every class", fontsize=10)
