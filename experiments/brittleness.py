@@ -157,7 +157,8 @@ RTE_PAPER = replace(
         data="rte",
         train_fraction=1.0,
         widths=(1536, 64, 2),
-        training=TrainingSettings(epochs=5, batch_size=32, peak_rate=0.001, weight_decay=0.03),
+        # python -m experiments.pair_head
+        training=TrainingSettings(epochs=10, batch_size=32, peak_rate=0.003, weight_decay=0.1),
     ),
     queries=50,
     stored_queries=50,

@@ -76,13 +76,13 @@ def accuracies(how: PairSettings, features: Tensor, labels: Tensor, folds: Tenso
 def ordered(
     tried: Sequence[PairSettings], features: Tensor, labels: Tensor, folds: Tensor, progress: Progress
 ) -> list[tuple[PairSettings, list[float]]]:
-    """Return the heads with their accuracies, the highest mean first; ties go to the first tried."""
+    """Return the heads with their accuracies, the highest mean first, to three digits; ties go to the narrower."""
     progress.phase("cross-validation", len(tried), even=False)
     found = []
     for how in tried:
         found.append((how, accuracies(how, features, labels, folds)))
         progress.advance(1)
-    return sorted(found, key=lambda pair: -sum(pair[1]))
+    return sorted(found, key=lambda pair: -round(sum(pair[1]) / FOLDS, 3))
 
 
 def main() -> None:
