@@ -1,9 +1,10 @@
 """An index pass against one training epoch of the same model, data and batch size, taken in turns in one process.
 
 The epoch is forward, cross-entropy, backward and step (SGD with momentum) of a copy of the model; the pass is what a
-build does with a row: forward, backward, gradients and sketch. A turn takes the same rows through the epoch and
-through every family, and the report has the median of the ratios of turns. ``--memory`` measures, each in a process of
-its own, how much the peak memory grows by a training step and by a kronecker pass of one batch.
+build does with a row: forward, backward, gradients, sketch, and the store (`stored_pass.py`): an index directory of the
+rows, synced and published in a folder of ``--store-dir``. A turn takes the same rows through the epoch and through
+every family, and the report has the median of the ratios of turns and the share of the store. ``--memory`` measures,
+each in a process of its own, how much the peak memory grows by a training step and by a kronecker pass of one batch.
 
 Example:
     OMP_NUM_THREADS=2 python -m benchmarks.indexing_pass --data-dir DATA --rows 5000 --json
@@ -17,6 +18,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measuring import Report, median_ratio, print_json, timed
+from benchmarks.stored_pass import store_pass
 from indexer.batches import Batch, take_rows
 from indexer.featurise import Featuriser
 from indexer.kronecker_dims import fitted_kronecker_spec
@@ -140,9 +143,10 @@ def take_turns(
     dim: int,
     turns: int,
     slow_rows: int,
+    store_dir: Path | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
-    """Time the epoch and the families in turns.
+    """Time the epoch and the families in turns, every pass with its store.
 
     Args:
         workload: Model and rows.
@@ -150,10 +154,13 @@ def take_turns(
         dim: d.
         turns: How often.
         slow_rows: Rows that rademacher takes, whose dense product is a hundred times the model's own work.
+        store_dir: Folder on the disk that is written to, each index removed before the next; None takes the system's
+            temporary one.
         clock: What seconds are read from.
 
     Returns:
-        Seconds a row of the epoch and of each family, and the family's median ratio to the epoch of the same turn.
+        Seconds a row of the epoch and of each family, the family's median ratio to the epoch of the same turn, and the
+        median share of its seconds in which nothing was computed: writing, syncing and publishing.
     """
     featurisers = {family: workload.featuriser(family, dim) for family in families}
     few = min(workload.batch_rows, workload.num_rows)
@@ -161,19 +168,27 @@ def take_turns(
     for featuriser in featurisers.values():  # compiles kernels, chooses routes
         featuriser.sketch_batch(take_rows(workload.inputs, 0, few), workload.labels[:few])
     seconds: dict[str, list[float]] = {name: [] for name in ("epoch", *families)}
+    stored: dict[str, list[float]] = {family: [] for family in families}
     for _ in range(turns):
         seconds["epoch"].append(timed(lambda: workload.epoch(workload.num_rows), clock)[0] / workload.num_rows)
         for family, featuriser in featurisers.items():
             rows = min(slow_rows, workload.num_rows) if family == "rademacher" else workload.num_rows
             inputs, labels = take_rows(workload.inputs, 0, rows), workload.labels[:rows]
-            taken, _ = timed(lambda f=featuriser, x=inputs, y=labels: f.sketch_batch(x, y), clock)  # type: ignore[misc]
+            with tempfile.TemporaryDirectory(dir=store_dir) as folder:
+                out = Path(folder) / family
+                taken, sketching = timed(
+                    lambda f=featuriser, x=inputs, y=labels, o=out: store_pass(f, x, y, o, clock),  # type: ignore[misc]
+                    clock,
+                )
             seconds[family].append(taken / rows)
+            stored[family].append(1 - sketching / taken)
     return {
         "seconds_per_row": {name: statistics.median(times) for name, times in seconds.items()},
         "ratio_to_epoch": {family: median_ratio(seconds[family], seconds["epoch"]) for family in families},
         "highest_ratio": {
             family: max(a / b for a, b in zip(seconds[family], seconds["epoch"], strict=True)) for family in families
         },
+        "store_share": {family: statistics.median(shares) for family, shares in stored.items()},
         "turns": seconds,
     }
 
@@ -230,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=["kronecker", "sjlt"])
     parser.add_argument("--slow-rows", type=int, default=64, help="rows that rademacher takes in a turn")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--store-dir", type=Path, help="folder on the disk to write to; default: the temporary one")
     parser.add_argument("--memory", action="store_true", help="measure the growth of the peak memory as well")
     parser.add_argument("--threads", type=int, default=None, help="default: OMP_NUM_THREADS, else every core")
     parser.add_argument(
@@ -247,7 +263,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stdout.write(f"{grow(workload, options.grow, options.dim)}\n")
             return
         envelope = Report("benchmarks.indexing_pass", vars(options))
-        figures = take_turns(workload, options.families, options.dim, options.turns, options.slow_rows, clock)
+        figures = take_turns(
+            workload, options.families, options.dim, options.turns, options.slow_rows, options.store_dir, clock
+        )
         if options.memory:
             growths = {what: peak_growth(options, what) for what in ("step", *options.families)}
             figures["peak_growth_bytes"] = growths
@@ -258,8 +276,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_json(report)
         return
     for name, seconds in report["seconds_per_row"].items():
-        ratio = report["ratio_to_epoch"].get(name)
-        sys.stdout.write(f"{name:12}{1e3 * seconds:10.2f} ms a row" + (f"{ratio:8.2f} epochs\n" if ratio else "\n"))
+        line = f"{name:12}{1e3 * seconds:10.2f} ms a row"
+        if name in report["ratio_to_epoch"]:
+            line += f"{report['ratio_to_epoch'][name]:8.2f} epochs, {report['store_share'][name]:6.1%} of it the store"
+        sys.stdout.write(f"{line}\n")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
+from indexer.accuracy import accuracies
 from indexer.block_sketcher import BlockSketcher
 from indexer.build_report import BuildReport, host_facts, peak_memory_bytes
 from indexer.build_settings import BuildSettings, check_target
@@ -144,6 +145,7 @@ class _Build:
                 "event": "finish",
                 "seconds": dict(self.watch.seconds),
                 "query_sketch_seconds": self._query_seconds(),
+                "accuracy": dict(accuracies(writer.content)),
                 **self._rates(),
             }
         )
@@ -374,6 +376,7 @@ class _Build:
             sketch_share=rates["sketch_share"],
             seconds={name: round(seconds, 3) for name, seconds in self.watch.seconds.items()},
             peak_memory_bytes=peak_memory_bytes(),
+            accuracy=accuracies(self.out),
             distortion=distortion,
             notes=self.notes,
         )

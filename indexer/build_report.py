@@ -38,6 +38,7 @@ class BuildReport:
         sketch_share: Part of that time spent in the sketch rather than in gradients; None if no row was sketched.
         seconds: Wall-clock seconds by phase.
         peak_memory_bytes: Largest resident size of the process.
+        accuracy: Share of labelled rows that the model predicts rightly, by split (`accuracies`).
         distortion: As in the manifest.
         notes: What was said on the way.
     """
@@ -58,6 +59,7 @@ class BuildReport:
     sketch_share: float | None
     seconds: dict[str, float]
     peak_memory_bytes: int
+    accuracy: dict[str, float]
     distortion: JsonValue
     notes: list[str] = field(default_factory=list)
 

@@ -291,6 +291,10 @@ def _print_build(report: BuildReport) -> None:
     table.append(("index", f"{report.path}, revision {report.revision}"))
     table.append(("rows", f"{report.num_rows} training, {queries}, views {', '.join(report.views)}"))
     table.append(("sketch", f"{report.num_parameters} parameters to {report.sketch_dim} numbers, {report.dtype}"))
+    if report.accuracy:
+        names = {"train": "the training rows", "query": "the queries"}
+        shares = [f"{share:.1%} of {names[split]}" for split, share in report.accuracy.items()]
+        table.append(("accuracy", ", ".join(shares)))
     table.append(("bytes", f"{size(report.sketch_bytes)} sketches, {size(report.total_bytes)} in all"))
     if report.examples_per_second is not None and report.sketch_share is not None:
         rate = f"{report.examples_per_second:.4g} examples/s, {report.sketch_share:.0%} of the time in the sketch"

@@ -5,8 +5,16 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from benchmarks import indexing_pass, kernel_ranks
+from benchmarks.stored_pass import store_pass
+from indexer.featurise import Featuriser
+from indexer.measurement import make_measurement
+from indexer.parameters import select_parameters
+from indexer.sketches import sketch_spec
+from sketchstore.reader import open_index
 
 DATA = os.environ.get("NATTRIBUTE_DATA")
 
@@ -23,8 +31,37 @@ def test_the_pass_is_compared_with_the_epoch_and_its_memory_measured(capsys: pyt
     assert found["ratio_to_epoch"]["kronecker"] == pytest.approx(
         found["seconds_per_row"]["kronecker"] / found["seconds_per_row"]["epoch"]
     )
+    assert 0 < found["store_share"]["kronecker"] < 1
     assert set(found["peak_growth_bytes"]) == {"step", "kronecker"}
     assert found["peak_growth_bytes"]["step"] > 6_573_120 * 4  # gradients and momentum at least
+
+
+class Plain:
+    """A recipe of rows that are tensors."""
+
+    def call(self, model, inputs):
+        return model(inputs)
+
+    def outputs(self, model_output):
+        return model_output
+
+    def collate(self, examples):
+        raise AssertionError("a pass has its rows collated")
+
+
+def test_a_pass_publishes_a_sound_index_of_its_sketches(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    parameters = select_parameters(model)
+    spec = sketch_spec("sjlt", 64, parameters.num_parameters)
+    featuriser = Featuriser(Plain(), model, spec, make_measurement("label_logit"), parameters, compute_rows=16)
+    inputs, labels = torch.randn(1030, 6), torch.arange(1030) % 3  # a whole block of 1,024 rows and a short one
+    ticks = iter(range(100))
+    assert store_pass(featuriser, inputs, labels, tmp_path / "pass", lambda: next(ticks)) == 2  # a tick for each block
+    index = open_index(tmp_path / "pass")
+    assert [index.manifest.num_rows, index.manifest.sketch.dim] == [1030, 64]
+    stored = torch.from_numpy(index.view("own").shard(0))
+    torch.testing.assert_close(stored, featuriser.sketch_batch(inputs, labels), rtol=1e-5, atol=1e-6)
 
 
 def test_ranks_of_a_small_model_agree(

@@ -310,6 +310,17 @@ def test_the_build_log_says_when_where_and_how_fast(tmp_path):
     assert events[-1]["query_sketch_seconds"] > 0
 
 
+def test_the_report_and_the_log_say_how_often_the_model_is_right(tmp_path):
+    report = build(tmp_path)
+    index = open_index(tmp_path / "points")
+    right = [index.queries.predicted_label(row) == index.queries.label(row) for row in range(12)]
+    learned = [index.examples.predicted_label(row) == index.examples.label(row) for row in range(60)]
+    assert report.accuracy == pytest.approx({"train": np.mean(learned), "query": np.mean(right)})
+    events = [json.loads(line) for line in (tmp_path / "points" / "build-log.jsonl").read_text().splitlines()]
+    assert events[-1]["accuracy"] == report.accuracy
+    assert build(tmp_path, REGRESSION, "numbers").accuracy == {}
+
+
 def test_the_example_recipe_of_the_readme_builds(tmp_path):
     root = Path(__file__).resolve().parents[2]
     report = build_index(BuildSettings(str(root / "examples" / "wine.py")), tmp_path / "wine")

@@ -159,6 +159,14 @@ def test_the_example_in_the_readme_is_the_example_that_is_tested(name):
     assert (root / "examples" / name).read_text(encoding="utf-8") in (root / "README.md").read_text(encoding="utf-8")
 
 
+def test_bringing_a_model_takes_a_recipe_of_twenty_lines():
+    root = Path(__file__).resolve().parents[2]
+    section = (root / "README.md").read_text(encoding="utf-8").partition("\n## Bring your own model\n")[2]
+    recipe = section.partition("```python\n")[2].partition("```")[0]
+    assert recipe == (root / "examples" / "wine.py").read_text(encoding="utf-8")
+    assert len([line for line in recipe.splitlines() if line]) <= 20  # all but the empty ones between its parts
+
+
 def test_every_part_of_a_recipe_is_documented():
     page = (Path(__file__).resolve().parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
     for part, arguments in PARTS.items():

@@ -1,0 +1,94 @@
+"""An index pass with its store: rows are sketched block by block and written as a build writes them, up to publication.
+
+Every block is sketched, put into its shard, synced to the disk and journaled before the next one is begun; then the
+table of examples, norms and manifest follow, and the directory gets its name. What a build stores beside that (weights,
+previews, columns of predictions, queries, derived files) is no part of the pass.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from benchmarks.measuring import timed
+from indexer.batches import Batch, take_rows
+from indexer.featurise import COMPUTE_ROWS, Featuriser
+from indexer.planned import BUILD_VERSION
+from indexer.workers import scales_of
+from sketchstore.manifest import Build, Measurement, Parameter, Recipe, Sketch, SourceDigests
+from sketchstore.plan import BuildPlan, shard_rows_for
+from sketchstore.tables import ExampleRow
+from sketchstore.writer import IndexWriter
+
+VIEW = "own"
+
+
+def pass_plan(featuriser: Featuriser, num_rows: int, name: str) -> BuildPlan:
+    """Say what index a pass writes: float32 in blocks of 1,024 rows, as a build's defaults are.
+
+    Args:
+        featuriser: What sketches.
+        num_rows: Rows of the index.
+        name: Its name.
+
+    Returns:
+        The plan; its digests are of nothing, for no query will ever be compared with these rows.
+    """
+    spec = featuriser.spec
+    return BuildPlan(
+        name=name,
+        num_rows=num_rows,
+        dtype="float32",
+        views={VIEW: featuriser.measurement.comparable},
+        sketch=Sketch(
+            family=spec.family,
+            seed=spec.seed,
+            dim=spec.dim,
+            num_parameters=featuriser.parameters.num_parameters,
+            parameters=tuple(
+                Parameter(name=parameter.name, shape=parameter.shape, ntk_scale=parameter.ntk_scale)
+                for parameter in featuriser.parameters
+            ),
+            options=dict(spec.options),
+        ),
+        measurement=Measurement(name=featuriser.measurement.name),
+        recipe=Recipe(name="benchmark", builtin=False),
+        build=Build(
+            block_rows=min(COMPUTE_ROWS, num_rows),
+            shard_rows=shard_rows_for(min(COMPUTE_ROWS, num_rows), spec.dim, "float32"),
+            compute_rows=featuriser.compute_rows,
+            versions={"build": BUILD_VERSION},
+        ),
+        digests=SourceDigests(weights="0" * 64, data_order="0" * 64),
+    )
+
+
+def store_pass(
+    featuriser: Featuriser, inputs: Batch, labels: Tensor, out: Path, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Sketch rows and publish them as an index directory.
+
+    Args:
+        featuriser: What sketches.
+        inputs: A collated batch of all rows.
+        labels: Their labels, shape [n].
+        out: Where the directory will be; there must be nothing.
+        clock: What seconds are read from.
+
+    Returns:
+        Seconds of the sketching alone; the others go into the store.
+    """
+    plan = pass_plan(featuriser, len(labels), out.name)
+    sketching = 0.0
+    with IndexWriter.create(out, plan) as writer:
+        for block in plan.blocks():
+            rows, own = take_rows(inputs, block.start, block.stop), labels[block.start : block.stop]
+            seconds, values = timed(lambda rows=rows, own=own: featuriser.sketch_batch(rows, own, VIEW), clock)  # type: ignore[misc]
+            sketching += seconds
+            if writer.scales is None:
+                writer.set_scales(scales_of({VIEW: values}))
+            writer.write_block(block, {VIEW: values})
+        writer.write_examples(ExampleRow(id=f"train:{row}", label=int(label)) for row, label in enumerate(labels))
+        writer.publish()
+    return sketching
