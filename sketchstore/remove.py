@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from sketchstore.arrays import Array, map_npy, tensor_file_bytes
+from sketchstore.earlier_rows import forget_rows, noise_of_other_rows, rows_changed
 from sketchstore.errors import EveryRowRemovedError, NothingToPurgeError
 from sketchstore.examples import ExampleTable
 from sketchstore.kept import Kept, places_in, ranges_of
@@ -34,6 +35,7 @@ class RemoveReport:
         purged_rows: Rows whose bytes left the files now, those withdrawn earlier included.
         num_rows: Rows that are left.
         rewritten: Files that were written anew.
+        notes: What else is worth knowing.
     """
 
     revision: str
@@ -42,6 +44,7 @@ class RemoveReport:
     purged_rows: int
     num_rows: int
     rewritten: list[str]
+    notes: list[str]
 
 
 def remove_rows(index: Index, ids: Collection[str], *, purge: bool = False) -> RemoveReport:
@@ -85,6 +88,12 @@ def remove_rows(index: Index, ids: Collection[str], *, purge: bool = False) -> R
         labels = _column(index, "labels")
         norms = {view: _column(index, f"squared_norms.{view}") for view in manifest.views}
         state_rows(fields, gone, labels, norms)
+        if rows.numel():
+            rows_changed(fields)
+        stale = noise_of_other_rows(manifest.default_relative_noise, fields["noise_tuning"], kept.num_rows)
+        notes = [] if stale is None else [stale]
+        if purge and (dropped := forget_rows(fields)):
+            notes.append(f"computed with rows that are purged, and dropped: {', '.join(dropped)}")
         stays = set(manifest.files)
         queries = _without_queries(index, draft, fields, set(ids))
         if queries:
@@ -102,6 +111,7 @@ def remove_rows(index: Index, ids: Collection[str], *, purge: bool = False) -> R
             purged_rows=kept.num_places - kept.num_rows if purge else 0,
             num_rows=kept.num_rows,
             rewritten=sorted(set(draft.files) - stays),
+            notes=notes,
         )
 
 
