@@ -9,7 +9,7 @@ import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -97,15 +97,17 @@ class PurgeProof:
         dropped, start, written = np.asarray(gone, dtype=np.int64), 0, 0
         with path.open("rb") as stream:
             found = _Compared(stream)
-            with pq.ParquetWriter(found, schema, compression="zstd") as writer:
+            with pq.ParquetWriter(cast(Any, found), schema, compression="zstd") as writer:
                 for batch in old.parquet.iter_batches(batch_size=ROW_GROUP_ROWS):
                     inside = dropped[(dropped >= start) & (dropped < start + batch.num_rows)] - start
                     start += batch.num_rows
                     stays = np.delete(np.arange(batch.num_rows), inside)
                     if not len(stays):
                         continue
-                    lines = pa.table(batch).take(pa.array(stays))  # of its own memory, where no other line is
-                    columns = {name: lines.column(name) for name in schema.names}
+                    lines = pa.table(batch).take(
+                        pa.array(stays, pa.int64())
+                    )  # of its own memory, where no other line is
+                    columns: dict[str, Any] = {name: lines.column(name) for name in schema.names}
                     columns["row"] = pa.array(range(written, written + len(stays)), pa.int64())
                     writer.write_table(pa.table(columns, schema=schema), row_group_size=ROW_GROUP_ROWS)
                     written += len(stays)
