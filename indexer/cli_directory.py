@@ -17,6 +17,7 @@ from indexer.cli_stability import print_stability
 from indexer.derive import DEFAULT_CODES, DEFAULT_FACTORY, CodesChoice, derive
 from indexer.stability import PICKS, QUERIES, ROWS
 from indexer.terminal import aligned, counted, progress_on, size
+from sketchstore.earlier_rows import OTHER_ROWS, is_of_other_rows
 from sketchstore.reader import Index, open_index, verify_index
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="An index directory.")]
@@ -138,8 +139,10 @@ def _tuned(index: Index) -> str:
     tuning = index.manifest.noise_tuning
     if not isinstance(tuning, dict):
         return ""
-    method, rows = tuning.get("method"), tuning.get("num_rows")
-    since = "" if rows == index.num_rows else f", tuned on {rows} rows where there are {index.num_rows} now"
+    method, rows, since = tuning.get("method"), tuning.get("num_rows"), ""
+    if is_of_other_rows(tuning, index.num_rows):
+        now = "others" if rows == index.num_rows else str(index.num_rows)
+        since = f", tuned on {rows} rows where there are {now} now: indexer tune again"
     edge = f", at the {tuning['at_edge']} end of its grid" if tuning.get("at_edge") else ""
     return f" ({method}{edge}{since})"
 
@@ -156,7 +159,8 @@ def _distortion_lines(distortion: Any) -> list[str]:
     if "kernel" not in distortion or "nats" not in distortion:  # free JSON by the format: others may measure otherwise
         return ["measured; --json shows it"]
     kernel = distortion["kernel"]
-    lines = [f"view {distortion['view']}: kernel values spread by {kernel['relative_spread']:.2%} of ‖g‖‖g′‖"]
+    since = ", measured before rows came or went" if distortion.get(OTHER_ROWS) else ""
+    lines = [f"view {distortion['view']}{since}: kernel values spread by {kernel['relative_spread']:.2%} of ‖g‖‖g′‖"]
     bias, ratio = (
         kernel.get("bias_in_standard_errors"),
         kernel.get("squared_norm_ratio"),

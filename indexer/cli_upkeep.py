@@ -154,7 +154,7 @@ def remove(
         files = counted(len(report.rewritten), "file", "files")
         table.append(("purged", f"{counted(report.purged_rows, 'row', 'rows')} out of {files} that were written anew"))
     table += [("rows", f"{report.num_rows} are left"), ("derived", counted(len(written), "file", "files"))]
-    typer.echo(aligned(table))
+    typer.echo(aligned([*table, *(("note", note) for note in report.notes)]))
 
 
 def tune(

@@ -9,6 +9,7 @@ from service.schemas.cards import (
     ViewFacts,
 )
 from service.served_index import ServedIndex
+from sketchstore.earlier_rows import noise_of_other_rows
 
 SLOW_SKETCH_SECONDS = 1.0
 
@@ -87,6 +88,8 @@ def warnings_about(served: ServedIndex, refused: str | None) -> list[str]:
         found.append(f"a newer revision was published and is refused: {refused}")
     if manifest.default_relative_noise is None:
         found.append("the noise of this index is untuned: without one in the request, relative noise 1.0 is used")
+    stale = noise_of_other_rows(manifest.default_relative_noise, manifest.noise_tuning, manifest.num_rows)
+    found += [] if stale is None else [stale]
     if any(view.comparable == "label" for view in manifest.views.values()):
         found.append(
             "rows are comparable within a label only: candidates and D are the rows of the target's label, where the "

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
+from sketchstore.earlier_rows import tuned_on_these
 from sketchstore.layout import finish_file, write_file
 from sketchstore.manifest import BUILD_LOG, MANIFEST
 from sketchstore.reader import Index
@@ -21,7 +22,7 @@ def store_default_noise(index: Index, relative_noise: float | None, tuning: Mapp
     Args:
         index: The open index.
         relative_noise: σ² in units of the mean squared norm that questions get by default; None for untuned.
-        tuning: How it was found.
+        tuning: How it was found, on the rows that the index has; that is added (`earlier_rows.py`).
 
     Returns:
         The revision.
@@ -31,7 +32,7 @@ def store_default_noise(index: Index, relative_noise: float | None, tuning: Mapp
         check_unchanged(index)
         fields = fields_of(index.manifest)
         fields["default_relative_noise"] = relative_noise
-        fields["noise_tuning"] = None if tuning is None else dict(tuning)
+        fields["noise_tuning"] = None if tuning is None else tuned_on_these(tuning, index.num_rows)
         revision, text = manifest_text(fields)
         write_file(partial / MANIFEST, text)
         finish_file(partial / MANIFEST, path / MANIFEST)

@@ -10,6 +10,7 @@ import torch
 from pydantic import JsonValue
 
 from sketchstore.arrays import Array, map_npy, widened
+from sketchstore.earlier_rows import noise_of_other_rows, rows_changed
 from sketchstore.errors import IdCollisionError, MergeMismatchError, listed
 from sketchstore.examples import ExampleTable
 from sketchstore.float16 import check_subnormals, to_float16
@@ -55,8 +56,9 @@ def merge_indexes(
 ) -> MergeReport:
     """Publish an index of the rows of several, in the order of the indexes.
 
-    Recipe, build, distortion, default noise, weights and queries are those of the first index that has them. Rows that
-    were removed stay removed. float16 shards keep the first index's scale; those at another are written anew.
+    Recipe, build, distortion and default noise are those of the first index, the latter two said to be of other rows
+    (`earlier_rows.py`); weights and queries are those of the first that has them. Rows that were removed stay removed.
+    float16 shards keep the first index's scale; those at another are written anew.
 
     Args:
         indexes: At least two open indexes.
@@ -89,6 +91,9 @@ def merge_indexes(
             if rescaled:
                 notes.append(f"view {view!r}: {rescaled} shards were written at the scale of {first.name!r}")
         state_rows(fields, removed, labels, norms)
+        rows_changed(fields)
+        stale = noise_of_other_rows(first.manifest.default_relative_noise, fields["noise_tuning"], fields["num_rows"])
+        notes += [] if stale is None else [stale]
         tables = [
             (ExampleTable(index.files, EXAMPLES, index.manifest.num_places, "train"), Kept(index.manifest.num_places))
             for index in indexes

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from sketchstore.arrays import Array, map_npy, tensor_file_bytes
+from sketchstore.earlier_rows import forget_rows, noise_of_other_rows, rows_changed
 from sketchstore.errors import EveryRowRemovedError, NothingToPurgeError
 from sketchstore.examples import ExampleTable
 from sketchstore.kept import Kept, places_in, ranges_of
 from sketchstore.manifest import QUERY_REPRESENTATIONS, column_file, query_file, shard_file
-from sketchstore.purge_proof import prove_column, prove_ids, prove_shard
+from sketchstore.purge_proof import PurgeProof
 from sketchstore.reader import Index
 from sketchstore.revising import Draft, drafted, fields_of, sweep
 from sketchstore.row_facts import state_rows
@@ -30,10 +31,11 @@ class RemoveReport:
     Attributes:
         revision: The new revision.
         removed_rows: Rows withdrawn now.
-        removed_queries: Rows of the query set that had one of the ids and went too.
+        removed_queries: Rows of the query set that had the id of a removed row and went too.
         purged_rows: Rows whose bytes left the files now, those withdrawn earlier included.
         num_rows: Rows that are left.
         rewritten: Files that were written anew.
+        notes: What else is worth knowing.
     """
 
     revision: str
@@ -42,6 +44,7 @@ class RemoveReport:
     purged_rows: int
     num_rows: int
     rewritten: list[str]
+    notes: list[str]
 
 
 def remove_rows(index: Index, ids: Collection[str], *, purge: bool = False) -> RemoveReport:
@@ -49,8 +52,11 @@ def remove_rows(index: Index, ids: Collection[str], *, purge: bool = False) -> R
 
     Without ``purge`` the rows stay in the files, listed as removed: nothing is rewritten but the manifest and, where
     they have one of the ids, the queries. With it, every file that holds bytes of a removed row is written anew
-    without them, for rows withdrawn earlier too, and read back before it is published (`purge_proof.py`). Either way
-    the rows that are left are numbered 0, 1, 2, … and derived entries are left behind.
+    without them, for rows withdrawn earlier too. What is written anew is read back before it is published
+    (`purge_proof.py`). Either way the rows that are left are numbered 0, 1, 2, … and derived entries are left behind.
+
+    A query that has the id of a removed row is that row, and goes. One that shows the same under an id of its own is
+    another example, and stays.
 
     Args:
         index: The open index.
@@ -85,14 +91,24 @@ def remove_rows(index: Index, ids: Collection[str], *, purge: bool = False) -> R
         labels = _column(index, "labels")
         norms = {view: _column(index, f"squared_norms.{view}") for view in manifest.views}
         state_rows(fields, gone, labels, norms)
-        stays = set(manifest.files)
-        queries = _without_queries(index, draft, fields, set(ids))
+        if rows.numel():
+            rows_changed(fields)
+        stale = noise_of_other_rows(manifest.default_relative_noise, fields["noise_tuning"], kept.num_rows)
+        notes = [] if stale is None else [stale]
+        if purge and (dropped := forget_rows(fields)):
+            notes.append(f"computed with rows that are purged, and dropped: {', '.join(dropped)}")
+        stays, proof, wanted = set(manifest.files), PurgeProof(index), set(ids)
+        if purge:  # withdrawn from an index that had no such query, and merged with one that has
+            wanted |= set(_table(index).column("id").take(pa.array(places_in(gone))).to_pylist())
+        queries = _without_queries(index, draft, fields, wanted, proof)
         if queries:
             stays = {file for file in stays if not file.startswith("queries/")}
         if purge:
-            stays -= _purge(index, draft, fields, kept, places_in(gone))
+            stays -= _purge(index, draft, fields, kept, places_in(gone), proof)
         for file in stays:
             draft.keep(index, file)
+        if purge:
+            proof.nothing_else(draft.content, draft.taken_over)
         draft.log(index, {"event": "remove", "rows": int(rows.numel()), "purge": purge})
         revision = draft.publish(fields)
         return RemoveReport(
@@ -102,6 +118,7 @@ def remove_rows(index: Index, ids: Collection[str], *, purge: bool = False) -> R
             purged_rows=kept.num_places - kept.num_rows if purge else 0,
             num_rows=kept.num_rows,
             rewritten=sorted(set(draft.files) - stays),
+            notes=notes,
         )
 
 
@@ -111,30 +128,40 @@ def _column(index: Index, name: str) -> Array:
     return map_npy(index.files.path(file), file, dtype=column.dtype, shape=column.shape)
 
 
-def _purge(index: Index, draft: Draft, fields: dict[str, Any], kept: Kept, gone: npt.NDArray[np.int64]) -> set[str]:
+def _table(index: Index) -> ExampleTable:
+    return ExampleTable(index.files, EXAMPLES, index.manifest.num_places, "train")  # lines of removed rows, too
+
+
+def _purge(
+    index: Index, draft: Draft, fields: dict[str, Any], kept: Kept, gone: npt.NDArray[np.int64], proof: PurgeProof
+) -> set[str]:
     # Writes what holds bytes of removed rows, proves that it no longer does, and returns the files that do not stay.
     manifest = index.manifest
     replaced = {EXAMPLES}
     for view in manifest.views:
-        replaced |= _purge_shards(index, draft, fields, view, kept, gone)
+        replaced |= _purge_shards(index, draft, fields, view, kept, gone, proof)
     for name, column in fields["columns"].items():
         file = column_file(name)
         with draft.writing(file) as path:
             write_column(path, [kept.take(_column(index, name))])
-            prove_column(path, file, _column(index, name), gone)
+            proof.column(path, file, _column(index, name), gone)
         column["shape"] = [kept.num_rows, *column["shape"][1:]]
         replaced.add(file)
-    table = ExampleTable(index.files, EXAMPLES, manifest.num_places, "train")
     with draft.writing(EXAMPLES) as path:
-        copy_tables(path, [(table, kept)])
-        ids = pq.read_table(path, columns=["id"])["id"].to_pylist()
-        prove_ids(ids, EXAMPLES, table.column("id").to_pylist(), gone)
+        copy_tables(path, [(_table(index), kept)])
+        proof.table(path, EXAMPLES, _table(index), gone)
     fields["removed"] = []
     return replaced
 
 
 def _purge_shards(
-    index: Index, draft: Draft, fields: dict[str, Any], name: str, kept: Kept, gone: npt.NDArray[np.int64]
+    index: Index,
+    draft: Draft,
+    fields: dict[str, Any],
+    name: str,
+    kept: Kept,
+    gone: npt.NDArray[np.int64],
+    proof: PurgeProof,
 ) -> set[str]:
     # Shards without a removed row are taken over under their new number; the others are written without them.
     view, shards, replaced, start = index.view(name), list[dict[str, Any]](), set[str](), 0
@@ -153,13 +180,13 @@ def _purge_shards(
             part = Kept(left, ranges_of(np.flatnonzero(~mask).tolist()))
             with draft.writing(file) as path:
                 write_shard(path, [part.take(view.shard(number))])
-                prove_shard(path, file, view.shard(number), inside)
+                proof.shard(path, file, view.shard(number), inside)
         shards.append({"file": file, "rows": left})
     fields["views"][name]["shards"] = shards
     return replaced
 
 
-def _without_queries(index: Index, draft: Draft, fields: dict[str, Any], ids: set[str]) -> int:
+def _without_queries(index: Index, draft: Draft, fields: dict[str, Any], ids: set[str], proof: PurgeProof) -> int:
     """Write the queries anew without those that have one of the ids; nothing where none has.
 
     Returns:
@@ -177,21 +204,23 @@ def _without_queries(index: Index, draft: Draft, fields: dict[str, Any], ids: se
         sketches, rows, targets = index.queries.arrays(view)
         chosen = ~np.isin(rows, concerned)
         numbers = np.cumsum(kept.mask(0, len(found))) - 1
-        draft.write(
-            query_file(view),
-            tensor_file_bytes(
-                {
-                    "sketches": sketches[chosen],
-                    "query_rows": numbers[rows[chosen]].astype(np.int64),
-                    "target_labels": targets[chosen],
-                }
-            ),
-        )
+        left = {
+            "sketches": sketches[chosen],
+            "query_rows": numbers[rows[chosen]].astype(np.int64),
+            "target_labels": targets[chosen],
+        }
+        with draft.writing(query_file(view)) as path:
+            path.write_bytes(tensor_file_bytes(left))
+            shown = {"sketches": sketches, "query_rows": numbers[rows].astype(np.int64), "target_labels": targets}
+            proof.tensors(path, query_file(view), shown, np.flatnonzero(~chosen))
         counts[view] = int(chosen.sum())
     if index.queries.has_representations:
         with draft.writing(QUERY_REPRESENTATIONS) as path:
-            write_column(path, [kept.take(index.queries.representations())])
+            write_column(path, [np.delete(index.queries.representations(), concerned, axis=0)])
+            proof.column(path, QUERY_REPRESENTATIONS, index.queries.representations(), concerned)
     with draft.writing(QUERIES) as path:
-        copy_tables(path, [(ExampleTable(index.files, QUERIES, len(found), "query"), kept)])
+        table = ExampleTable(index.files, QUERIES, len(found), "query")
+        copy_tables(path, [(table, kept)])
+        proof.table(path, QUERIES, table, concerned)
     fields["queries"] = {"count": kept.num_rows, "sketches": counts}
     return len(concerned)

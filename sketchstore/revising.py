@@ -51,14 +51,17 @@ class Draft:
 
     Attributes:
         target: Where it will be published.
+        content: Where it is made.
         files: Lengths and digests of the files it has so far.
+        taken_over: Those that are files of a published index as they were, with their names there.
     """
 
     def __init__(self, target: Path, partial: Path) -> None:
         self.target = target
         self.files: dict[str, FileEntry] = {}
         self._partial = partial
-        self._content = partial / DRAFT
+        self.content = partial / DRAFT
+        self.taken_over: dict[str, str] = {}
 
     def keep(self, index: Index, file: str, name: str | None = None) -> None:
         """Take over a file of a published index as it is: linked, so that nothing is copied; copied where links fail.
@@ -71,14 +74,14 @@ class Draft:
             name: Its name in the new revision; None for the same.
         """
         name = file if name is None else name
-        source, target = index.files.directory / file, self._content / name
+        source, target = index.files.directory / file, self.content / name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(source, target)
         except OSError:  # another file system, or one without links
             with storing(target):
                 shutil.copyfile(source, target)
-        self.files[name] = index.manifest.files[file]
+        self.files[name], self.taken_over[name] = index.manifest.files[file], file
 
     def write(self, file: str, data: bytes) -> None:
         """Write a file.
@@ -87,7 +90,7 @@ class Draft:
             file: Its name.
             data: Its content.
         """
-        write_file(self._content / file, data)
+        write_file(self.content / file, data)
         self._finished(file)
 
     @contextmanager
@@ -100,7 +103,7 @@ class Draft:
         Yields:
             A path to write to; the file has its name when the block ends.
         """
-        target = self._content / file
+        target = self.content / file
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.tmp")
         with storing(target):
@@ -110,7 +113,7 @@ class Draft:
         self._finished(file)
 
     def _finished(self, file: str) -> None:
-        path = self._content / file
+        path = self.content / file
         self.files[file] = FileEntry(bytes=path.stat().st_size, blake3=digest_file(path))
 
     def log(self, index: Index | None, facts: Mapping[str, JsonValue]) -> None:
@@ -120,7 +123,7 @@ class Draft:
             index: The index whose log goes on.
             facts: What to say; the time is added.
         """
-        log = self._content / BUILD_LOG
+        log = self.content / BUILD_LOG
         with storing(log):
             if index is not None and (index.files.directory / BUILD_LOG).is_file():
                 shutil.copyfile(index.files.directory / BUILD_LOG, log)  # linked, two directories would share one log
@@ -139,9 +142,9 @@ class Draft:
         revision, text = manifest_text(
             {**fields, "files": {name: each.model_dump() for name, each in sorted(self.files.items())}}
         )
-        write_file(self._content / MANIFEST, text)
-        sync_tree(self._content)
-        take_name(self._content, self.target, self._partial)
+        write_file(self.content / MANIFEST, text)
+        sync_tree(self.content)
+        take_name(self.content, self.target, self._partial)
         return revision
 
 

@@ -102,12 +102,16 @@ class IndexCard(Response):
     engine: str
     removed_rows: int = Field(description="Rows that were withdrawn and are still in the files; they are in no answer.")
     default_relative_noise: float | None = Field(description="The tuned noise; null: untuned, 1.0 with a warning.")
-    noise_tuning: Any = Field(description="How the default noise was tuned: method, grid and curve; null: untuned.")
+    noise_tuning: Any = Field(
+        description="How the default noise was tuned: method, grid and curve; null: untuned. `of_other_rows`: rows "
+        "have come or gone since; `num_rows` is of then."
+    )
     query_sketch_seconds: float | None = Field(
         description="What one query by example costs to sketch, measured here; null without a recipe."
     )
     distortion: Any = Field(
-        description="How far the sketched kernel and its nats are from the exact ones, as measured."
+        description="How far the sketched kernel and its nats are from the exact ones, as measured at build; "
+        "`of_other_rows`: rows have come or gone since."
     )
     warnings: list[str]
 

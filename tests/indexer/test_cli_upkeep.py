@@ -126,6 +126,22 @@ def test_tune_stores_the_noise_draws_the_curve_and_ends_the_warning(points, tmp_
     assert f"relative {dry['relative_noise']:.4g}" in printed
     assert run("info", points) == 0
     assert "by default (gp_evidence" in capsys.readouterr().out
+    noise = f"{dry['relative_noise']:g}"
+    assert run("remove", points, "--ids", "train:3", "--no-derive") == 0
+    stale = f"default_relative_noise {noise} was tuned on 40 rows, the index now has 39: `indexer tune` again"
+    assert stale in capsys.readouterr().out
+    assert run("info", points) == 0
+    printed = capsys.readouterr().out
+    assert f"relative {noise} by default (gp_evidence" in printed
+    assert "tuned on 40 rows where there are 39 now: indexer tune again" in printed
+    assert "view margin, measured before rows came or went: kernel values" in printed
+    assert run("remove", points, "--purge", "--no-derive") == 0
+    printed = capsys.readouterr().out
+    assert stale in printed
+    assert "dropped: the curve that the default noise was tuned by, the distortion's figures of single rows" in printed
+    recipe = points.parent / "points.py"
+    assert run("append", points, "--recipe", recipe, "--rows", "40:41", "--no-derive") == 0
+    assert "was tuned on 40 rows, the index now has other rows: `indexer tune` again" in capsys.readouterr().out
     for words in (
         ["--plot", "noise.gif"],
         ["--amplitude", "two"],

@@ -63,6 +63,14 @@ def test_the_curve_is_that_of_dense_densities(tmp_path, view, targets, dim, ampl
     assert tuning.relative_noise == GRID[int(np.argmax(expected))]
 
 
+@pytest.mark.parametrize(("view", "targets"), [("class", "one-hot"), ("margin", "one-hot"), ("own", "residual")])
+def test_labels_are_mean_centred_one_hot_by_default_unless_rows_compare_within_a_label(tmp_path, view, targets):
+    tuning = tune_noise(make_index(tmp_path, view=view, dim=8), grid=GRID)
+    expected = dense(open_index(tmp_path / "small"), GRID, "profiled", residual=targets == "residual")
+    assert tuning.targets == targets
+    assert tuning.log_evidence == pytest.approx(expected, rel=1e-9)
+
+
 def test_stored_spectra_and_computed_ones_say_the_same(tmp_path):
     index = make_index(tmp_path, view="margin", dim=8)
     computed = tune_noise(index, grid=GRID)

@@ -31,7 +31,8 @@ def opened(path: Path) -> Index:
     return open_index(path, check="use", derived=False)
 
 
-def _append(folder: Path) -> None:
+def _join(folder: Path) -> None:
+    # What `indexer append` does last, once the new rows are sketched; the whole of it: test_append.py.
     old, new = opened(folder / "points"), opened(folder / "more")
     manifest = new.manifest
     source = Source(
@@ -62,7 +63,7 @@ OPERATIONS = {
     "build": Operation(lambda folder: write_index(folder / "built"), "built", already="already published"),
     "overwrite": Operation(lambda folder: write_index(folder / "points", rows=24, overwrite=True),
                            already="already published"),
-    "append": Operation(_append, already="a prefix of their own"),
+    "join": Operation(_join, already="a prefix of their own"),
     "merge": Operation(lambda folder: merge_indexes([opened(folder / n) for n in ("points", "more")], folder / "both"),
                        "both", already="exists"),
     "remove": Operation(lambda folder: remove_rows(opened(folder / "points"), ["train:3", "train:35"]),

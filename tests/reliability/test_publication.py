@@ -84,7 +84,7 @@ def test_a_call_that_fails_is_reported_and_leaves_old_or_new(commands, base, wor
 
 
 @needs_strace
-@pytest.mark.parametrize("name", ["overwrite", "append", "remove"])
+@pytest.mark.parametrize("name", ["overwrite", "join", "remove"])
 def test_where_directories_cannot_be_exchanged_a_kill_leaves_an_index_that_can_be_had_back(commands, base, work, name):
     folder = work / "here"
     copied(base, folder)

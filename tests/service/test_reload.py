@@ -22,6 +22,7 @@ from service.engine import Engine, open_engine
 from service.local_server import local_server
 from service.schemas.jobs import AttributionsJob
 from service.settings import Settings
+from sketchstore.default_noise import store_default_noise
 from sketchstore.publish import take_name
 from sketchstore.reader import open_index
 from sketchstore.remove import remove_rows
@@ -409,3 +410,16 @@ async def test_the_asynchronous_client_reloads(path: Path, rebuilt: Path) -> Non
         publish(rebuilt, path)
         reloaded = await client.reload("margin")
         assert (reloaded.index.revision, reloaded.changed) == (after, True)
+
+
+def test_the_card_says_that_the_noise_was_tuned_on_other_rows(path: Path) -> None:
+    store_default_noise(open_index(path), 10.0, {"method": "gp_evidence"})
+    assert not any("tuned on" in warning for warning in open_engine(path).card().warnings)
+    rows = open_index(path).num_rows
+    remove_rows(open_index(path), ["train:3"])
+    card = open_engine(path).card()
+    assert (
+        f"default_relative_noise 10 was tuned on {rows:,} rows, the index now has {rows - 1:,}: `indexer tune` again"
+        in (card.warnings)
+    )
+    assert (card.default_relative_noise, card.noise_tuning["of_other_rows"]) == (10.0, True)
