@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sketchstore.manifest import NO_LABEL
@@ -26,8 +25,7 @@ def accuracies(content: Path) -> dict[str, float]:
 
 
 def _accuracy(table: Path) -> float | None:
-    columns = pq.read_table(table, columns=["label", "predicted_label"])
-    judged = columns.filter(pc.and_(pc.not_equal(columns["label"], NO_LABEL), pc.is_valid(columns["predicted_label"])))
-    if not len(judged):
-        return None
-    return float(pc.mean(pc.equal(judged["label"], judged["predicted_label"]).cast("float64")).as_py())
+    columns = pq.read_table(table, columns=["label", "predicted_label"]).to_pydict()
+    pairs = zip(columns["label"], columns["predicted_label"], strict=True)
+    judged = [own == predicted for own, predicted in pairs if own != NO_LABEL and predicted is not None]
+    return sum(judged) / len(judged) if judged else None
