@@ -1,8 +1,8 @@
 """Attribution panels (appendix F) for text: pairs of sentences of RTE, asked about as ``experiments.panels`` asks.
 
 MiniLM fine-tuned on RTE instead of the paper's BERT, linear layers only, d = 4096 instead of 20,480. The small size
-measures the head's linear layers on 800 rows and fine-tunes for one epoch instead of two (65 % of dev); the first run of
-either size fine-tunes the model, 10 to 20 minutes of a core.
+measures the head's linear layers on 800 rows and fine-tunes for one epoch instead of two (65 % of dev); the first run
+of either size fine-tunes the model, 10 to 20 minutes of a core.
 """
 
 from dataclasses import replace

@@ -158,7 +158,7 @@ class TangentFeatures:
             labels: Their labels, shape [b].
             view: One of the measurement's views.
             all_rows: Whether every slab must hold all rows, as products between rows need; costs extra passes where
-                what the layers keep for all rows exceeds half of the memory budget.
+                a layer's gradients for all rows exceed the memory budget.
 
         Yields:
             Slabs; their order is fixed for a given model and batch size.

@@ -25,6 +25,7 @@ class HookRoute:
         modules: The modules watched.
         refused: Name of each chosen parameter that hooks do not serve to the reason.
         row_bytes: What the activations of one row take in a forward pass.
+        kept_bytes: What gradients are formed from, for one row.
     """
 
     def __init__(
@@ -38,8 +39,7 @@ class HookRoute:
         many_rows: bool = True,
     ) -> None:
         self.modules, self.refused = hooked_modules(model, parameters)
-        self.row_bytes = 0
-        self._kept: dict[str, int] = {}  # by weight, what its gradients are formed from: bytes of one row
+        self.row_bytes = self.kept_bytes = 0
         self._model = model
         self._parameters = parameters
         self._values = values
@@ -71,7 +71,7 @@ class HookRoute:
                 self._drop({place.name: f"{error.reason} in {error.module!r}" for place in entry.places})
         if captured is None:
             return
-        self._kept = {name: _bytes(calls) // rows for name, calls in captured.calls.items()}
+        self.kept_bytes = _bytes(captured) // rows
         for row in range(rows):
             plain = alone(self.served, row)
             # A gradient that is zero but for rounding (a bias before a softmax) is as right as any other.
@@ -90,7 +90,7 @@ class HookRoute:
             inputs: A batch of b examples.
             targets: Their targets, shape [b].
             all_rows: Whether every slab must hold all rows; costs extra passes where what the layers keep for all
-                rows exceeds half of the memory budget.
+                rows exceeds the memory budget.
             factored: Whether factors may come in the place of gradients; not with ``all_rows``.
 
         Yields:
@@ -102,22 +102,18 @@ class HookRoute:
         rows = num_rows(inputs)
         if not self.modules:
             return
+        at_once = max(1, min(rows, self._memory_budget_bytes // max(1, self.kept_bytes)))
         if not all_rows:
-            at_once = max(1, min(rows, self._memory_budget_bytes // max(1, sum(self._kept.values()))))
             for start in range(0, rows, at_once):
                 stop = min(start + at_once, rows)
-                captured = self._captured(
-                    self.modules, take_rows(inputs, start, stop), targets[start:stop], self._memory_budget_bytes
-                )
+                captured = self._captured(self.modules, take_rows(inputs, start, stop), targets[start:stop])
                 for row, offset, gradients in self._formed(
                     self.served, captured, stop - start, targets.device, factored=factored
                 ):
                     yield start + row, offset, gradients
             return
-        # What layers keep stays while the last rows go through their passes: half of the budget is for either.
-        half = self._memory_budget_bytes // 2
-        for modules in self._groups(half // rows):
-            captured = self._captured(modules, inputs, targets, half)
+        for modules in self._groups(-(-rows // at_once)):
+            captured = self._captured(modules, inputs, targets)
             names = {place.name for entry in modules for place in entry.places}
             places = [place for place in self.served if place.name in names]
             yield from self._formed(places, captured, rows, targets.device, all_rows=True)
@@ -151,9 +147,9 @@ class HookRoute:
         run_passes(self._model, chosen, lambda: self._values(inputs, targets), num_rows(inputs), captured)
         return captured
 
-    def _captured(self, modules: Sequence[HookedModule], inputs: Batch, targets: Tensor, passes_bytes: int) -> Captured:
+    def _captured(self, modules: Sequence[HookedModule], inputs: Batch, targets: Tensor) -> Captured:
         rows = num_rows(inputs)
-        chunk = max(1, min(rows, passes_bytes // max(1, self.row_bytes)))
+        chunk = max(1, min(rows, self._memory_budget_bytes // max(1, self.row_bytes)))
         return joined(
             [
                 self._capture(take_rows(inputs, start, start + chunk), targets[start : start + chunk], modules)
@@ -188,26 +184,16 @@ class HookRoute:
             for start, stop in even_parts(block.shape[1], widest):
                 yield 0, offset + start, block[:, start:stop]
 
-    def _groups(self, largest: int) -> list[list[HookedModule]]:
-        # Runs of neighbours that keep at most `largest` bytes a row, by what each kept of the first batch; a module
-        # that keeps more is alone, and those that share a parameter must stay together.
+    def _groups(self, count: int) -> list[list[HookedModule]]:
+        # Modules in about `count` runs of neighbours; those that share a parameter must stay together.
         holders: dict[str, int] = {}
         for entry in self.modules:
             for place in entry.places:
                 holders[place.name] = holders.get(place.name, 0) + 1
         shared = [entry for entry in self.modules if any(holders[place.name] > 1 for place in entry.places)]
-        units = [shared] if shared else []
-        units += [[entry] for entry in self.modules if entry not in shared]
-        groups: list[list[HookedModule]] = []
-        size = 0
-        for unit in units:
-            own = sum(self._kept.get(name, 0) for name in {entry.weight.name for entry in unit if entry.weight})
-            if not groups or size + own > largest:
-                groups.append([])
-                size = 0
-            groups[-1] += unit
-            size += own
-        return groups
+        single = [entry for entry in self.modules if entry not in shared]
+        groups = [single[start:stop] for start, stop in even_parts(len(single), -(-len(single) // count) or 1)]
+        return [group for group in (shared, *groups) if group]
 
     def _drop(self, refused: dict[str, str]) -> None:
         self.refused.update(refused)
@@ -218,8 +204,13 @@ def _is_norm(entry: HookedModule) -> bool:
     return isinstance(entry.kind, ScaleAndShift)
 
 
-def _bytes(calls: Sequence[Call]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for call in calls for tensor in (call.given, call.delta))
+def _bytes(captured: Captured) -> int:
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for calls in captured.calls.values()
+        for call in calls
+        for tensor in (call.given, call.delta)
+    )
 
 
 def _agrees(place: Parameter, captured: Captured, row: int, expected: Tensor, noise: float) -> bool:

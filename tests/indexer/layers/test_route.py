@@ -2,8 +2,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from indexer.layers import route as module
-from indexer.layers.gradients import Captured
 from indexer.layers.route import HookRoute
 from indexer.parameters import ParameterList
 from tests.indexer.layers.cases import LAYERS, ROWS, LayerCase
@@ -91,51 +89,3 @@ def test_parameters_and_hooks_are_left_as_they_were() -> None:
     assert [parameter.requires_grad for parameter in model.parameters()] == [False, True]
     assert not any(module._forward_hooks for module in model.modules())
     assert torch.backends.mha.get_fastpath_enabled()
-
-
-class Kept:
-    """Runs the route's passes, and notes what layers keep of all rows, and how many rows go through at once."""
-
-    def __init__(self, route: HookRoute, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.bytes: list[int] = []
-        self.rows: list[int] = []
-        joined, capture = module.joined, route._capture
-
-        def noted(parts: list[Captured]) -> Captured:
-            whole = joined(parts)
-            calls = [call for calls in whole.calls.values() for call in calls]
-            self.bytes.append(sum(tensor.nbytes for call in calls for tensor in (call.given, call.delta)))
-            return whole
-
-        def counted(inputs: Tensor, *rest: object) -> Captured:
-            self.rows.append(len(inputs))
-            return capture(inputs, *rest)
-
-        monkeypatch.setattr(module, "joined", noted)
-        monkeypatch.setattr(route, "_capture", counted)
-
-
-def test_what_layers_keep_of_all_rows_obeys_half_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    # The first layers keep most by far, as those of a convolutional net do: equal numbers of layers are no equal parts.
-    model = nn.Sequential(nn.Flatten(), *(nn.Linear(size, size // 2) for size in (512, 256, 128, 64, 32)))
-    inputs, rows = torch.randn(30, 512), 30
-    parameters = ParameterList.of_entries([(name, held.shape, 1.0) for name, held in model.named_parameters()])
-    largest = 4 * rows * (512 + 256)  # what the first layer keeps alone
-    route = HookRoute(model, parameters, lambda batch, _: model(batch).sum(1), 2 * largest, 2**25)
-    route.probe(inputs[:2], torch.zeros(2), single_gradients(model, inputs))
-    route.row_bytes = 4 * 1000
-    kept = Kept(route, monkeypatch)
-    size = sum(gradients.shape[1] for _, _, gradients in route.slabs(inputs, torch.zeros(rows), all_rows=True))
-    assert size == parameters.num_parameters
-    assert kept.bytes == [largest, 4 * rows * (256 + 128 + 128 + 64 + 64 + 32 + 32 + 16)]
-    assert max(kept.rows) * route.row_bytes <= largest
-    assert sum(kept.rows) == 2 * rows  # two passes and no more
-
-
-def test_layers_that_share_a_weight_are_kept_together_and_every_other_alone_if_it_must() -> None:
-    route, _, _ = routed(LAYERS["embedding_tied_to_the_head"])
-    names = [[place.name for entry in group for place in entry.places] for group in route._groups(0)]
-    assert sorted(len(group) - len(set(group)) for group in names)[-1] == 1  # the weight that two modules hold
-    assert len({name for group in names for name in group}) == sum(len(set(group)) for group in names)
-    assert len(route._groups(2**29)) == 1
