@@ -19,7 +19,7 @@ from rich.console import Console
 
 from experiments.catalogue import Experiment, experiments
 from experiments.chosen_methods import UnknownMethodError
-from experiments.journal import OtherSettingsError
+from experiments.journal import OtherSettingsError, claim
 from experiments.report import print_report, write_report
 from indexer.recipe import RecipeDataError
 from indexer.terminal import duration, progress_on
@@ -64,18 +64,25 @@ def main() -> None:
     if arguments.queries is not None:
         if not hasattr(settings, "queries"):
             parser.error(f"{arguments.name} has no --queries")
+        stored = getattr(settings, "stored_queries", None)
+        if not 1 <= arguments.queries <= (stored or arguments.queries):
+            parser.error(
+                f"argument --queries: {arguments.queries}; allowed are 1 to {stored or 'as many as there are'}"
+            )
         settings = replace(settings, queries=arguments.queries)
     if arguments.seeds is not None:
         if not hasattr(settings, "seeds"):
             parser.error(f"{arguments.name} has no --seeds")
+        if not 1 <= arguments.seeds <= len(settings.seeds):
+            parser.error(f"argument --seeds: {arguments.seeds}; allowed are 1 to {len(settings.seeds)}")
         settings = replace(settings, seeds=settings.seeds[: arguments.seeds])
     if arguments.methods is not None:
         if not hasattr(settings, "methods"):
             parser.error(f"{arguments.name} has no --methods")
         settings = replace(settings, methods=tuple(arguments.methods.split(",")))
-    arguments.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     try:
+        claim(arguments.out, f"{arguments.name}, configuration {configuration}, size {arguments.size}")
         with progress_on(Console(stderr=True)) as progress:
             report = experiment.run(settings, arguments.data_dir, arguments.out, progress)
     except (OtherSettingsError, RecipeDataError, UnknownMethodError) as error:

@@ -172,7 +172,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     tuning = range(settings.tuning_queries)
     reported = range(settings.stored_tuning, settings.stored_tuning + settings.queries)
     for seed, frozen in networks.items():
-        progress.phase(f"tuning queries, seed {seed}", len(tuning) * len(settings.noises), even=False)
+        progress.phase(f"tuning queries, seed {seed}", len(tuning) * len(settings.noises))
         for query in tuning:
             for noise in settings.noises:
                 for method in tuned:
@@ -181,7 +181,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     chosen = chosen_noises(settings, tuned, tuning, journal)
     progress.note(f"noise, and λ, by recall on the tuning queries: {chosen}")
     for seed, frozen in networks.items():
-        progress.phase(f"queries, seed {seed}", len(reported), even=False)
+        progress.phase(f"queries, seed {seed}", len(reported))
         for query in reported:
             for method in asked:
                 ask(settings, frozen, rankers[seed], journal, seed, query, method, chosen.get(method))

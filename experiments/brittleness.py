@@ -212,7 +212,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     attributor = Attributor(index, engine="brute_force")
     journal = Journal(out / "trainings.jsonl", {"mlp": str(settings.mlp), "dim": settings.dim})
     tuning = settings.tuning
-    progress.phase("tuning the noise", tuning.queries * len(tuning.noises) * len(tuning.methods), even=False)
+    progress.phase("tuning the noise", tuning.queries * len(tuning.noises) * len(tuning.methods))
     noises = tune(mlp, attributor, tuning, journal, lambda: progress.advance(1))
     progress.note(f"relative noise by margin drop on the tuning queries: {noises}")
     margin = frozen_index(mlp.file, out / "margin", Sketched("margin", False, settings.dim), progress)
@@ -288,7 +288,7 @@ def remove_and_retrain(
     progress: Progress,
 ) -> None:
     """Fill the journal query by query: ``rows/query/method``, and ``removed/query/method/size`` until all is known."""
-    progress.phase("removing and retraining", settings.queries * len(rankers), even=False)
+    progress.phase("removing and retraining", settings.queries * len(rankers))
     for row in mlp.query_rows[: settings.queries]:
         label = int(mlp.frozen.queries.labels[row])
         for method, ranker in rankers.items():

@@ -138,7 +138,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     progress.note(f"relative noise by accuracy for the tuning queries: {noises}")
     units = [(balanced, size) for balanced in (False, True) for size in settings.sizes]
     methods = (*INFORMATION, *BASELINES, *(("ekfac",) if ekfac_is_available() else ()), "random")
-    progress.phase("selecting and training", len(units) * len(methods) * len(settings.seeds), even=False)
+    progress.phase("selecting and training", len(units) * len(methods) * len(settings.seeds))
     for balanced, size in units:
         for method in methods:
             for seed in settings.seeds:
@@ -250,7 +250,7 @@ def tuned(
     settings: Settings, selector: Selector, images: Images, journal: Journal, progress: Progress
 ) -> dict[str, float]:
     """Return the noise of each information method with the best accuracy on the tuning half."""
-    progress.phase("tuning the noise", len(INFORMATION) * len(settings.noises), even=False)
+    progress.phase("tuning the noise", len(INFORMATION) * len(settings.noises))
     found: dict[str, dict[float, float]] = {method: {} for method in INFORMATION}
     for method in INFORMATION:
         for noise in settings.noises:

@@ -39,7 +39,9 @@ def ekfac_scores(frozen: Frozen, folder: Path, *, rows_a_batch: int = 100) -> Te
     file = folder / "ekfac.safetensors"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({"scores": _computed(frozen, folder, rows_a_batch)}, file)
+        temporary = file.with_suffix(".tmp")
+        save_file({"scores": _computed(frozen, folder, rows_a_batch)}, temporary)
+        temporary.rename(file)
     scores: Tensor = load_file(file)["scores"]
     return scores
 

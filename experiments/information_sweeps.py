@@ -131,7 +131,7 @@ def measure(
     """Fill the journal with InfoLoss of every selection's prefixes, by ``query/noise``; one class after the other."""
     attributor, spectra = Attributor(index, engine="brute_force"), Spectra(index, 1 << 30)
     noises = sorted({*settings.noises, settings.noise})
-    progress.phase(f"sweeping {index.name}", len(rows) * len(noises), even=False)
+    progress.phase(f"sweeping {index.name}", len(rows) * len(noises))
     labels = mlp.frozen.queries.labels
     for row in sorted(rows, key=lambda row: int(labels[row])):
         for noise in noises:

@@ -11,6 +11,24 @@ class OtherSettingsError(ValueError):
     """The folder holds a run with other settings."""
 
 
+def claim(folder: Path, run: str) -> None:
+    """Say in a folder which run it belongs to, so that no other one takes its networks and indexes for its own.
+
+    Args:
+        folder: The folder; made when absent.
+        run: Experiment, configuration and size.
+
+    Raises:
+        OtherSettingsError: If the folder belongs to another run.
+    """
+    file = folder / "run.txt"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        file.write_text(run + "\n", encoding="utf-8")
+    elif (found := file.read_text(encoding="utf-8").strip()) != run:
+        raise OtherSettingsError(f"{folder} holds a run of {found}; this is {run}. Give another --out, or remove it.")
+
+
 class Journal:
     """Values by key, saved as they are added.
 

@@ -93,7 +93,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     index = frozen_index(mlp.file, out / "margin", Sketched("margin", False, settings.dim), progress)
     tuning, reported = list(mlp.tuning_rows), list(mlp.query_rows)
     baselines = MarginBaselines(mlp.frozen, index, settings.regularisations[0])
-    progress.phase("scoring", len(settings.regularisations) + 1, even=False)
+    progress.phase("scoring", len(settings.regularisations) + 1)
     over_lambda: list[dict[str, Any]] = []
     for regularisation in settings.regularisations:
         baselines = baselines.regularised(regularisation)

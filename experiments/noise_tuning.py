@@ -72,7 +72,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     mlp = RetrainedMlp(settings.mlp, data_dir, out / "network.safetensors", num_tuning=tuning.queries, num_queries=1)
     index = frozen_index(mlp.file, out / "class-logit", Sketched("class_logit", True, settings.dim), progress)
     journal = Journal(out / "trainings.jsonl", {"settings": str(settings)})
-    progress.phase("removing and retraining", tuning.queries * len(tuning.noises) * len(tuning.methods), even=False)
+    progress.phase("removing and retraining", tuning.queries * len(tuning.noises) * len(tuning.methods))
     chosen = tune(mlp, Attributor(index, engine="brute_force"), tuning, journal, lambda: progress.advance(1))
     evidence = tune_noise(index, grid=tuning.noises, progress=progress)
     before = mlp.query_margins(linear_weights(mlp.frozen.model()), list(mlp.tuning_rows)).tolist()

@@ -77,7 +77,7 @@ def ordered(
     tried: Sequence[PairSettings], features: Tensor, labels: Tensor, folds: Tensor, progress: Progress
 ) -> list[tuple[PairSettings, list[float]]]:
     """Return the heads with their accuracies, the highest mean first, to three digits; ties go to the narrower."""
-    progress.phase("cross-validation", len(tried), even=False)
+    progress.phase("cross-validation", len(tried))
     found = []
     for how in tried:
         found.append((how, accuracies(how, features, labels, folds)))

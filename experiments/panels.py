@@ -68,7 +68,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     attributor = Attributor(index, engine="brute_force")
     rows = query_rows(index, settings.queries)
     found: dict[int, dict[str, list[dict[str, Any]]]] = {}
-    progress.phase("asking", len(rows), even=False)
+    progress.phase("asking", len(rows))
     for row in rows:
         found[row] = {method: _picks(attributor, settings, row, method) for method in attributor.methods}
         progress.advance(1)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from experiments.datasets import of_classes, read_images, shuffled
 from experiments.frozen import Examples, Frozen, load_frozen, save_frozen
+from experiments.journal import OtherSettingsError
 from experiments.mlp_training import linear_weights, margins, mlp_logits, train_mlp
 from experiments.networks import initial_network
 from indexer.training import TrainingSettings
@@ -91,7 +92,7 @@ class RetrainedMlp:
             save_frozen(self._trained(data_dir), file)
         self.frozen: Frozen = load_frozen(file)
         if len(self.frozen.queries) != num_tuning + num_queries:
-            raise ValueError(
+            raise OtherSettingsError(
                 f"{file} has {len(self.frozen.queries)} queries, {num_tuning + num_queries} are asked for; "
                 "give another --out"
             )

@@ -84,7 +84,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
             how = Sketched("label_logit", True, dim, seed=seed)
             index = frozen_index(mlp.file, out / f"dim-{dim}-seed-{seed}", how, progress)
             attributor = Attributor(index, engine="brute_force")
-            progress.phase(f"selecting, d = {dim}, seed {seed}", len(rows), even=False)
+            progress.phase(f"selecting, d = {dim}, seed {seed}", len(rows))
             for row in rows:
                 for noise in settings.noises:
                     key = f"{dim}/{seed}/{row}/{noise:g}"

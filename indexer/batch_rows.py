@@ -13,7 +13,7 @@ from torch import Tensor
 
 from indexer.batches import Batch, map_tensors, move, take_rows
 from indexer.featurise import Featuriser
-from indexer.jacobians import TangentFeatures
+from indexer.jacobians import PROBE_ROWS, TangentFeatures
 from indexer.reading import CollatedRows, ExampleReader
 
 MOST_ROWS = 1024
@@ -123,13 +123,16 @@ def plan_batches(
 
 
 def _probe_rows(train: ExampleReader) -> tuple[CollatedRows, bool]:
-    first = train.collate(0, min(2, train.num_rows))
+    # From all over the training set, so that they are unlike each other; the longest first, for it is measured.
+    last = train.num_rows - 1
+    spread = list(dict.fromkeys(last * part // (PROBE_ROWS - 1) for part in range(PROBE_ROWS)))
+    first = train.collate_chosen(spread)
     if train.lengths(first) is None:
         return first, False
     step = max(1, train.num_rows // LENGTH_SAMPLE)
     sample = [(train.lengths(train.collate(row, row + 1)) or [0], row) for row in range(0, train.num_rows, step)]
     longest = max(sample)[1]
-    return train.collate(longest, longest + 1), True
+    return train.collate_chosen([longest, *(row for row in spread if row != longest)][:PROBE_ROWS]), True
 
 
 def batches_of(rows: int, at_once: int, lengths: Sequence[int] | None = None) -> list[list[int]]:

@@ -218,7 +218,7 @@ class Featuriser:
         the same ones before its first row.
 
         Args:
-            inputs: A batch of one or two examples.
+            inputs: A batch of few examples, unlike each other (`jacobians.PROBE_ROWS`).
             targets: Labels that the measurement can be taken at, shape [b].
             view: One of the measurement's views.
         """

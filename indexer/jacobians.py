@@ -22,6 +22,8 @@ from indexer.layers.taps import CaptureError, Receiver
 from indexer.measurement import Measurement, MeasurementError, check_targets
 from indexer.parameters import Parameter, ParameterList
 
+PROBE_ROWS = 4
+"""Rows on which the routes of the gradients are decided, in two orders."""
 SLAB_BYTES = 32 * 1024**2
 """Size of a slab [b, p] of gradients that come from hooks, where nothing speaks for a larger one."""
 MEMORY_BUDGET_BYTES = 512 * 1024**2
@@ -256,10 +258,10 @@ class TangentFeatures:
         )
 
     def _probe(self, inputs: Batch, targets: Tensor) -> None:
-        """Find out, on two rows, what hooks and vmap allow; each doubt moves a parameter to a more general route."""
+        """Find out, on few rows, what hooks and vmap allow; each doubt moves a parameter to a more general route."""
         if self._probed:
             return
-        few, targets = take_rows(inputs, 0, 2), targets[:2]
+        few, targets = take_rows(inputs, 0, PROBE_ROWS), targets[:PROBE_ROWS]
         self._try_measurement(few, targets)
         row_bytes = self.activation_bytes(take_rows(few, 0, 1), targets[:1])
         self._hooks.row_bytes = self._general.row_bytes = row_bytes
@@ -272,7 +274,7 @@ class TangentFeatures:
             )
         self._say_refused()
         rest = self._general_parameters()
-        if rest and (reason := self._general.try_vmap(rest, few, targets)) is not None:
+        if rest and (reason := self._general.try_vmap(rest, take_rows(few, 0, 2), targets[:2])) is not None:
             self.notes.append(f"torch.func.vmap refuses this model, so each example takes its own backward: {reason}")
         self._probed = True
 

@@ -125,26 +125,40 @@ class ExampleReader:
         Raises:
             ExampleError: If a row cannot be read, collated, or has a label that is not an integer of −1 or more.
         """
-        examples = [self.example(row) for row in range(start, stop)]
+        return self.collate_chosen(range(start, stop))
+
+    def collate_chosen(self, rows: Sequence[int]) -> CollatedRows:
+        """Read and collate any rows, as `collate` does consecutive ones.
+
+        Args:
+            rows: Their numbers, in the order they are to have.
+
+        Returns:
+            The rows.
+
+        Raises:
+            ExampleError: As `collate`.
+        """
+        examples = [self.example(row) for row in rows]
         try:
             inputs, labels = self._collate(examples)
         except Exception as error:
-            for row, example in enumerate(examples, start):
+            for row, example in zip(rows, examples, strict=True):
                 try:
                     self._collate([example])
                 except Exception as alone:
                     raise ExampleError(
                         self.split, row, f"cannot be collated: {_said(alone)}{_what_defaults_expect(example)}"
                     ) from alone
-            last = stop - 1
-            message = f"rows {start} to {last} can be collated one by one, not together: {_said(error)}"
-            raise ExampleError(self.split, start, message) from error
+            named = f"{rows[0]} to {rows[-1]}" if isinstance(rows, range) else ", ".join(map(str, rows))
+            message = f"rows {named} can be collated one by one, not together: {_said(error)}"
+            raise ExampleError(self.split, rows[0], message) from error
         wrong = (labels < UNLABELLED).nonzero()
         if wrong.numel():
             position = int(wrong[0])
             message = f"label {int(labels[position])}; a label is an integer from 0, or -1 for none"
-            raise ExampleError(self.split, start + position, message)
-        return CollatedRows(start, examples, inputs, labels)
+            raise ExampleError(self.split, rows[position], message)
+        return CollatedRows(rows[0] if len(rows) else 0, examples, inputs, labels)
 
     def _collate(self, examples: Sequence[Example]) -> tuple[Batch, Tensor]:
         inputs, labels = self.recipe.collate(examples)

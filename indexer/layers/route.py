@@ -1,4 +1,4 @@
-"""The route of hooks: which parameters it serves, found out on two rows, and their gradients for a batch."""
+"""The route of hooks: which parameters it serves, found out on a few rows, and their gradients for a batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from indexer.batches import Batch, num_rows, take_rows
+from indexer.batches import Batch, map_tensors, num_rows, take_rows
 from indexer.layers.gradients import Call, Captured, FactoredPiece, SlabSizes, even_parts, joined, matrix_slabs, merged
 from indexer.layers.modules import HookedModule, hooked_modules, without
 from indexer.layers.norms import ScaleAndShift
@@ -56,27 +56,38 @@ class HookRoute:
     def probe(self, few: Batch, targets: Tensor, alone: Callable[[list[Parameter], int], dict[str, Tensor]]) -> None:
         """Compare every gradient with a plain one of one example alone; whatever differs is refused.
 
+        The rows go through in their order and in the reverse one: a model that sorts its batch by length, and puts it
+        back at the end, leaves one of them as it was, and its modules see row i in another place in the other.
+
         Args:
-            few: One or two rows.
+            few: Few rows, unlike each other.
             targets: Their targets.
             alone: Plain gradients of some parameters for a row of ``few``, by name.
         """
         rows = num_rows(few)
-        captured = None
-        while self.modules and captured is None:
+        orders = [(few, targets)]
+        if rows > 1:
+            orders.append((map_tensors(lambda tensor: tensor.flip(0), few), targets.flip(0)))
+        captured: list[Captured] = []
+        while self.modules and not captured:
             try:
-                captured = self._capture(few, targets)
+                captured = [self._capture(*order) for order in orders]
             except CaptureError as error:
                 entry = next(entry for entry in self.modules if entry.name == error.module)
                 self._drop({place.name: f"{error.reason} in {error.module!r}" for place in entry.places})
-        if captured is None:
+        if not captured:
             return
-        self.kept_bytes = _bytes(captured) // rows
+        self.kept_bytes = _bytes(captured[0]) // rows
         for row in range(rows):
             plain = alone(self.served, row)
             # A gradient that is zero but for rounding (a bias before a softmax) is as right as any other.
-            noise = 30 * max(_rounding(gradient) for gradient in plain.values())
-            wrong = [place.name for place in self.served if not _agrees(place, captured, row, plain[place.name], noise)]
+            noise = 30 * max((_rounding(gradient) for gradient in plain.values()), default=0.0)
+            seen = list(zip(captured, (row, rows - 1 - row), strict=False))
+            wrong = [
+                place.name
+                for place in self.served
+                if not all(_agrees(place, found, where, plain[place.name], noise) for found, where in seen)
+            ]
             self._drop(
                 dict.fromkeys(wrong, "has gradients that do not follow from the inputs and outputs of its modules")
             )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.journal import Journal, OtherSettingsError
+from experiments.journal import Journal, OtherSettingsError, claim
 
 
 def refused():
@@ -35,3 +35,10 @@ def test_other_settings_are_refused_by_name(tmp_path):
     Journal(tmp_path / "work.jsonl", {"epochs": 3, "dim": 4})
     with pytest.raises(OtherSettingsError, match=r"epochs differ.*--out"):
         Journal(tmp_path / "work.jsonl", {"epochs": 5, "dim": 4})
+
+
+def test_a_folder_belongs_to_one_run(tmp_path):
+    claim(tmp_path / "out", "panels, size small")
+    claim(tmp_path / "out", "panels, size small")
+    with pytest.raises(OtherSettingsError, match="holds a run of panels, size small; this is panels-text"):
+        claim(tmp_path / "out", "panels-text, size small")

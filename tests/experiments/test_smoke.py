@@ -70,8 +70,16 @@ def test_the_command_continues_in_another_process(tmp_path, run):
     assert (tmp_path / "mislabelled.json").read_bytes() == first
 
 
-@pytest.mark.parametrize("arguments", [["nonsense", "--size", "small"], ["brittleness", "--size", "huge"]])
-def test_unknown_names_are_refused_with_the_known_ones(arguments, tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense", "--size", "small"], "brittleness"),
+        (["brittleness", "--size", "huge"], "small"),
+        (["backdoor", "--size", "small", "--queries", "101"], "101; allowed are 1 to 100"),
+        (["backdoor", "--size", "small", "--seeds", "0"], "0; allowed are 1 to 1"),
+    ],
+)
+def test_what_an_experiment_has_not_is_refused_with_what_it_has(arguments, said, tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "experiments", *arguments, "--out", str(tmp_path)],
         cwd=ROOT,
@@ -80,4 +88,4 @@ def test_unknown_names_are_refused_with_the_known_ones(arguments, tmp_path):
         check=False,
     )
     assert result.returncode == 2
-    assert "brittleness" in result.stderr or "small" in result.stderr
+    assert said in " ".join(result.stderr.split())
