@@ -180,8 +180,9 @@ def test_every_command_that_keeps_an_index_does_what_is_said_beside_it(folder):
         program, *arguments = shlex.split(line.removeprefix("$ ").partition("#")[0])
         assert program == "indexer"
         printed.append(indexer(place, *arguments))
-    tuned, appended, removed, purged, merged, stable = printed
+    tuned, verified, appended, removed, purged, merged, stable = printed
     assert "stored as the default" in tuned
+    assert "is sound" in verified
     assert (place / "noise.svg").is_file()
     assert "rows 300 to 1436 of the training set" in appended
     assert "1436 are left" in removed
