@@ -57,7 +57,7 @@ SIZES = {
 
 
 def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress) -> Report:
-    """Train, or take the network of a backdoor run in the same folder; rank by every part of the kernel."""
+    """Train as the experiment ``backdoor`` does; rank by every part of the kernel."""
     seed, k = settings.backdoor.seeds[0], settings.backdoor.per_class
     frozen = backdoor.network(settings.backdoor, data_dir, out / f"seed-{seed}", seed, progress)
     labels = frozen.queries.labels[: settings.backdoor.stored_tuning]
@@ -100,8 +100,11 @@ def _rankings(
     for measurement in ("class logit", "margin"):
         rows = _gradients(model, frozen, frozen.train.take(pool), label, measurement)
         asked = _gradients(model, frozen, frozen.queries.take(queries), label, measurement)
+        scaled = [scales[name] ** 2 for name in names]
         for title, factors in (
-            ("NTK scales", [scales[name] ** 2 for name in names]),
+            ("NTK scales", scaled),
+            # No ReLU follows the last layer, which may be initialised without the gain, as `networks` does.
+            ("NTK scales, gain 1 in the last layer", [*scaled[:-1], scaled[-1] / gain**2]),
             ("no NTK scales", [1.0] * len(names)),
         ):
             kernel = f"{measurement}, {title}"

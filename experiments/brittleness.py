@@ -288,19 +288,23 @@ def remove_and_retrain(
     progress: Progress,
 ) -> None:
     """Fill the journal query by query: ``rows/query/method``, and ``removed/query/method/size`` until all is known."""
-    progress.phase("removing and retraining", settings.queries * len(rankers))
-    for row in mlp.query_rows[: settings.queries]:
+    units = [(row, method) for row in mlp.query_rows[: settings.queries] for method in rankers]
+    left = [(row, method) for row, method in units if next_size(journal, row, method, settings.sizes) is not None]
+    progress.phase("removing and retraining", len(units), done=len(units) - len(left))
+    for row, method in left:
+        if progress.stop_requested():
+            return
         label = int(mlp.frozen.queries.labels[row])
-        for method, ranker in rankers.items():
-            if progress.stop_requested():
-                return
-            rows = journal.once(f"rows/{row}/{method}", lambda: ranker(row, label, settings.sizes[-1]))  # noqa: B023
-            while (size := next_size(journal, row, method, settings.sizes)) is not None:
-                journal.once(
-                    f"removed/{row}/{method}/{size}",
-                    lambda: _outcome(mlp, row, rows[:size]),  # noqa: B023
-                )
-            progress.advance(1)
+        rows = journal.once(
+            f"rows/{row}/{method}",
+            lambda: rankers[method](row, label, settings.sizes[-1]),  # noqa: B023
+        )
+        while (size := next_size(journal, row, method, settings.sizes)) is not None:
+            journal.once(
+                f"removed/{row}/{method}/{size}",
+                lambda: _outcome(mlp, row, rows[:size]),  # noqa: B023
+            )
+        progress.advance(1)
 
 
 def _outcome(mlp: RetrainedMlp, row: int, removed: list[int]) -> dict[str, float | bool]:

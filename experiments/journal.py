@@ -1,4 +1,7 @@
-"""Finished units of an experiment's work, one JSON line each, so that an interrupted run continues where it stopped."""
+"""Finished units of an experiment's work, one JSON line each, so that an interrupted run continues where it stopped.
+
+And no other run does: a folder belongs to one, and a journal to its settings.
+"""
 
 import json
 import os
