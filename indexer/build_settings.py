@@ -38,7 +38,7 @@ class BuildSettings:
         views: Classes of ``class_logit`` that get a view; None means all.
         sketch: Family; None takes identity where P ≤ 4096 and ``dim`` is None, else rademacher.
         dim: d; None means 4096 (P for identity).
-        seed: Key of the sketch's generator.
+        seed: Key of the sketch's generator; None means 0.
         buckets: Signed buckets per parameter of an sjlt sketch.
         sketch_like: An index whose sketch is taken as it is, parts of a kronecker sketch included.
         dtype: Storage type.
@@ -67,7 +67,7 @@ class BuildSettings:
     views: tuple[int, ...] | None = None
     sketch: str | None = None
     dim: int | None = None
-    seed: int = 0
+    seed: int | None = None
     buckets: int | None = None
     sketch_like: Path | None = None
     dtype: StorageDtype = "float32"
@@ -105,7 +105,7 @@ class BuildSettings:
         ):
             if value is not None and value < least:
                 raise BuildSettingsError(f"{flag} {value} must be at least {least}")
-        values = {"--sketch": self.sketch, "--dim": self.dim, "--buckets": self.buckets, "--seed": self.seed or None}
+        values = {"--sketch": self.sketch, "--dim": self.dim, "--buckets": self.buckets, "--seed": self.seed}
         chosen = [flag for flag, value in values.items() if value is not None]
         if self.sketch_like is not None and chosen:
             raise BuildSettingsError(f"--sketch-like takes the sketch from an index: leave out {', '.join(chosen)}")
@@ -115,6 +115,11 @@ class BuildSettings:
             raise BuildSettingsError(f"--device {self.device!r} must be cpu or cuda")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise BuildSettingsError("--device cuda: torch sees no CUDA device here; use --device cpu")
+
+    @property
+    def sketch_seed(self) -> int:
+        """Key of the sketch's generator."""
+        return 0 if self.seed is None else self.seed
 
     @property
     def num_threads(self) -> int:

@@ -44,7 +44,7 @@ Sketch = Annotated[
     ),
 ]
 Dim = Annotated[int | None, typer.Option(help="Numbers in a sketch. Default: 4096; for identity, all parameters.")]
-Seed = Annotated[int, typer.Option(help="Seed of the sketch.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the sketch. Default: 0.")]
 Buckets = Annotated[int | None, typer.Option(help="Signed buckets per parameter of an sjlt sketch. Default: 4.")]
 SketchLike = Annotated[
     Path | None,
@@ -132,7 +132,7 @@ def build(
     views: Views = None,
     sketch: Sketch = None,
     dim: Dim = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     buckets: Buckets = None,
     sketch_like: SketchLike = None,
     dtype: Dtype = "float32",
@@ -207,7 +207,7 @@ def plan(
     views: Views = None,
     sketch: Sketch = None,
     dim: Dim = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     buckets: Buckets = None,
     sketch_like: SketchLike = None,
     dtype: Dtype = "float32",

@@ -173,8 +173,8 @@ def tune(
     targets: Annotated[
         str | None,
         typer.Option(
-            help="What is explained: one-hot (the labels), residual (1 - p of the row's label) or metadata.NAME. "
-            "Default: residual where rows compare within a label only, else one-hot."
+            help="What is explained: one-hot (the labels, mean-centred), residual (1 - p of the row's label) or "
+            "metadata.NAME. Default: residual where rows compare within a label only, else one-hot."
         ),
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the curve into this .svg file.")] = None,
@@ -184,7 +184,7 @@ def tune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Store nothing in the index.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tune the noise σ² without retraining: the one under which the Gaussian process explains the labels best.
+    """Tune the noise σ² without retraining: the one under which the Gaussian process explains its targets best.
 
     The log evidence is computed from the spectra on a grid of relative noises. The best becomes the index's default in
     its next revision, with method, grid and curve; a best that is an end of the grid is said and not stored.

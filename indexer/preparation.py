@@ -155,7 +155,7 @@ def prepare(
             train,
             num_outputs,
             dim=DEFAULT_DIM if settings.dim is None else settings.dim,
-            seed=settings.seed,
+            seed=settings.sketch_seed,
             device=settings.device,
             num_threads=settings.num_threads,
         )
@@ -285,4 +285,4 @@ def _spec(settings: BuildSettings, num_parameters: int) -> SketchSpec:
     if dim is None and family != "identity":
         dim = DEFAULT_DIM
     options = {} if settings.buckets is None else {"buckets": settings.buckets}
-    return sketch_spec(family, dim, num_parameters, settings.seed, options)
+    return sketch_spec(family, dim, num_parameters, settings.sketch_seed, options)

@@ -69,7 +69,7 @@ def test_a_sketch_of_other_parameters_is_refused_naming_the_first(first, tmp_pat
     assert not (tmp_path / "like").exists()
 
 
-@pytest.mark.parametrize("choice", [{"sketch": "sjlt"}, {"dim": 40}, {"seed": 3}, {"buckets": 2}])
+@pytest.mark.parametrize("choice", [{"sketch": "sjlt"}, {"dim": 40}, {"seed": 3}, {"seed": 0}, {"buckets": 2}])
 def test_a_sketch_is_chosen_once(first, tmp_path, choice):
     with pytest.raises(BuildSettingsError, match=f"leave out --{next(iter(choice))}"):
         build_index(settings_of(tmp_path, 1, sketch_like=first.path, **choice), tmp_path / "like")
