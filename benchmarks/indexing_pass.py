@@ -1,10 +1,11 @@
 """An index pass against one training epoch of the same model, data and batch size, taken in turns in one process.
 
 The epoch is forward, cross-entropy, backward and step (SGD with momentum) of a copy of the model; the pass is what a
-build does with a row: forward, backward, gradients, sketch, and the store (`stored_pass.py`): an index directory of the
-rows, synced and published in a folder of ``--store-dir``. A turn takes the same rows through the epoch and through
-every family, and the report has the median of the ratios of turns and the share of the store. ``--memory`` measures,
-each in a process of its own, how much the peak memory grows by a training step and by a kronecker pass of one batch.
+build does with a row: forward, backward, gradients, sketch, its columns (predictions, representations), and the store
+(`stored_pass.py`): an index directory of the rows, synced and published in a folder of ``--store-dir``. A turn takes
+the same rows through the epoch and through every family, and the report has the median of the ratios of turns and the
+share of the store. ``--memory`` measures, each in a process of its own, how much the peak memory grows by a training
+step and by a kronecker pass of one batch.
 
 Example:
     OMP_NUM_THREADS=2 python -m benchmarks.indexing_pass --data-dir DATA --rows 5000 --json
@@ -92,6 +93,12 @@ class Workload:
             torch.autograd.backward(loss)
             self._optimiser.step()
 
+    def represented(self, inputs: Batch) -> Tensor:
+        """Penultimate features of a batch."""
+        features = self.recipe.representation(self.model, inputs)
+        assert features is not None
+        return features
+
     def spec(self, family: str, dim: int) -> SketchSpec:
         """Spec of a family, kronecker's parts fitted to the model."""
         if family != "kronecker":
@@ -177,7 +184,7 @@ def take_turns(
             with tempfile.TemporaryDirectory(dir=store_dir) as folder:
                 out = Path(folder) / family
                 taken, sketching = timed(
-                    lambda f=featuriser, x=inputs, y=labels, o=out: store_pass(f, x, y, o, clock),  # type: ignore[misc]
+                    lambda f=featuriser, x=inputs, y=labels, o=out: store_pass(f, workload.represented, x, y, o, clock),  # type: ignore[misc]
                     clock,
                 )
             seconds[family].append(taken / rows)

@@ -1,18 +1,21 @@
 """An index pass with its store: rows are sketched block by block and written as a build writes them, up to publication.
 
-Every block is sketched, put into its shard, synced to the disk and journaled before the next one is begun; then the
-table of examples, norms and manifest follow, and the directory gets its name. What a build stores beside that (weights,
-previews, columns of predictions, queries, derived files) is no part of the pass.
+Every block is sketched and gets its columns (predictions, 1 − p of the label, representations), is put into its shard,
+synced to the disk and journaled before the next one is begun; then the table of examples, norms and manifest follow,
+and the directory gets its name. What a build stores beside that (weights, previews, queries, derived files) is no part
+of the pass.
 """
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from benchmarks.measuring import timed
 from indexer.batches import Batch, take_rows
+from indexer.block_sketcher import Columns, prediction_columns
 from indexer.featurise import COMPUTE_ROWS, Featuriser
 from indexer.planned import BUILD_VERSION
 from indexer.workers import scales_of
@@ -65,30 +68,46 @@ def pass_plan(featuriser: Featuriser, num_rows: int, name: str) -> BuildPlan:
 
 
 def store_pass(
-    featuriser: Featuriser, inputs: Batch, labels: Tensor, out: Path, clock: Callable[[], float] = time.perf_counter
+    featuriser: Featuriser,
+    represented: Callable[[Batch], Tensor],
+    inputs: Batch,
+    labels: Tensor,
+    out: Path,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Sketch rows and publish them as an index directory.
 
     Args:
         featuriser: What sketches.
+        represented: Penultimate features [b, k] of a batch.
         inputs: A collated batch of all rows.
         labels: Their labels, shape [n].
         out: Where the directory will be; there must be nothing.
         clock: What seconds are read from.
 
     Returns:
-        Seconds of the sketching alone; the others go into the store.
+        Seconds of the model and the sketch alone; the others go into the store.
     """
     plan = pass_plan(featuriser, len(labels), out.name)
     sketching = 0.0
+
+    def computed(rows: Batch, own: Tensor) -> tuple[Tensor, Columns]:
+        values, outputs = featuriser.sketch_with_outputs(rows, own, VIEW)
+        columns = prediction_columns(featuriser.outputs_batch(rows) if outputs is None else outputs, own)
+        at_once = featuriser.compute_rows
+        batches = [take_rows(rows, start, min(start + at_once, len(own))) for start in range(0, len(own), at_once)]
+        with torch.no_grad():
+            features = torch.cat([represented(batch) for batch in batches])
+        return values, {**columns, "representations": features.numpy()}
+
     with IndexWriter.create(out, plan) as writer:
         for block in plan.blocks():
             rows, own = take_rows(inputs, block.start, block.stop), labels[block.start : block.stop]
-            seconds, values = timed(lambda rows=rows, own=own: featuriser.sketch_batch(rows, own, VIEW), clock)  # type: ignore[misc]
+            seconds, (values, columns) = timed(lambda rows=rows, own=own: computed(rows, own), clock)  # type: ignore[misc]
             sketching += seconds
             if writer.scales is None:
                 writer.set_scales(scales_of({VIEW: values}))
-            writer.write_block(block, {VIEW: values})
+            writer.write_block(block, {VIEW: values}, columns)
         writer.write_examples(ExampleRow(id=f"train:{row}", label=int(label)) for row, label in enumerate(labels))
         writer.publish()
     return sketching

@@ -40,6 +40,23 @@ class ComputedBlock:
     at_once: int
 
 
+def prediction_columns(outputs: Tensor, labels: Tensor | None) -> Columns:
+    """What a classifier's outputs say of its rows.
+
+    Args:
+        outputs: Logits [b, C].
+        labels: The label of each row, [b]; None where not all of them are outputs.
+
+    Returns:
+        ``predicted_labels``, and with labels ``one_minus_p``: 1 − p of the row's own label, exact for small values.
+    """
+    columns: Columns = {"predicted_labels": outputs.argmax(1).numpy()}
+    if labels is not None:
+        log_p = outputs.double().log_softmax(1).gather(1, labels[:, None]).squeeze(1)
+        columns["one_minus_p"] = -torch.expm1(log_p).numpy()
+    return columns
+
+
 @dataclass
 class BlockSketcher:
     """Sketches rows of one prepared recipe.
@@ -66,12 +83,22 @@ class BlockSketcher:
         reader = self.prepared.train
         rows = reader.collate(block.start, block.stop)
         self.check_unchanged(reader, rows, digest)
-        columns, fitted = self._fit(rows, lambda at_once: self._columns(rows, at_once, labels_are_outputs))
-        sketches = {}
+        fitted, sketches, outputs = self.prepared.compute_rows, {}, None
         for view in self.prepared.views:
-            sketches[view], at_once = self.sketch(reader, rows, rows.labels, view)
+            sketches[view], seen, at_once = self._sketched(reader, rows, rows.labels, view, pad=True)
+            outputs = seen if outputs is None else outputs
             fitted = min(fitted, at_once)
-        return ComputedBlock(sketches, columns, fitted)
+        if outputs is None:
+            outputs, at_once = self._fit(rows, lambda at_once: self._outputs(reader, rows, at_once))
+            fitted = min(fitted, at_once)
+        features, at_once = self._fit(rows, lambda at_once: self._representations(reader, rows, at_once))
+        self._check_finite(reader, rows, outputs)
+        columns: Columns = {}
+        if self.prepared.classifies:
+            columns |= prediction_columns(outputs, rows.labels if labels_are_outputs else None)
+        if features is not None:
+            columns["representations"] = features.numpy()
+        return ComputedBlock(sketches, columns, min(fitted, at_once))
 
     def check_unchanged(self, reader: ExampleReader, rows: CollatedRows, digest: str) -> None:
         """Refuse rows that are not what they were when the data set was first read.
@@ -110,28 +137,53 @@ class BlockSketcher:
             ExampleError: If one of them cannot be sketched; it names the row.
             BlockMemoryError: If one row alone does not fit into memory.
         """
+        sketches, _, fitted = self._sketched(reader, rows, targets, view, pad=pad)
+        return sketches, fitted
+
+    def _sketched(
+        self, reader: ExampleReader, rows: CollatedRows, targets: Tensor, view: str, *, pad: bool
+    ) -> tuple[Tensor, Tensor | None, int]:
+        # Sketches, the outputs that came with them for every row or None, and how many rows went together.
         featuriser = self.prepared.featuriser
 
-        def compute(at_once: int) -> Tensor:
-            sketches = torch.empty(len(rows.examples), self.prepared.spec.dim)
+        def compute(at_once: int) -> tuple[Tensor, Tensor | None]:
+            count = len(rows.examples)
+            sketches, outputs, filled = torch.empty(count, self.prepared.spec.dim), None, 0
             for positions, inputs, _ in self._batches(reader, rows, at_once):
                 some = targets[positions]
                 if pad:
                     inputs, some = pad_rows(inputs, at_once), cast(Tensor, pad_rows(some, at_once))
-                sketches[positions] = featuriser.sketch_batch(inputs, some, view)[: len(positions)]
-            return sketches
+                values, seen = featuriser.sketch_with_outputs(inputs, some, view)
+                sketches[positions] = values[: len(positions)]
+                if seen is not None:
+                    outputs = torch.empty(count, *seen.shape[1:]) if outputs is None else outputs
+                    outputs[positions] = seen[: len(positions)]
+                    filled += len(positions)
+            return sketches, outputs if filled == count else None
 
         try:
-            return self._fit(rows, compute)
+            (sketches, outputs), fitted = self._fit(rows, compute)
+            return sketches, outputs, fitted
         except BlockMemoryError:
             raise
         except (JacobianError, RuntimeError):
-            for position, example in enumerate(rows.examples):
-                try:
-                    featuriser.sketch([example], targets[position : position + 1], view)
-                except (JacobianError, RuntimeError) as alone:
-                    raise ExampleError(reader.split, rows.start + position, str(alone)) from alone
+            self._blame(reader, rows, targets, view)
             raise
+
+    def _blame(self, reader: ExampleReader, rows: CollatedRows, targets: Tensor, view: str) -> None:
+        # Rows that cannot be sketched together: an error for the outputs that are the reason, else for the first row
+        # that cannot be sketched alone, if there is one.
+        try:
+            self._outputs(reader, rows, self.prepared.compute_rows)
+        except ExampleError:
+            raise
+        except RuntimeError:
+            pass
+        for position, example in enumerate(rows.examples):
+            try:
+                self.prepared.featuriser.sketch([example], targets[position : position + 1], view)
+            except (JacobianError, RuntimeError) as alone:
+                raise ExampleError(reader.split, rows.start + position, str(alone)) from alone
 
     def outputs(self, reader: ExampleReader, rows: CollatedRows) -> Tensor:
         """The model's outputs for rows.
@@ -175,20 +227,6 @@ class BlockSketcher:
                 batches.append((positions, *self.prepared.recipe.collate([rows.examples[i] for i in places])))
         return batches
 
-    def _columns(self, rows: CollatedRows, at_once: int, labels_are_outputs: bool) -> Columns:
-        prepared, reader = self.prepared, self.prepared.train
-        columns: Columns = {}
-        outputs = self._outputs(reader, rows, at_once)
-        if prepared.classifies:
-            columns["predicted_labels"] = outputs.argmax(1).numpy()
-            if labels_are_outputs:
-                log_p = outputs.double().log_softmax(1).gather(1, rows.labels[:, None]).squeeze(1)
-                columns["one_minus_p"] = -torch.expm1(log_p).numpy()
-        features = self._representations(reader, rows, at_once)
-        if features is not None:
-            columns["representations"] = features.numpy()
-        return columns
-
     def _representations(self, reader: ExampleReader, rows: CollatedRows, at_once: int) -> Tensor | None:
         prepared = self.prepared
         features: Tensor | None = None
@@ -218,7 +256,10 @@ class BlockSketcher:
                 found = torch.empty(len(rows.examples), *part.shape[1:])
             found[positions] = part
         assert found is not None
-        bad = (~torch.isfinite(found.flatten(1) if found.ndim > 1 else found[:, None]).all(1)).nonzero()
+        self._check_finite(reader, rows, found)
+        return found
+
+    def _check_finite(self, reader: ExampleReader, rows: CollatedRows, outputs: Tensor) -> None:
+        bad = (~torch.isfinite(outputs.flatten(1) if outputs.ndim > 1 else outputs[:, None]).all(1)).nonzero()
         if bad.numel():
             raise ExampleError(reader.split, rows.start + int(bad[0]), "the model's outputs hold NaN or an infinity")
-        return found

@@ -273,8 +273,28 @@ class Featuriser:
         Raises:
             JacobianError: If a gradient is not finite.
         """
+        return self.sketch_with_outputs(inputs, labels, view, pad=pad)[0]
+
+    def sketch_with_outputs(
+        self, inputs: Batch, labels: Tensor, view: str = "own", *, pad: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sketch a collated batch, and keep what its forward passes gave; see `sketch_batch`.
+
+        Args:
+            inputs: A batch of b examples.
+            labels: Labels at which to measure them, shape [b].
+            view: One of the measurement's views.
+            pad: Whether to repeat the last row up to ``compute_rows``.
+
+        Returns:
+            float32 [b, d], and the model's outputs, [b, C] or [b], as `outputs_batch` gives them up to rounding; None
+            where gradients come from vmap alone, which runs no plain forward pass. Both on the CPU.
+
+        Raises:
+            JacobianError: If a gradient is not finite.
+        """
         rows = num_rows(inputs)
-        parts = []
+        parts, outputs = [], []
         for start in range(0, rows, self.compute_rows):
             stop = min(start + self.compute_rows, rows)
             part, part_labels = take_rows(inputs, start, stop), labels[start:stop]
@@ -283,6 +303,8 @@ class Featuriser:
                 part_labels = cast(Tensor, pad_rows(part_labels, self.compute_rows))
             with self._lock:
                 parts.append(self._sketch_together(part, part_labels, view)[: stop - start])
+                if self.features.last_outputs is not None:
+                    outputs.append(self.features.last_outputs[: stop - start].float().cpu())
             self.seconds.rows += stop - start
         sketches = parts[0] if len(parts) == 1 else torch.cat([torch.empty(0, self.spec.dim), *parts])
         bad = _first_not_finite(sketches)
@@ -290,7 +312,7 @@ class Featuriser:
             raise JacobianError(
                 f"the tangent features of row {bad} of the batch are not finite; the model overflows there."
             )
-        return sketches
+        return sketches, torch.cat(outputs) if outputs and len(outputs) == len(parts) else None
 
     def outputs(self, examples: Sequence[Any]) -> Tensor:
         """The model's outputs for examples.

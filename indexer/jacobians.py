@@ -8,6 +8,7 @@ pass per example (`general_route.py`). Which parameters take which route is foun
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,8 @@ class TangentFeatures:
         parameters: The coordinates.
         measurement: The scalar.
         notes: What the first batch showed about the routes, in sentences for `indexer check` and `plan`.
+        last_outputs: The model's outputs for the batch that went through last, [b, C] or [b]; None where no forward
+            pass of plain rows was needed for it.
     """
 
     def __init__(
@@ -101,6 +104,8 @@ class TangentFeatures:
         self.parameters = parameters
         self.measurement = measurement
         self.notes: list[str] = []
+        self.last_outputs: Tensor | None = None
+        self._passing: list[Tensor] | None = None
         self._called = Called(model, call, outputs)
         self._general = GeneralRoute(self._called, measurement, memory_budget_bytes)
         self._hooks = HookRoute(model, parameters, self.values, memory_budget_bytes, slab_bytes, many_rows=many_rows)
@@ -147,6 +152,8 @@ class TangentFeatures:
             Shape [b].
         """
         logits: Tensor = self._called(inputs)
+        if self._passing is not None:
+            self._passing.append(logits.detach())
         if self._measured_together:
             measured: Tensor = torch.vmap(self.measurement.value)(logits, targets)
             return measured
@@ -196,11 +203,9 @@ class TangentFeatures:
         targets = self._checked(inputs, labels, view)
         if len(targets) == 0:
             return
-        try:
+        with self._watched_passes(len(targets)):
             for row, offset, found in self._hooks.slabs(inputs, targets, all_rows=all_rows, factored=factored):
                 yield FactoredSlab(row, offset, found) if isinstance(found, Factors) else Slab(row, offset, found)
-        except CaptureError as error:
-            raise JacobianError(_irregular(error)) from error
         yield from self._general_slabs(inputs, targets, all_rows)
 
     def pass_layers(
@@ -224,11 +229,22 @@ class TangentFeatures:
         targets = self._checked(inputs, labels, view)
         if len(targets) == 0:
             return
-        try:
+        with self._watched_passes(len(targets)):
             self._hooks.run(inputs, targets, receiver)
+        yield from self._general_slabs(inputs, targets, all_rows=False)
+
+    @contextmanager
+    def _watched_passes(self, rows: int) -> Iterator[None]:
+        self._passing, self.last_outputs = [], None
+        try:
+            yield
         except CaptureError as error:
             raise JacobianError(_irregular(error)) from error
-        yield from self._general_slabs(inputs, targets, all_rows=False)
+        finally:
+            seen, self._passing = self._passing, None
+        # Parts of a batch go through in the order of its rows; where passes are repeated, there are more.
+        if sum(len(part) for part in seen) == rows:
+            self.last_outputs = torch.cat(seen)
 
     def _checked(self, inputs: Batch, labels: Tensor, view: str) -> Tensor:
         rows = num_rows(inputs)

@@ -12,7 +12,7 @@ from indexer.training import state_digest
 from sketchstore.manifest import Build, Measurement, Parameter, Recipe, Sketch, SourceDigests
 from sketchstore.plan import BuildPlan, shard_rows_for
 
-BUILD_VERSION = "2"
+BUILD_VERSION = "3"
 """Raised when a change in this package changes the bytes of an index."""
 BYTES_DECIDED_BY = ("torch", "numpy", "numba", "pyarrow", "pillow")
 """Packages whose version can change them too; recorded in the plan and compared on resume."""

@@ -57,11 +57,19 @@ def test_a_pass_publishes_a_sound_index_of_its_sketches(tmp_path: Path) -> None:
     featuriser = Featuriser(Plain(), model, spec, make_measurement("label_logit"), parameters, compute_rows=16)
     inputs, labels = torch.randn(1030, 6), torch.arange(1030) % 3  # a whole block of 1,024 rows and a short one
     ticks = iter(range(100))
-    assert store_pass(featuriser, inputs, labels, tmp_path / "pass", lambda: next(ticks)) == 2  # a tick for each block
+    # a tick for each block
+    assert (
+        store_pass(
+            featuriser, nn.Sequential(model[0], model[1]), inputs, labels, tmp_path / "pass", lambda: next(ticks)
+        )
+        == 2
+    )
     index = open_index(tmp_path / "pass")
     assert [index.manifest.num_rows, index.manifest.sketch.dim] == [1030, 64]
     stored = torch.from_numpy(index.view("own").shard(0))
     torch.testing.assert_close(stored, featuriser.sketch_batch(inputs, labels), rtol=1e-5, atol=1e-6)
+    assert index.column("predicted_labels").tolist() == model(inputs).argmax(1).tolist()
+    assert index.column("representations").shape == (1030, 8)
 
 
 def test_ranks_of_a_small_model_agree(

@@ -236,6 +236,26 @@ def test_an_error_in_one_example_names_its_row(tmp_path, change, message):
         build(tmp_path, source)
 
 
+def test_an_output_that_is_not_finite_names_its_row_where_gradients_are(tmp_path):
+    # row 37's own logit and its gradient are finite; that of another class is not
+    source = CLASSIFIER.replace("nn.Sequential(", "_Third(").replace("_points(count, 0)", "_far(count)")
+    source = source.replace("return model[:-1](inputs)", "return inputs") + THIRD
+    with pytest.raises(ExampleError, match=r"train row 37: the model's outputs hold NaN"):
+        build(tmp_path, source)
+
+
+THIRD = """
+class _Third(nn.Sequential):
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits + torch.tensor([0.0, 0.0, 1.0]) * torch.where(x[:, :1] > 1e5, torch.inf, 0.0)
+
+
+def _far(count):
+    rows = _points(count, 0)
+    rows[37] = (torch.full((5,), 1e6), 0)
+    return rows
+"""
 ROOT = """
 class _Root(nn.Module):
     def forward(self, x):

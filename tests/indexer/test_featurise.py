@@ -128,6 +128,36 @@ def test_outputs_are_the_models() -> None:
     torch.testing.assert_close(featuriser.outputs(examples_of(inputs, labels)), expected)
 
 
+@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("family", ["kronecker", "sjlt", "rademacher"])
+def test_outputs_come_with_the_sketches_where_a_plain_pass_was_needed(name: str, family: str) -> None:
+    case = CASES[name]
+    model, inputs, labels = case.build()
+    parameters = select_parameters(model)
+    options = {"parts": [part.as_json() for part in plan_parts(parameters, 36)]} if family == "kronecker" else {}
+    spec = sketch_spec(family, 36, parameters.num_parameters, 3, options)
+    # a budget of one byte cuts every batch into passes of single rows
+    for settings in ({"compute_rows": 3}, {"memory_budget_bytes": 1}):
+        featuriser = featuriser_of(case, model, spec, **settings)
+        view = case.measurement.views(4)[0]
+        sketches, outputs = featuriser.sketch_with_outputs(inputs, labels, view)
+        assert torch.equal(sketches, featuriser.sketch_batch(inputs, labels, view))
+        assert (outputs is not None) == bool(featuriser.features.hooked_parameters)
+        if outputs is not None:  # float32 sums of these few terms differ by rounding in other orders
+            torch.testing.assert_close(outputs, featuriser.outputs_batch(inputs), rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_takes_one_forward_pass_for_sketches_and_outputs() -> None:
+    case = CASES["convolution"]
+    model, inputs, labels = case.build()
+    featuriser = featuriser_of(case, model, SketchSpec("sjlt", 64))
+    featuriser.sketch_batch(inputs, labels)  # which routes the gradients take is found out by other passes
+    passes = []
+    model.register_forward_hook(lambda module, given, output: passes.append(len(output)))
+    assert featuriser.sketch_with_outputs(inputs, labels)[1] is not None
+    assert passes == [len(labels)]
+
+
 def test_a_model_in_train_mode_is_refused() -> None:
     case = CASES["convolution"]
     model, _, _ = case.build()
