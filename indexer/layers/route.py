@@ -45,6 +45,8 @@ class HookRoute:
         self._values = values
         self._memory_budget_bytes = memory_budget_bytes
         self._sizes = SlabSizes.chosen(slab_bytes, memory_budget_bytes, many_rows)
+        # A slab of all rows spans few weights where it is small, and every slab unfolds its layer's inputs anew.
+        self._sizes_of_all_rows = SlabSizes.chosen(slab_bytes, memory_budget_bytes, many_rows=True)
         self._drop({})
 
     @property
@@ -179,10 +181,11 @@ class HookRoute:
         factored: bool = False,
     ) -> Iterator[FactoredPiece]:
         matrices = {entry.weight.name for entry in self.modules if entry.weight and not _is_norm(entry)}
+        sizes = self._sizes_of_all_rows if all_rows else self._sizes
         for place in places:
             if place.name in matrices:
                 calls = captured.calls.pop(place.name, [])
-                yield from matrix_slabs(place, calls, rows, self._sizes, device, all_rows=all_rows, factored=factored)
+                yield from matrix_slabs(place, calls, rows, sizes, device, all_rows=all_rows, factored=factored)
         vectors = [place for place in places if place.name not in matrices]
         blocks = []
         for place in vectors:
@@ -191,7 +194,7 @@ class HookRoute:
                 gradient = torch.zeros(rows, place.size, device=device)
             blocks.append(gradient.float() * place.ntk_scale)
         for offset, block in merged(vectors, blocks):
-            widest = max(1, self._sizes.slab_bytes // (4 * rows))
+            widest = max(1, sizes.slab_bytes // (4 * rows))
             for start, stop in even_parts(block.shape[1], widest):
                 yield 0, offset + start, block[:, start:stop]
 
