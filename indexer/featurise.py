@@ -222,8 +222,12 @@ class Featuriser:
             targets: Labels that the measurement can be taken at, shape [b].
             view: One of the measurement's views.
         """
-        with self._lock, self._precision.full():
-            next(self.features.slabs(move(inputs, self.device), targets.to(self.device), view), None)
+        inputs, targets = move(inputs, self.device), targets.to(self.device)
+        with self._lock:
+            with self._precision.full():
+                next(self.features.slabs(inputs, targets, view), None)
+            if self.compute_dtype != "float32":
+                self.features.probe_type(inputs, targets, view)
 
     @property
     def parameters(self) -> ParameterList:

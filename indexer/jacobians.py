@@ -289,10 +289,24 @@ class TangentFeatures:
                 lambda places, row: self._general.single_gradients(places, take_rows(few, row, row + 1), targets[row]),
             )
         self._say_refused()
+        self._probe_vmap(few, targets)
+        self._probed = True
+
+    def _probe_vmap(self, few: Batch, targets: Tensor) -> None:
         rest = self._general_parameters()
         if rest and (reason := self._general.try_vmap(rest, take_rows(few, 0, 2), targets[:2])) is not None:
             self.notes.append(f"torch.func.vmap refuses this model, so each example takes its own backward: {reason}")
-        self._probed = True
+
+    def probe_type(self, inputs: Batch, labels: Tensor, view: str) -> None:
+        """Ask vmap again, in the type that is set now: it may refuse in a short one what it accepts in float32.
+
+        Args:
+            inputs: A batch of few examples, on the model's device.
+            labels: Their labels, shape [b].
+            view: One of the measurement's views.
+        """
+        if self._general.vectorised:
+            self._probe_vmap(inputs, self._checked(inputs, labels, view))
 
     def _try_measurement(self, few: Batch, targets: Tensor) -> None:
         logits = self.outputs(few)
