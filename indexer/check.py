@@ -16,8 +16,9 @@ from indexer.build_settings import BuildSettings
 from indexer.preparation import Prepared, prepare
 from indexer.previews import preview_of
 from indexer.progress import Progress, Silent
-from indexer.reading import CollatedRows, ExampleReader
+from indexer.reading import CollatedRows, ExampleError, ExampleReader
 from indexer.recipe import RecipeError
+from indexer.recipe_failure import said
 from indexer.sketches import make_sketch
 from indexer.terminal import counted
 from indexer.training import cpu_threads
@@ -63,7 +64,7 @@ def check_recipe(settings: BuildSettings, *, progress: Progress | None = None) -
         try:
             prepared = prepare(settings)
         except Exception as error:  # the user's code may raise anything, and what it raises is the finding
-            return [Finding("the recipe loads", False, f"{type(error).__name__}: {error}")]
+            return [Finding("the recipe loads", False, _raised(error))]
         progress.phase("checking two batches", 0)
         return _Check(prepared).findings()
 
@@ -123,7 +124,7 @@ class _Check:
         except _UnsoundError as error:
             return self._add(name, False, str(error))
         except Exception as error:  # as above
-            return self._add(name, False, f"{type(error).__name__}: {error}")
+            return self._add(name, False, _raised(error))
 
     # The two batches: the first rows, and as many from the end, so that they differ
 
@@ -289,6 +290,10 @@ _BATCH_MATES = (
     "An example must not see its batch-mates: put the model into eval mode (batch norm uses running statistics there), "
     "mask padding, and leave out normalisation over the batch"
 )
+
+
+def _raised(error: Exception) -> str:
+    return str(error) if isinstance(error, RecipeError | ExampleError) else said(error)
 
 
 def _relative(expected: Tensor, found: Tensor) -> float:

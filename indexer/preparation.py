@@ -20,6 +20,7 @@ from indexer.out_of_memory import is_out_of_memory
 from indexer.parameters import ParameterList, select_parameters
 from indexer.reading import ExampleError, ExampleReader, ReadOnce
 from indexer.recipe import Recipe, RecipeError
+from indexer.recipe_failure import said
 from indexer.recipe_file import load_recipe
 from indexer.rows_of_recipe import RowsOfRecipe
 from indexer.sketch_like import sketch_like
@@ -239,7 +240,7 @@ def _outputs_of(recipe: Recipe, model: nn.Module, train: ExampleReader) -> tuple
         dtypes = ", ".join(sorted({str(each.dtype).removeprefix("torch.") for each in model.parameters()})) or "none"
         raise RecipeError(
             f"recipe {recipe.name!r}: the model cannot be called on the first {count} training rows: "
-            f"{type(error).__name__}: {error}. It gets what collate() gives, here {_said(rows.inputs)}, and its "
+            f"{said(error)}. It gets what collate() gives, here {_shape_of(rows.inputs)}, and its "
             f"parameters are {dtypes}; define collate(examples) or call(model, inputs) where that must be otherwise"
         ) from error
     if outputs.shape[:1] != (count,) or outputs.ndim > 2:
@@ -251,13 +252,13 @@ def _outputs_of(recipe: Recipe, model: nn.Module, train: ExampleReader) -> tuple
     return num_outputs, num_outputs >= 2
 
 
-def _said(inputs: Any) -> str:
+def _shape_of(inputs: Any) -> str:
     if isinstance(inputs, torch.Tensor):
         return f"{str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
     if isinstance(inputs, Mapping):
-        return "{" + ", ".join(f"{name}: {_said(each)}" for name, each in inputs.items()) + "}"
+        return "{" + ", ".join(f"{name}: {_shape_of(each)}" for name, each in inputs.items()) + "}"
     if isinstance(inputs, list | tuple):
-        return "(" + ", ".join(map(_said, inputs)) + ")"
+        return "(" + ", ".join(map(_shape_of, inputs)) + ")"
     return type(inputs).__name__
 
 
