@@ -140,6 +140,11 @@ class FileRecipe(Recipe):
         self.ntk_gain = None if gain is None else float(gain)
         self.measurement = self._parts.get("measurement")
 
+    @property
+    def model_lacks_data(self) -> bool:
+        """Whether the function that gives the architecture takes ``data_dir`` and was given none."""
+        return ("architecture" if "architecture" in self._parts else "model") in self._without_data
+
     def model(self) -> nn.Module:  # noqa: D102 — the contract is documented once, in Recipe
         model = self._load("model")
         if not isinstance(model, nn.Module):

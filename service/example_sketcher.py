@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
 
+import structlog
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from indexer.batches import move
 from indexer.featurise import Featuriser
@@ -21,11 +22,14 @@ from indexer.index_recipe import load_model
 from indexer.jacobians import JacobianError
 from indexer.out_of_memory import is_out_of_memory
 from indexer.parameters import ParameterList
-from indexer.recipe import UNLABELLED, Recipe, RecipeInputError
+from indexer.recipe import UNLABELLED, Recipe, RecipeError, RecipeInputError
 from indexer.sketches import make_sketch, sketch_spec
 from service.errors import InvalidExampleError
 from service.threads import usable_cores
+from sketchstore.errors import IncompatibleSketchError
 from sketchstore.reader import Index
+
+log = structlog.get_logger("service")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class ExampleSketcher:
 
     Attributes:
         last_seconds: What the latest sketch cost, None before the first.
+        failure: Why the model could not be loaded when that was last tried, None where it could or was not tried.
     """
 
     def __init__(self, index: Index, recipe: Recipe) -> None:
@@ -66,22 +71,47 @@ class ExampleSketcher:
         self._index = index
         self._recipe = recipe
         self._featuriser: Featuriser | None = None
+        self._model: nn.Module | None = None
         self._loading = threading.Lock()
         # A sketch fills the memory of a batch and a core or more: others gain nothing by starting at once.
         self._sketching = threading.Semaphore(usable_cores())
         self.last_seconds: float | None = None
+        self.failure: str | None = None
 
     def load(self) -> Featuriser:
-        """Load the model with the index's weights, once; who comes meanwhile waits.
+        """Load the model with the index's weights, once; who comes meanwhile waits. A failure is tried again.
 
         Returns:
             What sketches.
+
+        Raises:
+            RecipeError: If the recipe cannot give the model.
+            IncompatibleSketchError: If the model is not that of the weights.
         """
         with self._loading:
             if self._featuriser is None:
-                model = load_model(self._index, self._recipe)
-                self._featuriser = Featuriser.from_manifest(self._index.manifest, self._recipe, model)
+                try:
+                    model = load_model(self._index, self._recipe, self._model)
+                    self._featuriser = Featuriser.from_manifest(self._index.manifest, self._recipe, model)
+                except (IncompatibleSketchError, RecipeError) as error:
+                    self._fail(error)
+                    raise
+                self._model = self.failure = None
             return self._featuriser
+
+    def try_model(self) -> None:
+        """Make the recipe's model now, without the index's weights; where that fails, remember why."""
+        with self._loading:
+            try:
+                self._model = self._recipe.architecture()
+            except RecipeError as error:
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if self.failure != str(error):  # not at every request
+            # Nothing that a client sent is in it: the model is made before any example is looked at.
+            log.error("no queries by example", index=self._index.name, reason=str(error))
+        self.failure, self._model = str(error), None
 
     def compile_kernels(self) -> None:
         """Compile the kernels of the sketch on the gradient of one parameter; reads no file of the index."""
