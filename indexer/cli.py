@@ -29,7 +29,7 @@ from indexer.out_of_memory import BlockMemoryError
 from indexer.parameters import ParameterSelectionError
 from indexer.reading import ExampleError, UnstableDataError
 from indexer.recipe import RecipeCodeError, RecipeDataError, RecipeError
-from indexer.recipe_failure import place_of, said
+from indexer.recipe_failure import is_of_recipe, said
 from indexer.sketches.spec import SketchSpecError
 from indexer.targets import TargetError
 from indexer.workers import WorkerDiedError
@@ -118,8 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         missing = isinstance(error, FileNotFoundError | FileExistsError) and not isinstance(error, CorruptIndexError)
         sys.exit(2 if usage or missing else 1)
     except Exception as error:
-        if place_of(error) is not None:  # a part of the recipe that is called amid the work: call(), representation()
-            typer.echo(f"error: the recipe's code raised {said(error)}", err=True)
+        if is_of_recipe(error):  # a part of the recipe that is called amid the work, or its model
+            typer.echo(f"error: the recipe's code or model raised {said(error)}", err=True)
         elif isinstance(error, OSError):  # a disk that is full, a file that may not be read: no mistake of this program
             typer.echo(f"error: {error.filename or 'the system'}: {error.strerror or error}", err=True)
         else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from indexer.batch_rows import plan_batches
 from indexer.build_settings import BuildSettings, BuildSettingsError
@@ -18,7 +18,7 @@ from indexer.measurement import Measurement, make_measurement
 from indexer.ntk import ntk_scales
 from indexer.out_of_memory import is_out_of_memory
 from indexer.parameters import ParameterList, select_parameters
-from indexer.reading import ExampleError, ExampleReader, ReadOnce
+from indexer.reading import ExampleError, ExampleReader
 from indexer.recipe import Recipe, RecipeError
 from indexer.recipe_failure import said
 from indexer.recipe_file import load_recipe
@@ -203,26 +203,27 @@ def prepare(
     )
 
 
-def check_labels(prepared: Prepared, found: ReadOnce) -> None:
+def check_labels(prepared: Prepared, labels: Tensor) -> None:
     """Refuse training labels that the measurement cannot be taken at, naming the row.
 
     Args:
         prepared: The recipe and the choices.
-        found: What one pass over the training rows found.
+        labels: Labels of the first training rows, or of all, int64 [n].
 
     Raises:
         ExampleError: If a label is missing or is not an output of the model.
     """
     if prepared.measurement.name not in ("label_logit", "margin"):
         return
-    wrong = ((found.labels < 0) | (found.labels >= prepared.num_outputs)).nonzero()
+    wrong = ((labels < 0) | (labels >= prepared.num_outputs)).nonzero()
     if wrong.numel():
         row = int(wrong[0])
         raise ExampleError(
             "train",
             row,
-            f"label {int(found.labels[row])} is not an output of the model, which has 0 to {prepared.num_outputs - 1}; "
-            f"the measurement {prepared.measurement.name} is taken at each row's own label",
+            f"label {int(labels[row])} is not an output of the model, which has 0 to {prepared.num_outputs - 1}; "
+            f"the measurement {prepared.measurement.name} is taken at each row's own label. Number the labels from 0, "
+            "give the model an output for each, or choose --measurement class_logit, which needs no labels",
         )
 
 

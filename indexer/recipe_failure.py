@@ -27,6 +27,22 @@ def place_of(error: BaseException) -> str | None:
     return place
 
 
+def is_of_recipe(error: BaseException) -> bool:
+    """Whether an exception came through a user's recipe, or through the model that it gave.
+
+    Args:
+        error: The exception, with its traceback.
+
+    Returns:
+        Whether it did; a model's class may stand in another file than the recipe.
+    """
+    called = any(
+        frame.f_globals.get("__name__") == "indexer.recipe_file" and frame.f_code.co_name == "call"
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
+    return called or place_of(error) is not None
+
+
 def said(error: BaseException) -> str:
     """Say what an exception is, and where in a user's recipe it arose.
 

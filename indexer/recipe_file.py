@@ -58,7 +58,10 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "measurement": ("outputs", "label"),
 }
 CONSTANTS = ("label_names", "ntk_gain")
-REQUIRED = ("model", "train_set")
+REQUIRED: Mapping[str, str] = {
+    "model": "the trained torch.nn.Module, in eval mode",
+    "train_set": "a sequence of pairs (inputs, label), labels whole numbers from 0",
+}
 
 
 def load_recipe(
@@ -212,7 +215,14 @@ class FileRecipe(Recipe):
 
     def label(self, example: Example) -> int:  # noqa: D102
         if "label" in self._parts:
-            return int(self._parts["label"](example))
+            value = self._parts["label"](example)
+            label = int(value)
+            if float(value) != label:
+                raise RecipeError(
+                    f"{self.path.name}: label(example) returned {value!r}, which is no class; labels are whole numbers "
+                    "from 0, or -1 for none. For regression return -1 and define measurement(outputs, label)"
+                )
+            return label
         if self.measurement is not None:  # the targets of a regression are not labels
             return -1
         return super().label(example)
@@ -305,7 +315,10 @@ def _functions(module: ModuleType, path: Path) -> dict[str, Callable[..., Any]]:
         value = getattr(module, part, None)
         if value is None:
             if part in REQUIRED:
-                raise RecipeError(f"{path.name}: a recipe must define {part}(), and this one does not")
+                raise RecipeError(
+                    f"{path.name}: a recipe must define {part}(), and this one does not. It returns {REQUIRED[part]}; "
+                    "docs/recipes.md has all parts"
+                )
             continue
         if not callable(value):
             raise RecipeError(f"{path.name}: {part} must be a function {part}({', '.join(arguments)})")

@@ -69,3 +69,28 @@ def test_an_example_that_cannot_be_collated_is_told_with_the_recipe_s_line(tmp_p
     told = capsys.readouterr().err
     assert "train row 0: cannot be collated: AttributeError" in told
     assert f"(points.py, line {line_of(source, 'lower()')}, in collate)" in told
+
+
+def test_a_model_of_another_file_that_raises_amid_the_work_is_no_traceback(tmp_path, capsys):
+    source = """
+import torch
+
+class Picky(torch.nn.Linear):
+    def forward(self, inputs):
+        if bool((inputs == 30).any()):
+            raise KeyError("cannot take 30")
+        return super().forward(inputs)
+"""
+    (tmp_path / "picky_model_of_mine.py").write_text(source, encoding="utf-8")
+    recipe = """
+from picky_model_of_mine import Picky, torch
+
+def model():
+    return Picky(1, 2).eval()
+
+def train_set():
+    return [(torch.tensor([float(row)]), row % 2) for row in range(40)]
+"""
+    path = write_recipe(tmp_path, recipe)
+    assert failed("build", path, "--out", tmp_path / "index") == 1
+    assert "error: the recipe's code or model raised KeyError: 'cannot take 30'" in capsys.readouterr().err
