@@ -1,8 +1,13 @@
 """A recipe whose own code raises: one clear error with the line of its file, from every command."""
 
+import pickle
+
 import pytest
 
 from indexer.cli import main
+from indexer.recipe import RecipeCodeError
+from indexer.recipe_file import load_recipe
+from indexer.workers import _sendable
 from tests.indexer.small_recipes import CLASSIFIER, write_recipe
 
 READS_DATA = CLASSIFIER.replace("def train_set(count=60):", "def train_set(data_dir, count=60):\n    data_dir / 'a'")
@@ -94,3 +99,12 @@ def train_set():
     path = write_recipe(tmp_path, recipe)
     assert failed("build", path, "--out", tmp_path / "index") == 1
     assert "error: the recipe's code or model raised KeyError: 'cannot take 30'" in capsys.readouterr().err
+
+
+def test_what_a_worker_sends_still_says_where_the_recipe_raised(tmp_path):
+    recipe = load_recipe(write_recipe(tmp_path, FAILS_LATE))
+    with pytest.raises(IndexError) as caught:
+        recipe.representation(recipe.model(), None)
+    sent = pickle.loads(pickle.dumps(_sendable(caught.value)))
+    assert isinstance(sent, RecipeCodeError)
+    assert f"IndexError: list index out of range (points.py, line {line_of(FAILS_LATE, '[][0]')}, in" in str(sent)
