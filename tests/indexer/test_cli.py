@@ -178,7 +178,7 @@ def test_failures_of_the_work_exit_with_1(tmp_path, capsys):
     assert run("build", "fashion-mnist", "--out", tmp_path / "new", "--data-dir", tmp_path) == 1
     assert "no such file" in capsys.readouterr().err
     assert run("check", write_recipe(tmp_path, source, "bad.py")) == 1
-    assert "FAIL  examples can be read: row 0 has label 7" in capsys.readouterr().out
+    assert "FAIL  examples can be read: train row 0: label 7 is not an output" in capsys.readouterr().out
 
 
 def test_check_and_plan_print_and_give_json(tmp_path, capsys):

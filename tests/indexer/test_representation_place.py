@@ -64,9 +64,8 @@ def test_a_representation_that_a_module_reads_needs_no_pass_of_its_own(tmp_path:
         )
         recipe = write_recipe(tmp_path, source, f"{name}.py")
         settings = BuildSettings(
-            str(recipe), sketch=sketch, dim=None if sketch == "identity" else 40, num_queries=0,
-            batch_rows=7
-        )  # fmt: skip
+            str(recipe), sketch=sketch, dim=None if sketch == "identity" else 40, num_queries=0, batch_rows=7
+        )
         build_index(settings, tmp_path / f"{name}-index", faiss=None)
         rows[name] = sum(int(line) for line in (tmp_path / name).read_text().split())
     assert rows["scaled"] - rows["read"] == 60
