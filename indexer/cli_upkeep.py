@@ -195,6 +195,8 @@ def tune(
         fail(f"--amplitude {amplitude!r} must be profiled or one")
     if plot is not None and plot.suffix != ".svg":
         fail(f"--plot {plot}: its name must end in .svg")
+    if plot is not None and not plot.parent.is_dir():
+        fail(f"--plot {plot}: there is no folder {plot.parent}; make it first")
     given = {"lowest": lowest, "highest": highest, "per_decade": per_decade}
     grid = log_grid(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     index = open_index(directory, check="use", derived=False)

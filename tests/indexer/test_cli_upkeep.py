@@ -117,6 +117,8 @@ def test_tune_stores_the_noise_draws_the_curve_and_ends_the_warning(points, tmp_
     assert f"relative {dry['relative_noise']:g}" in printed
     assert "stored as the default" in printed
     assert (tmp_path / "noise.svg").read_text().startswith("<svg")
+    assert run("tune", points, "--plot", tmp_path / "nowhere" / "noise.svg") == 2
+    assert "there is no folder" in capsys.readouterr().err
     index = open_index(points)
     assert index.manifest.default_relative_noise == dry["relative_noise"]
     assert index.manifest.noise_tuning["method"] == "gp_evidence"
@@ -178,6 +180,8 @@ def test_stability_is_told_in_words_and_in_json(points, tmp_path, capsys):
     assert "--recipe FILE" in capsys.readouterr().err
     exact = make_index(tmp_path, name="exact")
     assert run("verify", exact.path) == 0
+    assert run("verify", exact.path, "--seed", "3") == 2
+    assert "--seed: only with --stability" in capsys.readouterr().err
 
 
 @pytest.mark.slow
