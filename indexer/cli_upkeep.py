@@ -47,7 +47,10 @@ def append(
             metavar="FIRST:STOP", help="Rows of the training set. Default: those behind what the index has read."
         ),
     ] = None,
-    id_prefix: Annotated[str, typer.Option(help="What the ids of the new rows begin with.")] = "",
+    id_prefix: Annotated[
+        str | None,
+        typer.Option(help="What the ids of the new rows begin with. Default: what the index was built with."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted append of the same rows.")] = False,
     no_derive: NoDerive = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",

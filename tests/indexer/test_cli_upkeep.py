@@ -93,12 +93,14 @@ def test_merge_makes_one_index_of_several(points, capsys):
     other = points.parent / "other"
     assert run("build", recipe, "--out", other, "--limit", "16", *SKETCH) == 0
     assert run("merge", points, other, "--out", points.parent / "both") == 1
-    assert "'train:0'" in capsys.readouterr().err
-    assert run("remove", other, *(word for row in range(15) for word in ("--ids", f"train:{row}"))) == 0
-    assert run("remove", points, "--ids", "train:15", "--purge") == 0
-    assert run("remove", other, "--purge") == 0
+    refused = capsys.readouterr().err
+    assert "'train:0'" in refused
+    assert "indexer build … --id-prefix PREFIX" in refused
+    assert run("build", recipe, "--out", other, "--limit", "16", "--id-prefix", "b/", "--overwrite", *SKETCH) == 0
     assert run("merge", points, other, "--out", points.parent / "both") == 0
-    assert "40: 39 + 1" in capsys.readouterr().out
+    assert "56: 40 + 16" in capsys.readouterr().out
+    merged = open_index(points.parent / "both")
+    assert [merged.examples.id(row) for row in (39, 40, 55)] == ["train:39", "b/train:0", "b/train:15"]
     assert verify_index(points.parent / "both") == []
     assert run("merge", points, other, "--out", points.parent / "both") == 2
     assert run("merge", points, "--out", points.parent / "one") == 2
