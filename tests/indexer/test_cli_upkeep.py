@@ -76,8 +76,10 @@ def test_remove_takes_ids_from_flags_and_from_a_file(points, tmp_path, capsys):
     assert "37 training, 8 queries" in printed
     assert "3 rows are in no answer and still in the files" in printed
     assert {"faiss", "spectrum"} <= {entry.kind for entry in open_index(points).derived.entries().values()}
-    assert run("remove", points, "--ids", "train:0") == 1
-    assert "train:0" in capsys.readouterr().err
+    assert run("remove", points, "--ids", "train:0", "--ids", "train:1") == 1
+    refused = capsys.readouterr().err
+    assert "id 'train:0' was withdrawn from the training set (indexer remove). Nothing was removed." in refused
+    assert open_index(points).num_rows == 37
     assert run("remove", points, "--purge", "--no-derive", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["removed_rows"], report["purged_rows"], report["num_rows"], report["derived"]) == (0, 3, 37, [])
