@@ -9,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sketchstore.reader import open_index, verify_index
 from tests.index_factory import make_index
 from tests.indexer.small_recipes import write_recipe
 from tests.indexer.test_cli import run
+from tests.indexer.test_tune import index_with_metadata
 
 SKETCH = [
     "--measurement",
@@ -167,6 +169,26 @@ def test_a_noise_at_the_end_of_the_grid_is_said_and_not_stored(points, capsys):
     assert run("tune", points, "--lowest", best * 3, "--highest", best * 300, "--accept-edge") == 0
     assert "stored as the default" in capsys.readouterr().out
     assert open_index(points).manifest.noise_tuning["at_edge"] == "low"
+
+
+def test_targets_without_noise_do_not_send_the_user_to_lower_and_lower_noises(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    sketches = rng.standard_normal((60, 8)).astype(np.float32)
+    values = sketches @ rng.standard_normal(8)  # a model that fits its targets exactly
+    index = index_with_metadata(tmp_path, sketches, [{"value": float(value)} for value in values])
+    words = ["tune", index.path, "--targets", "metadata.value", "--highest", "1", "--lowest"]
+    assert run(*words, "1e-4") == 0
+    assert "Widen it with --lowest" in capsys.readouterr().out
+    assert run(*words, "1e-9") == 0
+    printed = capsys.readouterr().out
+    assert "Widen" not in printed
+    assert "metadata.value targets are explained with next to no noise, as where the model fits its labels" in printed
+    assert all(word in printed for word in ("--targets", "--accept-edge", "stay with the default", "nothing is stored"))
+
+
+def test_noises_of_the_labels_alone_are_said_as_such(tmp_path, capsys):
+    assert run("tune", make_index(tmp_path).path, "--dry-run") == 0
+    assert "sets of rows that compare (one a label or view), each tuned by itself, would" in capsys.readouterr().out
 
 
 def test_stability_is_told_in_words_and_in_json(points, tmp_path, capsys):
