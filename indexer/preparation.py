@@ -122,7 +122,7 @@ def prepare(
     like = None if settings.sketch_like is None or spec is not None else open_index(settings.sketch_like, check="sizes")
     if recipe is None:
         recipe = load_recipe(settings.recipe, data_dir=settings.data_dir, options=settings.options)
-    train = ExampleReader(recipe, recipe.train_set(), "train", limit=settings.limit)
+    train = ExampleReader(recipe, recipe.train_set(), "train", limit=settings.limit, id_prefix=settings.id_prefix)
     if train.num_rows == 0:
         raise RecipeError(f"recipe {recipe.name!r}: the training set is empty")
     begun = time.perf_counter()

@@ -88,12 +88,16 @@ class ExampleReader:
         dataset: The split's data set.
         split: Its name.
         limit: How many rows are used; None means all.
+        id_prefix: What every id begins with, before what the recipe gives.
     """
 
-    def __init__(self, recipe: Recipe, dataset: MapDataset, split: Split, *, limit: int | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, dataset: MapDataset, split: Split, *, limit: int | None = None, id_prefix: str = ""
+    ) -> None:
         self.recipe = recipe
         self.dataset = dataset
         self.split: Split = split
+        self._id_prefix = id_prefix
         self.num_rows = len(dataset) if limit is None else min(limit, len(dataset))
 
     def example(self, row: int) -> Example:
@@ -191,7 +195,7 @@ class ExampleReader:
             raise ExampleError(self.split, row, f"id() raised {said(error)}") from error
         if not isinstance(found, str) or not found:
             raise ExampleError(self.split, row, f"id is {found!r}, must be text that is not empty")
-        return found
+        return self._id_prefix + found
 
     def metadata(self, example: Example, row: int) -> Mapping[str, Any]:
         """Return the metadata columns of a row.

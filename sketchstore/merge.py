@@ -164,8 +164,9 @@ def check_ids(indexes: Sequence[Index]) -> None:
         if both:
             raise IdCollisionError(
                 f"{listed(map(repr, both), 5)} in index {index.path} is already an id of {owners[both[0]].path}, "
-                "withdrawn or not; ids must be unique. Leave these rows out, give the rows of one data source a prefix "
-                "of their own (indexer append --id-prefix), or purge them where they were withdrawn."
+                "withdrawn or not; ids must be unique. Build one of the two again with ids of its own (`indexer "
+                "build … --id-prefix PREFIX`, or id() in a recipe file), leave these rows out, or purge them where "
+                "they were withdrawn."
             )
         owners.update(dict.fromkeys(ids, index))
 
