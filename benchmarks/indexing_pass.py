@@ -41,6 +41,7 @@ from indexer.recipe import Recipe
 from indexer.recipe_file import load_recipe
 from indexer.recipes.cifar10 import ResNet9
 from indexer.recipes.text_classification import TextClassification
+from indexer.representation_place import module_that_reads
 from indexer.sketches import SketchSpec, sketch_spec
 from indexer.training import cpu_threads, seeded
 
@@ -98,6 +99,15 @@ class Workload:
         features = self.recipe.representation(self.model, inputs)
         assert features is not None
         return features
+
+    def watch(self, featuriser: Featuriser) -> None:
+        """Let representations come with the sketches, as a build does (`block_sketcher.py`)."""
+        few = take_rows(self.inputs, 0, min(4, self.num_rows))
+        with torch.no_grad():
+            features = self.represented(few)
+        module = module_that_reads(self.model, features, lambda: self.recipe.call(self.model, few))
+        assert module is not None
+        featuriser.watch(module)
 
     def spec(self, family: str, dim: int) -> SketchSpec:
         """Spec of a family, kronecker's parts fitted to the model."""
@@ -173,6 +183,7 @@ def take_turns(
     few = min(workload.batch_rows, workload.num_rows)
     workload.epoch(few)
     for featuriser in featurisers.values():  # compiles kernels, chooses routes
+        workload.watch(featuriser)
         featuriser.sketch_batch(take_rows(workload.inputs, 0, few), workload.labels[:few])
     seconds: dict[str, list[float]] = {name: [] for name in ("epoch", *families)}
     stored: dict[str, list[float]] = {family: [] for family in families}

@@ -92,13 +92,15 @@ def store_pass(
     sketching = 0.0
 
     def computed(rows: Batch, own: Tensor) -> tuple[Tensor, Columns]:
-        values, outputs = featuriser.sketch_with_outputs(rows, own, VIEW)
+        kept = featuriser.sketch_and_keep(rows, own, VIEW)
+        outputs, features = kept.outputs, kept.given
         columns = prediction_columns(featuriser.outputs_batch(rows) if outputs is None else outputs, own)
-        at_once = featuriser.compute_rows
-        batches = [take_rows(rows, start, min(start + at_once, len(own))) for start in range(0, len(own), at_once)]
-        with torch.no_grad():
-            features = torch.cat([represented(batch) for batch in batches])
-        return values, {**columns, "representations": features.numpy()}
+        if features is None:
+            at_once = featuriser.compute_rows
+            starts = range(0, len(own), at_once)
+            with torch.no_grad():
+                features = torch.cat([represented(take_rows(rows, a, min(a + at_once, len(own)))) for a in starts])
+        return kept.sketches, {**columns, "representations": features.numpy()}
 
     with IndexWriter.create(out, plan) as writer:
         for block in plan.blocks():

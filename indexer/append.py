@@ -64,7 +64,7 @@ def append_rows(
     data_dir: Path | None = None,
     options: Mapping[str, OptionValue] | None = None,
     rows: tuple[int, int | None] | None = None,
-    id_prefix: str = "",
+    id_prefix: str | None = None,
     resume: bool = False,
     derived: bool = True,
     device: str = "cpu",
@@ -84,7 +84,7 @@ def append_rows(
         data_dir: Folder of the data files.
         options: Options of the recipe that differ from the index's.
         rows: First row, and row after the last (None: all), of the training set, whatever was read before.
-        id_prefix: What the ids of the new rows begin with.
+        id_prefix: What the ids of the new rows begin with; None takes what the index was built with.
         resume: Whether an interrupted append of the same rows goes on.
         derived: Whether what was derived of the index is derived of its next revision.
         device: Where to compute.
@@ -103,6 +103,7 @@ def append_rows(
     index = open_index(directory, check="use", derived=False)
     loaded = recipe_of(index, recipe, data_dir=data_dir, options=options)
     dataset = loaded.train_set()
+    id_prefix = sources_of(index.manifest)[0].id_prefix if id_prefix is None else id_prefix
     work = appending_path(index.path.resolve())
     entry = RecipeEntry(
         name=loaded.name, builtin=loaded.builtin, options=dict(loaded.options), file_digest=loaded.file_digest

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from indexer.batch_rows import batches_of
 from indexer.batches import Batch, move, pad_rows, take_rows
+from indexer.featurise import SketchedBatch
 from indexer.jacobians import JacobianError
 from indexer.out_of_memory import BlockMemoryError, halving
 from indexer.preparation import Prepared
 from indexer.reading import CollatedRows, ExampleError, ExampleReader, UnstableDataError
+from indexer.representation_place import module_that_reads
 from sketchstore.plan import Block
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -57,6 +59,19 @@ def prediction_columns(outputs: Tensor, labels: Tensor | None) -> Columns:
     return columns
 
 
+def _in_order(parts: list[tuple[Tensor, Tensor | None]]) -> Tensor | None:
+    # Values of batches at the positions of their rows; a padded batch has more values than rows.
+    if any(values is None for _, values in parts):
+        return None
+    count = sum(len(positions) for positions, _ in parts)
+    whole: Tensor | None = None
+    for positions, values in parts:
+        assert values is not None
+        whole = torch.empty(count, *values.shape[1:]) if whole is None else whole
+        whole[positions] = values[: len(positions)]
+    return whole
+
+
 @dataclass
 class BlockSketcher:
     """Sketches rows of one prepared recipe.
@@ -68,6 +83,7 @@ class BlockSketcher:
 
     prepared: Prepared
     note: Callable[[str], None] = field(repr=False)
+    _watches: bool | None = field(default=None, init=False, repr=False)
 
     def block(self, block: Block, digest: str, labels_are_outputs: bool) -> ComputedBlock:
         """Compute one block of the training set.
@@ -83,22 +99,27 @@ class BlockSketcher:
         reader = self.prepared.train
         rows = reader.collate(block.start, block.stop)
         self.check_unchanged(reader, rows, digest)
-        fitted, sketches, outputs = self.prepared.compute_rows, {}, None
+        if self._watches is None:
+            self._watches = self._watch_representation()
+        fitted, sketches, outputs, features = self.prepared.compute_rows, {}, None, None
         for view in self.prepared.views:
-            sketches[view], seen, at_once = self._sketched(reader, rows, rows.labels, view, pad=True)
-            outputs = seen if outputs is None else outputs
-            fitted = min(fitted, at_once)
+            found, at_once = self._sketched(reader, rows, rows.labels, view, pad=True)
+            sketches[view], fitted = found.sketches, min(fitted, at_once)
+            outputs = found.outputs if outputs is None else outputs
+            features = found.given if features is None else features
         if outputs is None:
             outputs, at_once = self._fit(rows, lambda at_once: self._outputs(reader, rows, at_once))
             fitted = min(fitted, at_once)
-        features, at_once = self._fit(rows, lambda at_once: self._representations(reader, rows, at_once))
+        if features is None:
+            features, at_once = self._fit(rows, lambda at_once: self._representations(reader, rows, at_once))
+            fitted = min(fitted, at_once)
         self._check_finite(reader, rows, outputs)
         columns: Columns = {}
         if self.prepared.classifies:
             columns |= prediction_columns(outputs, rows.labels if labels_are_outputs else None)
         if features is not None:
             columns["representations"] = features.numpy()
-        return ComputedBlock(sketches, columns, min(fitted, at_once))
+        return ComputedBlock(sketches, columns, fitted)
 
     def check_unchanged(self, reader: ExampleReader, rows: CollatedRows, digest: str) -> None:
         """Refuse rows that are not what they were when the data set was first read.
@@ -137,38 +158,57 @@ class BlockSketcher:
             ExampleError: If one of them cannot be sketched; it names the row.
             BlockMemoryError: If one row alone does not fit into memory.
         """
-        sketches, _, fitted = self._sketched(reader, rows, targets, view, pad=pad)
-        return sketches, fitted
+        found, fitted = self._sketched(reader, rows, targets, view, pad=pad)
+        return found.sketches, fitted
 
     def _sketched(
         self, reader: ExampleReader, rows: CollatedRows, targets: Tensor, view: str, *, pad: bool
-    ) -> tuple[Tensor, Tensor | None, int]:
-        # Sketches, the outputs that came with them for every row or None, and how many rows went together.
+    ) -> tuple[SketchedBatch, int]:
+        # All rows as if they had been one batch, and how many went together.
         featuriser = self.prepared.featuriser
 
-        def compute(at_once: int) -> tuple[Tensor, Tensor | None]:
-            count = len(rows.examples)
-            sketches, outputs, filled = torch.empty(count, self.prepared.spec.dim), None, 0
+        def compute(at_once: int) -> SketchedBatch:
+            parts = []
             for positions, inputs, _ in self._batches(reader, rows, at_once):
                 some = targets[positions]
                 if pad:
                     inputs, some = pad_rows(inputs, at_once), cast(Tensor, pad_rows(some, at_once))
-                values, seen = featuriser.sketch_with_outputs(inputs, some, view)
-                sketches[positions] = values[: len(positions)]
-                if seen is not None:
-                    outputs = torch.empty(count, *seen.shape[1:]) if outputs is None else outputs
-                    outputs[positions] = seen[: len(positions)]
-                    filled += len(positions)
-            return sketches, outputs if filled == count else None
+                parts.append((positions, featuriser.sketch_and_keep(inputs, some, view)))
+            sketches = _in_order([(positions, part.sketches) for positions, part in parts])
+            assert sketches is not None
+            return SketchedBatch(
+                sketches,
+                _in_order([(positions, part.outputs) for positions, part in parts]),
+                _in_order([(positions, part.given) for positions, part in parts]),
+            )
 
         try:
-            (sketches, outputs), fitted = self._fit(rows, compute)
-            return sketches, outputs, fitted
+            found: tuple[SketchedBatch, int] = self._fit(rows, compute)
+            return found
         except BlockMemoryError:
             raise
         except (JacobianError, RuntimeError):
             self._blame(reader, rows, targets, view)
             raise
+
+    def _watch_representation(self) -> bool:
+        # Whether a module reads the representation in every pass, so that it comes with the sketches.
+        prepared, last = self.prepared, self.prepared.train.num_rows - 1
+        if prepared.featuriser.compute_dtype != "float32":
+            return False  # representations are of float32 passes
+        few = prepared.train.collate_chosen(list(dict.fromkeys(last * part // 3 for part in range(4))))
+        inputs = move(few.inputs, prepared.device)
+        try:
+            with torch.no_grad():
+                features = prepared.recipe.representation(prepared.model, inputs)
+            if features is None:
+                return False
+            module = module_that_reads(prepared.model, features, lambda: prepared.recipe.call(prepared.model, inputs))
+        except RuntimeError:
+            return False  # what is wrong with a row is said where it is sketched, with its number
+        if module is not None:
+            prepared.featuriser.watch(module)
+        return module is not None
 
     def _blame(self, reader: ExampleReader, rows: CollatedRows, targets: Tensor, view: str) -> None:
         # Rows that cannot be sketched together: an error for the outputs that are the reason, else for the first row

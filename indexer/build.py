@@ -102,7 +102,7 @@ class _Build:
                 check_factory(faiss, self.prepared.spec.dim)  # now, not after hours of sketching
         with self.watch.phase("read"):
             self.train_rows = self._read_once(self.prepared.train)
-            check_labels(self.prepared, self.train_rows)
+            check_labels(self.prepared, self.train_rows.labels)
             refuse_batch_mates(self.prepared)
             queries = self.prepared.queries
             self.query_rows = None if queries is None else self._read_once(queries)

@@ -48,6 +48,7 @@ class BuildSettings:
         layers: ``linear`` or ``all``; None takes the recipe's default.
         block_rows: Rows computed, written and journaled as one.
         limit: Only the first rows of the training set.
+        id_prefix: What the ids of the training rows begin with, before what the recipe gives.
         num_queries: How many rows of the query set are sketched; None means up to 1,000.
         weights: Whether the index carries the model's weights.
         previews: Whether it carries previews.
@@ -77,6 +78,7 @@ class BuildSettings:
     layers: Layers | None = None
     block_rows: int = COMPUTE_ROWS
     limit: int | None = None
+    id_prefix: str = ""
     num_queries: int | None = None
     weights: bool = True
     previews: bool = True

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from indexer.batches import move, take_rows
 from indexer.build_settings import BuildSettings
-from indexer.preparation import Prepared, prepare
+from indexer.preparation import Prepared, check_labels, prepare
 from indexer.previews import preview_of
 from indexer.progress import Progress, Silent
-from indexer.reading import CollatedRows, ExampleReader
+from indexer.reading import CollatedRows, ExampleError, ExampleReader
 from indexer.recipe import RecipeError
+from indexer.recipe_failure import said
 from indexer.sketches import make_sketch
 from indexer.terminal import counted
 from indexer.training import cpu_threads
@@ -63,7 +65,7 @@ def check_recipe(settings: BuildSettings, *, progress: Progress | None = None) -
         try:
             prepared = prepare(settings)
         except Exception as error:  # the user's code may raise anything, and what it raises is the finding
-            return [Finding("the recipe loads", False, f"{type(error).__name__}: {error}")]
+            return [Finding("the recipe loads", False, _raised(error))]
         progress.phase("checking two batches", 0)
         return _Check(prepared).findings()
 
@@ -106,8 +108,10 @@ class _Check:
         readable = self._attempt("examples can be read", self._examples)
         readable = self._attempt("examples are the same when read again", self._stable) and readable
         if readable and self._attempt("outputs are finite and deterministic", self._outputs):
-            sound = self._attempt("outputs do not depend on the rest of the batch", self._outputs_alone)
-            sound = self._attempt("gradients do not depend on the rest of the batch", self._gradients_alone) and sound
+            alone = self._attempt("outputs do not depend on the rest of the batch", self._outputs_alone)
+            if not alone and self._batch_norms():  # of which the other checks would say the same
+                return self.found
+            self._attempt("gradients do not depend on the rest of the batch", self._gradients_alone)
             self._attempt("tangent features are finite, deterministic and those of autograd", self._features)
             if (dtype := prepared.settings.compute_dtype) != "float32":
                 self._attempt(f"sketches computed in {dtype} are near those in float32", self._shorter_type)
@@ -123,7 +127,7 @@ class _Check:
         except _UnsoundError as error:
             return self._add(name, False, str(error))
         except Exception as error:  # as above
-            return self._add(name, False, f"{type(error).__name__}: {error}")
+            return self._add(name, False, _raised(error))
 
     # The two batches: the first rows, and as many from the end, so that they differ
 
@@ -152,13 +156,8 @@ class _Check:
                 preview_of(reader, example, row)
                 reader.id(example, row)
             labels = rows.labels
-            if reader.split == "train" and self.prepared.measurement.name in ("label_logit", "margin"):
-                wrong = ((labels < 0) | (labels >= self.prepared.num_outputs)).nonzero()
-                if wrong.numel():
-                    raise _UnsoundError(
-                        f"row {int(wrong[0])} has label {int(labels[int(wrong[0])])}, the model has outputs 0 to "
-                        f"{self.prepared.num_outputs - 1}"
-                    )
+            if reader.split == "train":
+                check_labels(self.prepared, labels)
             said.append(f"{reader.split} rows 0 to {len(rows.examples) - 1}: labels {labels.tolist()}")
         return "; ".join(said)
 
@@ -171,10 +170,15 @@ class _Check:
     def _outputs(self) -> str:
         featuriser, rows = self.prepared.featuriser, self._batch()
         outputs, again = featuriser.outputs_batch(rows.inputs), featuriser.outputs_batch(rows.inputs)
-        if not torch.isfinite(outputs).all():
+        bad = (~torch.isfinite(outputs)).reshape(len(outputs), -1).any(dim=1).nonzero().flatten().tolist()
+        if bad:
             dtype = featuriser.compute_dtype
             shorter = "" if dtype == "float32" else f" in {dtype}; bfloat16 has float32's range, float16 ends at 65,504"
-            raise _UnsoundError(f"the model's outputs hold NaN or an infinity{shorter}")
+            raise _UnsoundError(
+                f"train row {bad[0]}: the model's outputs hold NaN or an infinity{shorter}, as those of {len(bad)} of "
+                f"the {len(outputs)} rows looked at. Look at the row's inputs and the model's weights: both must be "
+                "finite"
+            )
         if not torch.equal(outputs, again):
             raise _UnsoundError(
                 "the same batch gave different outputs the second time: something in the model is random in eval mode"
@@ -185,13 +189,40 @@ class _Check:
         featuriser, rows = self.prepared.featuriser, self._batch()
         with featuriser.in_float32():  # a shorter type may round a row otherwise in a batch of another size
             together = featuriser.outputs_batch(rows.inputs)
-            alone = torch.cat(
-                [featuriser.outputs_batch(take_rows(rows.inputs, row, row + 1)) for row in range(len(together))]
-            )
+            try:
+                alone = torch.cat(
+                    [featuriser.outputs_batch(take_rows(rows.inputs, row, row + 1)) for row in range(len(together))]
+                )
+            except ValueError as error:  # what torch says of one row: "expected more than 1 value per channel"
+                if not self._batch_norms():
+                    raise
+                raise _UnsoundError(self._batch_mates()) from error
         change = float((together - alone).abs().max() / together.abs().max().clamp_min(1e-30))
         if change > OUTPUT_TOLERANCE:
-            raise _UnsoundError(f"outputs of a row alone and among others differ by {change:.1%}. {_BATCH_MATES}")
+            raise _UnsoundError(
+                f"outputs of a row alone and among others differ by {change:.1%}. {self._batch_mates()}"
+            )
         return f"largest relative change {change:.1e}"
+
+    def _batch_norms(self) -> list[str]:
+        # Batch norms that use the batch's own mean and variance in eval mode too
+        return [
+            f"{name or 'the model'} ({type(module).__name__})"
+            for name, module in self.prepared.model.named_modules()
+            if isinstance(module, _BatchNorm) and module.running_mean is None and module.running_var is None
+        ]
+
+    def _batch_mates(self) -> str:
+        norms = self._batch_norms()
+        if not norms:
+            return _BATCH_MATES
+        keeps = "keeps" if len(norms) == 1 else "keep"
+        return (
+            f"{', '.join(norms[:5])}{' …' if len(norms) > 5 else ''} {keeps} no running statistics "
+            "(track_running_stats=False), so even in eval mode what it gives an example depends on the examples beside "
+            "it, and one row alone has nothing to be normalised by: no example has a gradient of its own. Train with "
+            "track_running_stats=True, torch's default, or with a norm over each example (LayerNorm, GroupNorm)"
+        )
 
     def _gradients_alone(self) -> str:
         here, there = self._batch(), self._other()
@@ -204,7 +235,7 @@ class _Check:
         change = max(_relative(alone, among), _relative(alone, others))
         if change > GRADIENT_TOLERANCE:
             raise _UnsoundError(
-                f"the gradient of row 0 changes by {change:.1%} with the other rows of its batch. {_BATCH_MATES}"
+                f"the gradient of row 0 changes by {change:.1%} with the other rows of its batch. {self._batch_mates()}"
             )
         return f"largest relative change {change:.1e}"
 
@@ -289,6 +320,10 @@ _BATCH_MATES = (
     "An example must not see its batch-mates: put the model into eval mode (batch norm uses running statistics there), "
     "mask padding, and leave out normalisation over the batch"
 )
+
+
+def _raised(error: Exception) -> str:
+    return str(error) if isinstance(error, RecipeError | ExampleError) else said(error)
 
 
 def _relative(expected: Tensor, found: Tensor) -> float:

@@ -28,7 +28,8 @@ from indexer.measurement import MeasurementError
 from indexer.out_of_memory import BlockMemoryError
 from indexer.parameters import ParameterSelectionError
 from indexer.reading import ExampleError, UnstableDataError
-from indexer.recipe import RecipeDataError, RecipeError
+from indexer.recipe import RecipeCodeError, RecipeDataError, RecipeError
+from indexer.recipe_failure import is_of_recipe, said
 from indexer.sketches.spec import SketchSpecError
 from indexer.targets import TargetError
 from indexer.workers import WorkerDiedError
@@ -107,17 +108,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (BuildInterruptedError, KeyboardInterrupt) as error:
         resumed = [word for word in words if word != "--overwrite"]
         again = shlex.join(["indexer", *resumed, *([] if "--resume" in words else ["--resume"])])
-        said = str(error) or "stopped at once; finished blocks are kept"
-        typer.echo(f"{said}:\n  {again}" if words[:1] in (["build"], ["append"]) else "stopped", err=True)
+        stopped = str(error) or "stopped at once; finished blocks are kept"
+        typer.echo(f"{stopped}:\n  {again}" if words[:1] in (["build"], ["append"]) else "stopped", err=True)
         sys.exit(130)
     except (*USAGE_ERRORS, *WORK_ERRORS) as error:
         flag = flag_of(error.pointer) if isinstance(error, QuestionError) else None
         typer.echo(f"error: {'' if flag is None else f'{flag}: '}{error}", err=True)
-        usage = isinstance(error, USAGE_ERRORS) and not isinstance(error, RecipeDataError)
+        usage = isinstance(error, USAGE_ERRORS) and not isinstance(error, RecipeCodeError | RecipeDataError)
         missing = isinstance(error, FileNotFoundError | FileExistsError) and not isinstance(error, CorruptIndexError)
         sys.exit(2 if usage or missing else 1)
-    except OSError as error:  # a disk that is full, a file that may not be read: no mistake of this program
-        typer.echo(f"error: {error.filename or 'the system'}: {error.strerror or error}", err=True)
+    except Exception as error:
+        if is_of_recipe(error):  # a part of the recipe that is called amid the work, or its model
+            typer.echo(f"error: the recipe's code or model raised {said(error)}", err=True)
+        elif isinstance(error, OSError):  # a disk that is full, a file that may not be read: no mistake of this program
+            typer.echo(f"error: {error.filename or 'the system'}: {error.strerror or error}", err=True)
+        else:
+            raise
         sys.exit(1)
 
 

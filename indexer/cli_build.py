@@ -72,6 +72,12 @@ LayersOption = Annotated[
 ]
 BlockRows = Annotated[int, typer.Option(help="Rows that are computed, written and, if interrupted, redone together.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first rows of the training set.")]
+IdPrefix = Annotated[
+    str,
+    typer.Option(
+        help="What the ids of the training rows begin with, so that two indexes with equal ids can be merged."
+    ),
+]
 NumQueries = Annotated[int | None, typer.Option(help="Rows of the query set to sketch. Default: up to 1000.")]
 Options = Annotated[
     list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the recipe. Repeatable.")
@@ -142,6 +148,7 @@ def build(
     layers: LayersOption = None,
     block_rows: BlockRows = COMPUTE_ROWS,
     limit: Limit = None,
+    id_prefix: IdPrefix = "",
     num_queries: NumQueries = None,
     option: Options = None,
     faiss: Annotated[
@@ -178,7 +185,7 @@ def build(
     settings = _settings(
         recipe, option, views, dtype, layers, data_dir=data_dir, measurement=measurement, sketch=sketch, dim=dim,
         seed=seed, buckets=buckets, sketch_like=sketch_like, ntk=ntk, include=include, exclude=exclude,
-        block_rows=block_rows, limit=limit,
+        block_rows=block_rows, limit=limit, id_prefix=id_prefix,
         num_queries=num_queries, weights=not no_weights, previews=not no_previews, device=device, threads=threads,
         processes=processes, compute_dtype=compute_dtype, memory_budget_mib=memory_budget, batch_rows=batch_rows,
     )  # fmt: skip

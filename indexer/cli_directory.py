@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from indexer.build_settings import BuildSettingsError
+from indexer.cli_query import fail
 from indexer.cli_stability import print_stability
 from indexer.derive import DEFAULT_CODES, DEFAULT_FACTORY, CodesChoice, derive
 from indexer.stability import PICKS, QUERIES, ROWS
@@ -205,6 +206,9 @@ def verify(
     if stability:
         print_stability(directory, recipe, data_dir, seed, rows, queries, picks, as_json)
         return
+    given = {"--recipe": recipe, "--data-dir": data_dir, "--seed": seed}
+    if alone := [flag for flag, value in given.items() if value is not None]:
+        fail(f"{', '.join(alone)}: only with --stability; verify alone reads what is stored and needs no recipe")
     damage = verify_index(directory)
     if as_json:
         found = {"path": str(directory), "sound": not damage, "damage": [asdict(entry) for entry in damage]}

@@ -65,6 +65,9 @@ def query(
     exclude_id: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="Leave out an example. Repeatable.")
     ] = None,
+    clip_budget: Annotated[
+        bool, typer.Option("--clip-budget", help="Take a budget above the number of candidates as all of them.")
+    ] = False,
     engine: Annotated[str, typer.Option(help="faiss or brute_force.")] = "faiss",
     strategy: Annotated[str | None, typer.Option(help="certified or literal; the picks are the same.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the method random.")] = 0,
@@ -92,6 +95,7 @@ def query(
         noise_variance=noise_variance,
         relative_noise=relative_noise,
         filter=chosen,
+        clip_budget=clip_budget,
         strategy=strategy,
         seed=seed,
     )

@@ -27,6 +27,8 @@ from sketchstore.remove import remove_rows
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="An index directory.")]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="The recipe's file, where it is a user's.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the data files that the recipe reads.")]
+NEXT_TO_NO_NOISE = 1e-6
+"""A grid that begins below this relative noise, and has its best there, is not begun lower still."""
 NoDerive = Annotated[
     bool, typer.Option("--no-derive", help="Do not derive of the new revision what was derived of the old one.")
 ]
@@ -47,7 +49,10 @@ def append(
             metavar="FIRST:STOP", help="Rows of the training set. Default: those behind what the index has read."
         ),
     ] = None,
-    id_prefix: Annotated[str, typer.Option(help="What the ids of the new rows begin with.")] = "",
+    id_prefix: Annotated[
+        str | None,
+        typer.Option(help="What the ids of the new rows begin with. Default: what the index was built with."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted append of the same rows.")] = False,
     no_derive: NoDerive = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -195,6 +200,8 @@ def tune(
         fail(f"--amplitude {amplitude!r} must be profiled or one")
     if plot is not None and plot.suffix != ".svg":
         fail(f"--plot {plot}: its name must end in .svg")
+    if plot is not None and not plot.parent.is_dir():
+        fail(f"--plot {plot}: there is no folder {plot.parent}; make it first")
     given = {"lowest": lowest, "highest": highest, "per_decade": per_decade}
     grid = log_grid(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     index = open_index(directory, check="use", derived=False)
@@ -216,10 +223,7 @@ def tune(
 
 
 def _readable(index: Index, tuning: NoiseTuning, revision: str, stored: bool) -> str:
-    edge = ""
-    if tuning.at_edge is not None:
-        wider = "--lowest" if tuning.at_edge == "low" else "--highest"
-        edge = f", at the {tuning.at_edge} end of the grid: the best may lie beyond it. Widen it with {wider}"
+    edge = "" if tuning.at_edge is None else f", at the {tuning.at_edge} end of the grid: {_advice(tuning)}"
     spread = sorted(each.relative_noise for each in tuning.partitions)
     said = f"stored as the default, revision {revision}" if stored else "nothing is stored"
     table = [
@@ -229,9 +233,23 @@ def _readable(index: Index, tuning: NoiseTuning, revision: str, stored: bool) ->
         ("grid", f"{len(tuning.grid)} noises from {tuning.grid[0]:g} to {tuning.grid[-1]:g}"),
     ]
     if len(spread) > 1:
-        parts = counted(len(spread), "part", "parts")
-        table.append(("alone", f"the best of {parts} lie from {spread[0]:g} to {spread[-1]:g}"))
+        parts = f"{len(spread)} sets of rows that compare (one a label or view)"
+        table.append(
+            ("each alone", f"{parts}, each tuned by itself, would take noises from {spread[0]:g} to {spread[-1]:g}")
+        )
     return aligned(table)
+
+
+def _advice(tuning: NoiseTuning) -> str:
+    # What a best noise at an end of the grid means, and what to do about it.
+    if tuning.at_edge == "low" and tuning.grid[0] < NEXT_TO_NO_NOISE:
+        return (
+            f"the {tuning.targets} targets are explained with next to no noise, as where the model fits its labels "
+            "exactly, and a still lower --lowest will hardly end that. Tune to other targets (--targets), store this "
+            "noise all the same (--accept-edge), or stay with the default"
+        )
+    wider = "--lowest" if tuning.at_edge == "low" else "--highest"
+    return f"the best may lie beyond it. Widen it with {wider}"
 
 
 def _plot(index: Index, tuning: NoiseTuning) -> str:

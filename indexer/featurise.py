@@ -69,6 +69,22 @@ class SketchSeconds:
         return self.sketch_seconds / total if total else 0.0
 
 
+@dataclass(frozen=True)
+class SketchedBatch:
+    """What the passes of a batch gave, all of it float32 on the CPU.
+
+    Attributes:
+        sketches: [b, d].
+        outputs: The model's outputs, [b, C] or [b], as `Featuriser.outputs_batch` gives them up to rounding; None where
+            gradients come from vmap alone, which runs no plain forward pass.
+        given: What the module of `Featuriser.watch` was given, [b, …]; None there too, and where none is watched.
+    """
+
+    sketches: Tensor
+    outputs: Tensor | None
+    given: Tensor | None
+
+
 class Featuriser:
     """Sketches of examples under one model, parameter list, measurement and sketch. Calls from threads take turns.
 
@@ -222,8 +238,12 @@ class Featuriser:
             targets: Labels that the measurement can be taken at, shape [b].
             view: One of the measurement's views.
         """
-        with self._lock, self._precision.full():
-            next(self.features.slabs(move(inputs, self.device), targets.to(self.device), view), None)
+        inputs, targets = move(inputs, self.device), targets.to(self.device)
+        with self._lock:
+            with self._precision.full():
+                next(self.features.slabs(inputs, targets, view), None)
+            if self.compute_dtype != "float32":
+                self.features.probe_type(inputs, targets, view)
 
     @property
     def parameters(self) -> ParameterList:
@@ -273,11 +293,17 @@ class Featuriser:
         Raises:
             JacobianError: If a gradient is not finite.
         """
-        return self.sketch_with_outputs(inputs, labels, view, pad=pad)[0]
+        return self.sketch_and_keep(inputs, labels, view, pad=pad).sketches
 
-    def sketch_with_outputs(
-        self, inputs: Batch, labels: Tensor, view: str = "own", *, pad: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+    def watch(self, module: nn.Module) -> None:
+        """Keep what a module of the model is given in the passes of a batch (`SketchedBatch.given`).
+
+        Args:
+            module: The module, called once in a forward pass.
+        """
+        self.features.watch(module)
+
+    def sketch_and_keep(self, inputs: Batch, labels: Tensor, view: str = "own", *, pad: bool = False) -> SketchedBatch:
         """Sketch a collated batch, and keep what its forward passes gave; see `sketch_batch`.
 
         Args:
@@ -287,14 +313,15 @@ class Featuriser:
             pad: Whether to repeat the last row up to ``compute_rows``.
 
         Returns:
-            float32 [b, d], and the model's outputs, [b, C] or [b], as `outputs_batch` gives them up to rounding; None
-            where gradients come from vmap alone, which runs no plain forward pass. Both on the CPU.
+            The sketches and what came with them.
 
         Raises:
             JacobianError: If a gradient is not finite.
         """
         rows = num_rows(inputs)
-        parts, outputs = [], []
+        parts: list[Tensor] = []
+        outputs: list[Tensor] = []
+        given: list[Tensor] = []
         for start in range(0, rows, self.compute_rows):
             stop = min(start + self.compute_rows, rows)
             part, part_labels = take_rows(inputs, start, stop), labels[start:stop]
@@ -303,8 +330,9 @@ class Featuriser:
                 part_labels = cast(Tensor, pad_rows(part_labels, self.compute_rows))
             with self._lock:
                 parts.append(self._sketch_together(part, part_labels, view)[: stop - start])
-                if self.features.last_outputs is not None:
-                    outputs.append(self.features.last_outputs[: stop - start].float().cpu())
+                for kept, last in ((outputs, self.features.last_outputs), (given, self.features.last_given)):
+                    if last is not None:
+                        kept.append(last[: stop - start].float().cpu())
             self.seconds.rows += stop - start
         sketches = parts[0] if len(parts) == 1 else torch.cat([torch.empty(0, self.spec.dim), *parts])
         bad = _first_not_finite(sketches)
@@ -312,7 +340,8 @@ class Featuriser:
             raise JacobianError(
                 f"the tangent features of row {bad} of the batch are not finite; the model overflows there."
             )
-        return sketches, torch.cat(outputs) if outputs and len(outputs) == len(parts) else None
+        whole = [torch.cat(kept) if kept and len(kept) == len(parts) else None for kept in (outputs, given)]
+        return SketchedBatch(sketches, *whole)
 
     def outputs(self, examples: Sequence[Any]) -> Tensor:
         """The model's outputs for examples.

@@ -52,12 +52,13 @@ def recipe_of(
     return recipe
 
 
-def load_model(index: Index, recipe: Recipe) -> nn.Module:
+def load_model(index: Index, recipe: Recipe, model: nn.Module | None = None) -> nn.Module:
     """Put the weights that lie in the index into the recipe's architecture; nothing is trained.
 
     Args:
         index: The open index.
         recipe: The recipe.
+        model: The recipe's architecture where it was made already; its weights are replaced.
 
     Returns:
         The model in eval mode.
@@ -70,7 +71,7 @@ def load_model(index: Index, recipe: Recipe) -> nn.Module:
             f"index {index.name!r} was built with --no-weights, so nothing can be sketched at its weights. Build it "
             "with them."
         )
-    model = recipe.architecture()
+    model = recipe.architecture() if model is None else model
     try:
         model.load_state_dict(load_file(index.weights_path))
     except RuntimeError as error:

@@ -74,6 +74,7 @@ class TangentFeatures:
         notes: What the first batch showed about the routes, in sentences for `indexer check` and `plan`.
         last_outputs: The model's outputs for the batch that went through last, [b, C] or [b]; None where no forward
             pass of plain rows was needed for it.
+        last_given: What the module of `watch` was given in those passes, [b, …]; None where there were none.
     """
 
     def __init__(
@@ -105,7 +106,9 @@ class TangentFeatures:
         self.measurement = measurement
         self.notes: list[str] = []
         self.last_outputs: Tensor | None = None
+        self.last_given: Tensor | None = None
         self._passing: list[Tensor] | None = None
+        self._given: list[Tensor] = []
         self._called = Called(model, call, outputs)
         self._general = GeneralRoute(self._called, measurement, memory_budget_bytes)
         self._hooks = HookRoute(model, parameters, self.values, memory_budget_bytes, slab_bytes, many_rows=many_rows)
@@ -158,6 +161,15 @@ class TangentFeatures:
             measured: Tensor = torch.vmap(self.measurement.value)(logits, targets)
             return measured
         return torch.stack([self.measurement.value(row, target) for row, target in zip(logits, targets, strict=True)])
+
+    def watch(self, module: nn.Module) -> None:
+        """Keep what a module of the model is given while a batch goes through; see ``last_given``."""
+
+        def note(_: nn.Module, given: tuple[Any, ...]) -> None:
+            if self._passing is not None:
+                self._given.append(given[0].detach())
+
+        module.register_forward_pre_hook(note)
 
     def slabs(self, inputs: Batch, labels: Tensor, view: str, *, all_rows: bool = False) -> Iterator[Slab]:
         """Tangent features of a batch; together the slabs cover every row and coordinate exactly once.
@@ -235,16 +247,16 @@ class TangentFeatures:
 
     @contextmanager
     def _watched_passes(self, rows: int) -> Iterator[None]:
-        self._passing, self.last_outputs = [], None
+        self._passing, self._given = [], []
+        self.last_outputs = self.last_given = None
         try:
             yield
         except CaptureError as error:
             raise JacobianError(_irregular(error)) from error
         finally:
-            seen, self._passing = self._passing, None
-        # Parts of a batch go through in the order of its rows; where passes are repeated, there are more.
-        if sum(len(part) for part in seen) == rows:
-            self.last_outputs = torch.cat(seen)
+            outputs, given = self._passing, self._given
+            self._passing, self._given = None, []
+        self.last_outputs, self.last_given = _of_rows(outputs, rows), _of_rows(given, rows)
 
     def _checked(self, inputs: Batch, labels: Tensor, view: str) -> Tensor:
         rows = num_rows(inputs)
@@ -289,10 +301,24 @@ class TangentFeatures:
                 lambda places, row: self._general.single_gradients(places, take_rows(few, row, row + 1), targets[row]),
             )
         self._say_refused()
+        self._probe_vmap(few, targets)
+        self._probed = True
+
+    def _probe_vmap(self, few: Batch, targets: Tensor) -> None:
         rest = self._general_parameters()
         if rest and (reason := self._general.try_vmap(rest, take_rows(few, 0, 2), targets[:2])) is not None:
             self.notes.append(f"torch.func.vmap refuses this model, so each example takes its own backward: {reason}")
-        self._probed = True
+
+    def probe_type(self, inputs: Batch, labels: Tensor, view: str) -> None:
+        """Ask vmap again, in the type that is set now: it may refuse in a short one what it accepts in float32.
+
+        Args:
+            inputs: A batch of few examples, on the model's device.
+            labels: Their labels, shape [b].
+            view: One of the measurement's views.
+        """
+        if self._general.vectorised:
+            self._probe_vmap(inputs, self._checked(inputs, labels, view))
 
     def _try_measurement(self, few: Batch, targets: Tensor) -> None:
         logits = self.outputs(few)
@@ -348,6 +374,11 @@ class TangentFeatures:
     def _general_parameters(self) -> list[Parameter]:
         served = {place.name for place in self._hooks.served}
         return [place for place in self.parameters if place.name not in served]
+
+
+def _of_rows(parts: list[Tensor], rows: int) -> Tensor | None:
+    # Parts of a batch go through in the order of its rows; where passes are repeated, there are more.
+    return torch.cat(parts) if sum(len(part) for part in parts) == rows else None
 
 
 def _irregular(error: CaptureError) -> str:

@@ -45,6 +45,8 @@ def build_plan(prepared: Prepared, name: str, train: ReadOnce, queries: ReadOnce
         "memory_budget_bytes": settings.memory_budget_bytes,
         "compute_dtype": settings.compute_dtype,
     }
+    if settings.id_prefix:  # else left out: builds without one have the plan they always had
+        options["id_prefix"] = settings.id_prefix
     names = recipe.label_names
     return BuildPlan(
         name=name,

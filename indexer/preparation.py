@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from indexer.batch_rows import plan_batches
 from indexer.build_settings import BuildSettings, BuildSettingsError
@@ -18,8 +18,9 @@ from indexer.measurement import Measurement, make_measurement
 from indexer.ntk import ntk_scales
 from indexer.out_of_memory import is_out_of_memory
 from indexer.parameters import ParameterList, select_parameters
-from indexer.reading import ExampleError, ExampleReader, ReadOnce
+from indexer.reading import ExampleError, ExampleReader
 from indexer.recipe import Recipe, RecipeError
+from indexer.recipe_failure import said
 from indexer.recipe_file import load_recipe
 from indexer.rows_of_recipe import RowsOfRecipe
 from indexer.sketch_like import sketch_like
@@ -121,7 +122,7 @@ def prepare(
     like = None if settings.sketch_like is None or spec is not None else open_index(settings.sketch_like, check="sizes")
     if recipe is None:
         recipe = load_recipe(settings.recipe, data_dir=settings.data_dir, options=settings.options)
-    train = ExampleReader(recipe, recipe.train_set(), "train", limit=settings.limit)
+    train = ExampleReader(recipe, recipe.train_set(), "train", limit=settings.limit, id_prefix=settings.id_prefix)
     if train.num_rows == 0:
         raise RecipeError(f"recipe {recipe.name!r}: the training set is empty")
     begun = time.perf_counter()
@@ -202,26 +203,27 @@ def prepare(
     )
 
 
-def check_labels(prepared: Prepared, found: ReadOnce) -> None:
+def check_labels(prepared: Prepared, labels: Tensor) -> None:
     """Refuse training labels that the measurement cannot be taken at, naming the row.
 
     Args:
         prepared: The recipe and the choices.
-        found: What one pass over the training rows found.
+        labels: Labels of the first training rows, or of all, int64 [n].
 
     Raises:
         ExampleError: If a label is missing or is not an output of the model.
     """
     if prepared.measurement.name not in ("label_logit", "margin"):
         return
-    wrong = ((found.labels < 0) | (found.labels >= prepared.num_outputs)).nonzero()
+    wrong = ((labels < 0) | (labels >= prepared.num_outputs)).nonzero()
     if wrong.numel():
         row = int(wrong[0])
         raise ExampleError(
             "train",
             row,
-            f"label {int(found.labels[row])} is not an output of the model, which has 0 to {prepared.num_outputs - 1}; "
-            f"the measurement {prepared.measurement.name} is taken at each row's own label",
+            f"label {int(labels[row])} is not an output of the model, which has 0 to {prepared.num_outputs - 1}; "
+            f"the measurement {prepared.measurement.name} is taken at each row's own label. Number the labels from 0, "
+            "give the model an output for each, or choose --measurement class_logit, which needs no labels",
         )
 
 
@@ -239,7 +241,7 @@ def _outputs_of(recipe: Recipe, model: nn.Module, train: ExampleReader) -> tuple
         dtypes = ", ".join(sorted({str(each.dtype).removeprefix("torch.") for each in model.parameters()})) or "none"
         raise RecipeError(
             f"recipe {recipe.name!r}: the model cannot be called on the first {count} training rows: "
-            f"{type(error).__name__}: {error}. It gets what collate() gives, here {_said(rows.inputs)}, and its "
+            f"{said(error)}. It gets what collate() gives, here {_shape_of(rows.inputs)}, and its "
             f"parameters are {dtypes}; define collate(examples) or call(model, inputs) where that must be otherwise"
         ) from error
     if outputs.shape[:1] != (count,) or outputs.ndim > 2:
@@ -251,13 +253,13 @@ def _outputs_of(recipe: Recipe, model: nn.Module, train: ExampleReader) -> tuple
     return num_outputs, num_outputs >= 2
 
 
-def _said(inputs: Any) -> str:
+def _shape_of(inputs: Any) -> str:
     if isinstance(inputs, torch.Tensor):
         return f"{str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
     if isinstance(inputs, Mapping):
-        return "{" + ", ".join(f"{name}: {_said(each)}" for name, each in inputs.items()) + "}"
+        return "{" + ", ".join(f"{name}: {_shape_of(each)}" for name, each in inputs.items()) + "}"
     if isinstance(inputs, list | tuple):
-        return "(" + ", ".join(map(_said, inputs)) + ")"
+        return "(" + ", ".join(map(_shape_of, inputs)) + ")"
     return type(inputs).__name__
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from indexer.reading import ExampleError, ExampleReader
 from indexer.recipe import Example
+from indexer.recipe_failure import said
 
 MAX_SIDE = 160
 MAX_CHARACTERS = 2000
@@ -36,7 +37,7 @@ def preview_of(reader: ExampleReader, example: Example, row: int) -> Preview:
     try:
         shown = reader.recipe.preview(example)
     except Exception as error:
-        raise ExampleError(reader.split, row, f"preview() raised {type(error).__name__}: {error}") from error
+        raise ExampleError(reader.split, row, f"preview() raised {said(error)}") from error
     match shown:
         case None:
             return None

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from indexer.batches import Batch, BatchError, map_tensors, num_rows
 from indexer.recipe import UNLABELLED, Example, MapDataset, Recipe
+from indexer.recipe_failure import said
 
 Split = Literal["train", "query"]
 
@@ -87,12 +88,16 @@ class ExampleReader:
         dataset: The split's data set.
         split: Its name.
         limit: How many rows are used; None means all.
+        id_prefix: What every id begins with, before what the recipe gives.
     """
 
-    def __init__(self, recipe: Recipe, dataset: MapDataset, split: Split, *, limit: int | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, dataset: MapDataset, split: Split, *, limit: int | None = None, id_prefix: str = ""
+    ) -> None:
         self.recipe = recipe
         self.dataset = dataset
         self.split: Split = split
+        self._id_prefix = id_prefix
         self.num_rows = len(dataset) if limit is None else min(limit, len(dataset))
 
     def example(self, row: int) -> Example:
@@ -110,7 +115,7 @@ class ExampleReader:
         try:
             return self.dataset[row]
         except Exception as error:
-            raise ExampleError(self.split, row, f"the data set raised {_said(error)}") from error
+            raise ExampleError(self.split, row, f"the data set raised {said(error)}") from error
 
     def collate(self, start: int, stop: int) -> CollatedRows:
         """Read and collate consecutive rows.
@@ -148,10 +153,10 @@ class ExampleReader:
                     self._collate([example])
                 except Exception as alone:
                     raise ExampleError(
-                        self.split, row, f"cannot be collated: {_said(alone)}{_what_defaults_expect(example)}"
+                        self.split, row, f"cannot be collated: {said(alone)}{_what_defaults_expect(example)}"
                     ) from alone
             named = f"{rows[0]} to {rows[-1]}" if isinstance(rows, range) else ", ".join(map(str, rows))
-            message = f"rows {named} can be collated one by one, not together: {_said(error)}"
+            message = f"rows {named} can be collated one by one, not together: {said(error)}"
             raise ExampleError(self.split, rows[0], message) from error
         wrong = (labels < UNLABELLED).nonzero()
         if wrong.numel():
@@ -187,10 +192,10 @@ class ExampleReader:
         try:
             found = self.recipe.id(example, row, self.split)
         except Exception as error:
-            raise ExampleError(self.split, row, f"id() raised {_said(error)}") from error
+            raise ExampleError(self.split, row, f"id() raised {said(error)}") from error
         if not isinstance(found, str) or not found:
             raise ExampleError(self.split, row, f"id is {found!r}, must be text that is not empty")
-        return found
+        return self._id_prefix + found
 
     def metadata(self, example: Example, row: int) -> Mapping[str, Any]:
         """Return the metadata columns of a row.
@@ -208,7 +213,7 @@ class ExampleReader:
         try:
             return dict(self.recipe.metadata(example))
         except Exception as error:
-            raise ExampleError(self.split, row, f"metadata() raised {_said(error)}") from error
+            raise ExampleError(self.split, row, f"metadata() raised {said(error)}") from error
 
     def lengths(self, rows: CollatedRows) -> list[int] | None:
         """Return the length of each row, by which rows are put together into batches.
@@ -227,7 +232,7 @@ class ExampleReader:
             try:
                 length = self.recipe.length(example)
             except Exception as error:
-                raise ExampleError(self.split, row, f"length() raised {_said(error)}") from error
+                raise ExampleError(self.split, row, f"length() raised {said(error)}") from error
             if length is None and not found:
                 return None
             if not isinstance(length, int) or isinstance(length, bool) or length < 0:
@@ -297,10 +302,6 @@ class ExampleReader:
                 ids.append(name)
             on_rows(len(rows.examples))
         return ReadOnce(torch.cat(labels), ids, digests)
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _what_defaults_expect(example: Any) -> str:

@@ -37,6 +37,10 @@ class RecipeOptionError(RecipeError):
     """An option that the recipe does not have, or a value that it cannot take."""
 
 
+class RecipeCodeError(RecipeError):
+    """The recipe's own code raised; the message says where in its file, and what."""
+
+
 class RecipeDataError(RecipeError):
     """Data files that a recipe reads are missing or are not what they should be."""
 

@@ -16,16 +16,19 @@ from typing import Any, get_type_hints
 from blake3 import blake3
 from torch import Tensor, nn
 
+from indexer.out_of_memory import is_out_of_memory
 from indexer.recipe import (
     Example,
     MapDataset,
     OptionValue,
     Recipe,
+    RecipeCodeError,
     RecipeError,
     RecipeNotFoundError,
     RecipeOptionError,
     convert_option,
 )
+from indexer.recipe_failure import MODULE_PREFIX, said
 
 BUILTIN_RECIPES: Mapping[str, str] = {
     "digits": "indexer.recipes.digits",
@@ -55,7 +58,10 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "measurement": ("outputs", "label"),
 }
 CONSTANTS = ("label_names", "ntk_gain")
-REQUIRED = ("model", "train_set")
+REQUIRED: Mapping[str, str] = {
+    "model": "the trained torch.nn.Module, in eval mode",
+    "train_set": "a sequence of pairs (inputs, label), labels whole numbers from 0",
+}
 
 
 def load_recipe(
@@ -78,7 +84,8 @@ def load_recipe(
 
     Raises:
         RecipeNotFoundError: If there is neither such a built-in recipe nor such a file.
-        RecipeError: If the file cannot be imported, lacks a required part, or misspells one.
+        RecipeCodeError: If the file cannot be imported.
+        RecipeError: If it lacks a required part, or misspells one.
         RecipeOptionError: If the recipe does not have one of the options.
     """
     if str(name_or_path) in BUILTIN_RECIPES:
@@ -122,8 +129,11 @@ class FileRecipe(Recipe):
         self.options = _resolve(settings, dict(options or {}), self.name)
         available: dict[str, Any] = {**self.options, "data_dir": None if data_dir is None else Path(data_dir)}
         self._parts: dict[str, Callable[..., Any]] = {}
+        self._without_data = set[str]()  # parts that take data_dir and are given none
         for part, function in functions.items():
             accepted = _extra_parameters(part, function)
+            if data_dir is None and "data_dir" in accepted:
+                self._without_data.add(part)
             self._parts[part] = functools.partial(
                 function, **{key: available[key] for key in accepted if key in available}
             )
@@ -133,8 +143,13 @@ class FileRecipe(Recipe):
         self.ntk_gain = None if gain is None else float(gain)
         self.measurement = self._parts.get("measurement")
 
+    @property
+    def model_lacks_data(self) -> bool:
+        """Whether the function that gives the architecture takes ``data_dir`` and was given none."""
+        return ("architecture" if "architecture" in self._parts else "model") in self._without_data
+
     def model(self) -> nn.Module:  # noqa: D102 — the contract is documented once, in Recipe
-        model = self._parts["model"]()
+        model = self._load("model")
         if not isinstance(model, nn.Module):
             raise RecipeError(f"{self.path.name}: model() returned {type(model).__name__}, not a torch.nn.Module")
         _refuse_training_mode(model, self.path)
@@ -146,7 +161,7 @@ class FileRecipe(Recipe):
     def architecture(self) -> nn.Module:  # noqa: D102
         if "architecture" not in self._parts:
             return self.model()
-        model = self._parts["architecture"]()
+        model = self._load("architecture")
         if not isinstance(model, nn.Module):
             raise RecipeError(f"{self.path.name}: architecture() returned {type(model).__name__}, not a module")
         return model
@@ -154,8 +169,22 @@ class FileRecipe(Recipe):
     def query_set(self) -> MapDataset | None:  # noqa: D102
         return self._dataset("query_set") if "query_set" in self._parts else None
 
+    def _load(self, part: str) -> Any:
+        # Calls a part that gives a model or data, where the user's code may raise anything.
+        try:
+            return self._parts[part]()
+        except RecipeError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            cure = f". {part}() takes data_dir and none was given: give --data-dir DIR"
+            raise RecipeCodeError(
+                f"{self.path.name}: {part}() raised {said(error)}{cure if part in self._without_data else ''}"
+            ) from error
+
     def _dataset(self, part: str) -> MapDataset:
-        dataset = self._parts[part]()
+        dataset = self._load(part)
         if not isinstance(dataset, MapDataset):
             raise RecipeError(
                 f"{self.path.name}: {part}() returned {type(dataset).__name__}; it must be map-style, with __len__ and "
@@ -186,7 +215,14 @@ class FileRecipe(Recipe):
 
     def label(self, example: Example) -> int:  # noqa: D102
         if "label" in self._parts:
-            return int(self._parts["label"](example))
+            value = self._parts["label"](example)
+            label = int(value)
+            if float(value) != label:
+                raise RecipeError(
+                    f"{self.path.name}: label(example) returned {value!r}, which is no class; labels are whole numbers "
+                    "from 0, or -1 for none. For regression return -1 and define measurement(outputs, label)"
+                )
+            return label
         if self.measurement is not None:  # the targets of a regression are not labels
             return -1
         return super().label(example)
@@ -238,7 +274,7 @@ def _refuse_training_mode(model: nn.Module, path: Path) -> None:
 
 
 def _import_file(path: Path, digest: str) -> ModuleType:
-    name = f"nattribute_recipe_{path.stem}_{digest[:12]}"
+    name = f"{MODULE_PREFIX}{path.stem}_{digest[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     # The file's own folder comes last on the path, so that its neighbours can be imported and shadow nothing.
@@ -254,7 +290,7 @@ def _import_file(path: Path, digest: str) -> ModuleType:
     except BaseException as error:
         del sys.modules[name]
         if isinstance(error, Exception):
-            raise RecipeError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
+            raise RecipeCodeError(f"{path}: cannot be imported: {said(error)}") from error
         raise
     return module
 
@@ -279,7 +315,10 @@ def _functions(module: ModuleType, path: Path) -> dict[str, Callable[..., Any]]:
         value = getattr(module, part, None)
         if value is None:
             if part in REQUIRED:
-                raise RecipeError(f"{path.name}: a recipe must define {part}(), and this one does not")
+                raise RecipeError(
+                    f"{path.name}: a recipe must define {part}(), and this one does not. It returns {REQUIRED[part]}; "
+                    "docs/recipes.md has all parts"
+                )
             continue
         if not callable(value):
             raise RecipeError(f"{path.name}: {part} must be a function {part}({', '.join(arguments)})")

@@ -22,6 +22,7 @@ from indexer.recipe import Example
 from sketchstore.errors import UpkeepError
 from sketchstore.manifest import NO_LABEL, OWN
 from sketchstore.reader import Index
+from sketchstore.revising import sources_of
 
 ROWS, QUERIES, PICKS, PAIRS = 300, 10, 10, 1000
 RELATIVE_NOISES = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -120,7 +121,7 @@ def measure_stability(
     other = Featuriser.from_manifest(changed, loaded, model)
     view = next(iter(manifest.views))
     sample = sample_rows(index.labels, manifest.views[view].comparable, pool_rows=rows, queries=queries)
-    train = ExampleReader(loaded, loaded.train_set(), "train")
+    train = ExampleReader(loaded, loaded.train_set(), "train", id_prefix=sources_of(manifest)[0].id_prefix)
     pool, pool_rows = _examples_of(index, train, sample.pool)
     asked, targets, split = _queries(index, loaded, view, sample.label, queries)
     if not asked:

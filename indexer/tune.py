@@ -86,7 +86,10 @@ def log_grid(lowest: float = LOWEST, highest: float = HIGHEST, per_decade: int =
         TargetError: If they are not positive and ascending.
     """
     if not (0 < lowest < highest < math.inf and per_decade >= 1):
-        raise TargetError(f"a grid from {lowest:g} to {highest:g} with {per_decade} points a decade is none")
+        raise TargetError(
+            f"a grid from {lowest:g} to {highest:g} with {per_decade} noises a decade is none: --lowest must be above "
+            "0 and below --highest, --per-decade at least 1"
+        )
     count = math.floor(math.log10(highest / lowest) * per_decade + 1e-9)
     return [float(f"{lowest * 10 ** (step / per_decade):.6g}") for step in range(count + 1)]
 

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from indexer.block_sketcher import BlockSketcher
 from indexer.build_settings import MIB, BuildSettings
 from indexer.preparation import prepare
-from indexer.recipe import Recipe, RecipeError
+from indexer.recipe import Recipe, RecipeCodeError, RecipeError
+from indexer.recipe_failure import is_of_recipe, said
 from indexer.recipe_file import load_recipe
 from indexer.rows_of_recipe import ChosenRows, RowsOfRecipe
 from indexer.sketches import SketchSpec, sketch_spec
@@ -292,6 +293,9 @@ def _end_with_parent() -> None:
 
 
 def _sendable(error: Exception) -> Exception:
+    if is_of_recipe(error) and type(error).__module__.partition(".")[0] != "indexer":
+        # Its traceback, which says where in the recipe it arose, does not survive the journey.
+        return RecipeCodeError(f"the recipe's code or model raised {said(error)}")
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # an error type of the user's or a library's that does not survive the journey

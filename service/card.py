@@ -26,7 +26,8 @@ def index_card(served: ServedIndex, refused: str | None = None) -> IndexCard:
     """
     manifest = served.index.manifest
     sketcher = served.sketcher
-    query_types = ["row", "train_id", "sketch"] + (["example"] if sketcher is not None else [])
+    unsupported = served.no_recipe_reason if sketcher is None else sketcher.failure
+    query_types = ["row", "train_id", "sketch"] + (["example"] if unsupported is None else [])
     return IndexCard(
         name=served.name,
         revision=served.index.revision,
@@ -54,8 +55,8 @@ def index_card(served: ServedIndex, refused: str | None = None) -> IndexCard:
             name=manifest.recipe.name,
             builtin=manifest.recipe.builtin,
             options=dict(manifest.recipe.options),
-            loaded=sketcher is not None,
-            reason=served.no_recipe_reason,
+            loaded=unsupported is None,
+            reason=unsupported,
         ),
         queries=None
         if manifest.queries is None

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from indexer.recipe import Recipe, RecipeError
-from indexer.recipe_file import load_recipe
+from indexer.recipe_file import FileRecipe, load_recipe
 from service.example_sketcher import ExampleSketcher
 from sketchstore.reader import Index
 
@@ -49,6 +49,9 @@ def sketcher_of(
             sketcher.warm_up()
         else:
             sketcher.compile_kernels()
+            # Otherwise the first query by example makes the model, which may take long; this one is likely to fail.
+            if isinstance(loaded, FileRecipe) and loaded.model_lacks_data:
+                sketcher.try_model()
     except RecipeError as error:
         if recipe is not None:
             raise  # whoever names a recipe wants it; one that an index names may need a model that is not here

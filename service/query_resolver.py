@@ -107,7 +107,9 @@ class QueryResolver:
             self._sketcher.load()
         except (IncompatibleSketchError, RecipeError) as error:
             raise ExampleUnsupportedError(
-                f"index {self._name!r} takes no queries by example: {error}", pointer=f"{pointer}/type"
+                f"index {self._name!r} takes no queries by example: {error}",
+                pointer=f"{pointer}/type",
+                allowed=["row", "train_id", "sketch"],
             ) from error
         sketched = self._sketcher.sketch(query.content, "predicted" if label is None else label, pointer)
         if self.on_sketch is not None:

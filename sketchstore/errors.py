@@ -366,18 +366,32 @@ class UnknownIdError(UnknownNameError):
         near: Ids that it may have meant.
         numbered: First and last id, where the ids are numbered throughout.
         example: An id that exists, where there is one.
+        withdrawn: Whether a row had it that was removed and is still in the files. Of purged rows nothing is known.
     """
 
     def __init__(
-        self, id: str, table: str, near: list[str], *, numbered: tuple[str, str] | None = None, example: str = ""
+        self,
+        id: str,
+        table: str,
+        near: list[str],
+        *,
+        numbered: tuple[str, str] | None = None,
+        example: str = "",
+        withdrawn: bool = False,
     ) -> None:
         hint = f"; did you mean {listed(near)}?" if near else ""
         if numbered is not None:
             hint = f"; its ids are {numbered[0]} to {numbered[1]}"
         elif not near and example:
             hint = f"; its ids look like {example!r}"
-        super().__init__(f"no example of the {table} has the id {id!r}{hint}")
+        if withdrawn:
+            said = f"the example with the id {id!r} was withdrawn from the {table} (indexer remove)"
+        else:
+            purged = "" if numbered else ", or the one that had it was withdrawn and purged"
+            said = f"no example of the {table} has the id {id!r}{purged}{hint}"
+        super().__init__(said)
         self.id = id
+        self.withdrawn = withdrawn
         self.near = near
         self.allowed: object = (
             {"from": numbered[0], "to": numbered[1]}

@@ -131,6 +131,13 @@ class ExampleTable:
     def _rows_by_id(self) -> dict[str, int]:
         return {id: row for row, id in enumerate(self.column("id").to_pylist())}
 
+    @cached_property
+    def _withdrawn_ids(self) -> frozenset[str]:
+        if self._kept.whole:
+            return frozenset()
+        lines = ~self._kept.mask(0, self._kept.num_places)
+        return frozenset(self.parquet.read(columns=["id"]).column(0).filter(pa.array(lines)).to_pylist())
+
     def row(self, id: str) -> int:
         """The row of an external id.
 
@@ -141,7 +148,7 @@ class ExampleTable:
             Its row.
 
         Raises:
-            UnknownIdError: If no example has it; it carries similar ids.
+            UnknownIdError: If no example has it; it carries similar ids, or says that it was withdrawn.
         """
         with self._lock:
             if self._default_ids:
@@ -153,7 +160,10 @@ class ExampleTable:
             elif (found := self._rows_by_id.get(id)) is not None:
                 return found
             sample = self.column("id")[:20_000].to_pylist()
+            withdrawn = id in self._withdrawn_ids
         table = "training set" if self.split == "train" else "query set"
+        if withdrawn:
+            raise UnknownIdError(id, table, [], example=sample[0] if sample else "", withdrawn=True)
         if self._default_ids and self.count:
             raise UnknownIdError(id, table, [], numbered=(f"{self.split}:0", f"{self.split}:{self.count - 1}"))
         # Ids that differ in a number only resemble each other and say nothing about which one was meant.

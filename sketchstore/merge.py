@@ -115,8 +115,8 @@ def check_mergeable(first: Index, other: Index) -> None:
         other: The one to be merged with it.
 
     Raises:
-        MergeMismatchError: If the weights, measurement, views or storage type differ, or either does not say its
-            weights.
+        MergeMismatchError: If the weights, measurement, views, storage or compute type differ, or either does not say
+            its weights.
     """
     mine, theirs = first.manifest, other.manifest
     cure = (
@@ -128,6 +128,7 @@ def check_mergeable(first: Index, other: Index) -> None:
         ("measurement", mine.measurement.name, theirs.measurement.name),
         ("views", sorted(mine.views), sorted(theirs.views)),
         ("dtype", mine.dtype, theirs.dtype),
+        ("compute_dtype", _compute_dtype(mine), _compute_dtype(theirs)),
         ("digest of the weights", mine.digests.weights, theirs.digests.weights),
     ):
         if ours != found:
@@ -140,6 +141,10 @@ def check_mergeable(first: Index, other: Index) -> None:
             f"indexes {first.name!r} and {other.name!r} do not say what weights they were sketched at, so their rows "
             "may not compare. Build both again."
         )
+
+
+def _compute_dtype(manifest: Manifest) -> str:
+    return str(manifest.build.options.get("compute_dtype", "float32"))
 
 
 def check_ids(indexes: Sequence[Index]) -> None:
@@ -159,8 +164,9 @@ def check_ids(indexes: Sequence[Index]) -> None:
         if both:
             raise IdCollisionError(
                 f"{listed(map(repr, both), 5)} in index {index.path} is already an id of {owners[both[0]].path}, "
-                "withdrawn or not; ids must be unique. Leave these rows out, give the rows of one data source a prefix "
-                "of their own (indexer append --id-prefix), or purge them where they were withdrawn."
+                "withdrawn or not; ids must be unique. Build one of the two again with ids of its own (`indexer "
+                "build … --id-prefix PREFIX`, or id() in a recipe file), leave these rows out, or purge them where "
+                "they were withdrawn."
             )
         owners.update(dict.fromkeys(ids, index))
 

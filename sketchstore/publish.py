@@ -226,7 +226,7 @@ def _manifest(
                 first_row=0,
                 rows=plan.num_rows,
                 block_rows=plan.build.block_rows,
-                id_prefix="",
+                id_prefix=str(plan.build.options.get("id_prefix", "")),
                 data_order=plan.digests.data_order,
             ),
         ),

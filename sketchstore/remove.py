@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from sketchstore.arrays import Array, map_npy, tensor_file_bytes
 from sketchstore.earlier_rows import forget_rows, noise_of_other_rows, rows_changed
-from sketchstore.errors import EveryRowRemovedError, NothingToPurgeError
+from sketchstore.errors import EveryRowRemovedError, NothingToPurgeError, UnknownIdError
 from sketchstore.examples import ExampleTable
 from sketchstore.kept import Kept, places_in, ranges_of
 from sketchstore.manifest import QUERY_REPRESENTATIONS, column_file, query_file, shard_file
@@ -67,12 +67,17 @@ def remove_rows(index: Index, ids: Collection[str], *, purge: bool = False) -> R
         What was done.
 
     Raises:
+        UnknownIdError: If an id is none of a row's, or of one withdrawn before; nothing is removed then.
         EveryRowRemovedError: If no row would be left.
         NothingToPurgeError: If no id is given and no row is withdrawn.
     """
     sweep(index.path)
     manifest = index.manifest
-    rows = index.examples.rows(sorted(set(ids)))
+    try:
+        rows = index.examples.rows(sorted(set(ids)))
+    except UnknownIdError as error:
+        error.args = (f"{error}. Nothing was removed.",)
+        raise
     if not rows.numel() and not (purge and manifest.removed):
         raise NothingToPurgeError(
             f"index {index.name!r}: no id is given"

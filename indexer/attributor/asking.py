@@ -25,7 +25,7 @@ from indexer.attributor.groups import Groups, groups_by, groups_of_ids
 from indexer.attributor.known_neighbours import KnownNeighbours
 from indexer.attributor.near_duplicates import NearDuplicates
 from indexer.attributor.noise import Noise, resolve_noise
-from indexer.attributor.pool import Pool, check_comparable, resolve_pool, rows_of_ids
+from indexer.attributor.pool import Pool, check_comparable, resolve_pool, rows_of_ids, rows_to_exclude
 from indexer.attributor.queries import (
     check_query,
     resolve_query_row,
@@ -300,7 +300,7 @@ class Attributor:
         check_query(self.index, query)
         excluded = None if exclude_ids is None else list(exclude_ids)
         if excluded is not None:
-            rows_of_ids(self.index, excluded, "/exclude_ids")
+            rows_to_exclude(self.index, excluded, "/exclude_ids")
         pool = resolve_pool(self.index, query, CandidateFilter(exclude_ids=excluded), condition)
         rows = self._rows_to_score(pool, ids)
         noise = resolve_noise(self.index, pool.view.name, pool.label, noise_variance, relative_noise)

@@ -10,7 +10,7 @@ from attribution.group_information import GroupInformation
 from indexer.attributor.errors import EmptyPoolError, MissingSpectrumError
 from indexer.attributor.groups import Group
 from indexer.attributor.noise import Noise, naming_the_noise, resolve_noise
-from indexer.attributor.pool import Pool, positions_in, resolve_pool, rows_of_ids
+from indexer.attributor.pool import Pool, positions_in, resolve_pool, rows_to_exclude
 from indexer.attributor.queries import check_query
 from indexer.attributor.questions import CRITERIA, CandidateFilter, QuerySketch, check_noise
 from indexer.attributor.spectra import Spectra
@@ -197,7 +197,7 @@ def _together(
     first = question.queries[places[0]]
     excluded = None if question.exclude_ids is None else list(question.exclude_ids)
     if excluded is not None:
-        rows_of_ids(index, excluded, "/exclude_ids")
+        rows_to_exclude(index, excluded, "/exclude_ids")
     try:
         pool = resolve_pool(index, first, CandidateFilter(exclude_ids=excluded), "comparable")
     except EmptyPoolError as error:

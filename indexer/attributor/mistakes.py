@@ -15,6 +15,7 @@ from indexer.attributor.pool import (
     query_view,
     resolve_pool,
     rows_of_ids,
+    rows_to_exclude,
     rows_where,
 )
 from indexer.attributor.questions import CandidateFilter, QuerySketch, check_budget, check_noise
@@ -84,9 +85,10 @@ def _in_filter(
 
 
 def _check_id(index: Index, id: str, label: int | None, pointer: str) -> None:
-    rows = rows_of_ids(index, [id], pointer)
-    if not pointer.endswith("exclude_ids"):  # what is left out need not compare with the query
-        check_comparable(index, rows, label, pointer)
+    if pointer.endswith("exclude_ids"):  # what is left out need not compare with the query
+        rows_to_exclude(index, [id], pointer)
+    else:
+        check_comparable(index, rows_of_ids(index, [id], pointer), label, pointer)
 
 
 def _check_budget(index: Index, query: QuerySketch, wanted: CandidateFilter, condition: str, budget: int) -> None:

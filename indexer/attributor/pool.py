@@ -133,7 +133,7 @@ def resolve_pool(index: Index, query: QuerySketch, wanted: CandidateFilter, cond
     comparable = view.partition_rows(label)
     left_out = torch.tensor(query.exclude_rows, dtype=torch.int64)
     if wanted.exclude_ids:
-        left_out = torch.cat([left_out, rows_of_ids(index, wanted.exclude_ids, "/filter/exclude_ids")])
+        left_out = torch.cat([left_out, rows_to_exclude(index, wanted.exclude_ids, "/filter/exclude_ids")])
     kept = comparable
     excluded = torch.empty(0, dtype=torch.int64)
     if left_out.numel():
@@ -232,13 +232,36 @@ def rows_of_ids(index: Index, ids: Sequence[str], pointer: str) -> Tensor:
     Raises:
         UnknownIdError: If no training example has one of them.
     """
+    return _rows_of_ids(index, ids, pointer, skip_withdrawn=False)
+
+
+def _rows_of_ids(index: Index, ids: Sequence[str], pointer: str, *, skip_withdrawn: bool) -> Tensor:
     rows: list[int] = []
     for place, id in enumerate(ids):
         try:
             rows.append(index.examples.row(id))
         except StoreUnknownIdError as error:
+            if error.withdrawn and skip_withdrawn:
+                continue
             raise UnknownIdError(str(error), pointer=f"{pointer}/{place}", allowed=error.allowed) from error
     return torch.tensor(rows, dtype=torch.int64)
+
+
+def rows_to_exclude(index: Index, ids: Sequence[str], pointer: str) -> Tensor:
+    """Look up training rows that are to be left out; those that were withdrawn are out already.
+
+    Args:
+        index: The index.
+        ids: Their external ids; a list that was made before a row was withdrawn stays a good one.
+        pointer: Where they stand in the request.
+
+    Returns:
+        Rows, int64, in the order of the ids, without those that were withdrawn.
+
+    Raises:
+        UnknownIdError: If an id is neither a row's nor a withdrawn one's.
+    """
+    return _rows_of_ids(index, ids, pointer, skip_withdrawn=True)
 
 
 def rows_where(index: Index, wanted: Mapping[str, Scalar | Sequence[Scalar]]) -> Tensor:

@@ -186,6 +186,7 @@ def resolve_sketch(
     label = wanted if label is None else label
     if not _has_classes(index):
         _refuse_target(label, "/query/label")
+        _refuse_target(target)
         view = _only_view(index)
     elif label is None and index.view(first := next(iter(index.views))).comparable == "all" and len(index.views) == 1:
         view = first  # every row of the only view is comparable, whatever class the query is of
@@ -352,9 +353,10 @@ def _class_of_target(target: Target | None, predicted: int | None, true: int, wh
 
 
 def _refuse_target(target: Target | None, pointer: str = TARGET) -> None:
-    if isinstance(target, int):
+    if isinstance(target, int) or target == "true":  # "predicted" is what the measurement is of anyway
+        wanted = "the true label" if target == "true" else f"label {target}"
         raise UnknownLabelError(
-            f"label {target} was asked for, but this index's measurement is not of a class. Leave it out.",
+            f"{wanted} was asked for, but this index's measurement is not of a class. Leave it out.",
             pointer=pointer,
             allowed=[],
         )

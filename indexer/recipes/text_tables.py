@@ -107,8 +107,8 @@ def read_table(path: Path) -> TextTable:
 def _read_separated(path: Path) -> TextTable:
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".tsv":
-        lines = enumerate((line.rstrip("\r").split("\t") for line in text.split("\n") if line.strip("\r")), 1)
-        fields = list(lines)
+        lines = enumerate(text.split("\n"), 1)
+        fields = [(number, line.rstrip("\r").split("\t")) for number, line in lines if line.strip("\r")]
     else:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         fields = [(reader.line_num, row) for row in reader if row]
@@ -130,7 +130,10 @@ def _read_json_lines(path: Path) -> TextTable:
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # splitlines would split at U+2028
         if not line.strip():
             continue
-        row = json.loads(line)
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise RecipeDataError(f"{path}: line {number} is not JSON ({error.msg} at column {error.colno})") from error
         if not isinstance(row, dict) or (rows and set(row) != set(rows[0])):
             expected = f"an object with {', '.join(rows[0])}" if rows else "an object"
             raise RecipeDataError(f"{path}: line {number} is not {expected}")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from indexer.attributor import GroupNats, GroupQuestion, QuerySketch
-from indexer.attributor.pool import rows_of_ids
+from indexer.attributor.pool import rows_to_exclude
 from indexer.attributor.questions import check_noise
 from service.group_answers import groups_of
 from service.jobs.stored_job import Item, finite
@@ -35,7 +35,7 @@ class EvaluationWork:
         self._asked = asked
         self._job_id = job_id
         check_noise(asked.noise_variance, asked.relative_noise)
-        rows_of_ids(served.index, asked.exclude_ids or (), "/exclude_ids")
+        rows_to_exclude(served.index, asked.exclude_ids or (), "/exclude_ids")
         self._groups = groups_of(served.attributor, asked.groups, most_groups)
         self.total = len(asked.queries)
         self.facts: dict[str, Any] = {

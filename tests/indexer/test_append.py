@@ -122,6 +122,17 @@ def test_appended_rows_are_put_together_by_length_as_the_recipe_says(recipe):
     assert reader.lengths(reader.collate(0, 28)) == [whole.length(whole.train_set()[row]) for row in range(32, 60)]
 
 
+def test_an_index_built_behind_a_prefix_goes_on_behind_it(recipe):
+    whole, index = build(recipe, "whole", id_prefix="b/"), build(recipe, limit=32, id_prefix="b/")
+    assert [whole.examples.id(row) for row in (0, 59)] == ["b/train:0", "b/train:59"]
+    assert whole.queries.examples.id(0) == "query:0"
+    assert append(index, recipe).first_row == 32
+    found = open_index(index.path)
+    assert_same_rows(found, whole)
+    assert [source.id_prefix for source in found.manifest.sources] == ["b/", "b/"]
+    assert append(index, recipe, id_prefix="").first_row == 0  # unless another is asked for
+
+
 def test_a_kronecker_sketch_stays_divided_as_in_the_index(recipe):
     # A build of all rows would divide its numbers by the gradients of other rows.
     index = build(recipe, limit=32, sketch="kronecker", dim=40)

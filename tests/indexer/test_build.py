@@ -200,6 +200,7 @@ def test_resuming_what_is_published_already_restores_what_is_derived(tmp_path):
         ({"dtype": "float16"}, CLASSIFIER, "dtype"),
         ({"limit": 59}, CLASSIFIER, "num_rows"),
         ({"threads": 3}, CLASSIFIER, "build.num_threads"),
+        ({"id_prefix": "b/"}, CLASSIFIER, "build.options.id_prefix was None, now 'b/'"),
     ],
 )
 def test_resuming_with_anything_else_is_refused_and_says_what_differs(tmp_path, change, source, named):

@@ -55,7 +55,11 @@ def test_a_model_that_normalises_over_the_batch_is_refused_with_an_explanation(t
 def test_batch_norm_without_running_statistics_is_refused(tmp_path):
     layer = "nn.BatchNorm1d(width, track_running_stats=False)"
     norm = f"nn.Sequential(nn.Linear(5, width), {layer}, nn.Linear(width, 3)).eval()"
-    assert any("rest of the batch" in name for name in failures(tmp_path, CLASSIFIER.replace(MODEL, norm)))
+    found = failures(tmp_path, CLASSIFIER.replace(MODEL, norm))
+    assert list(found) == ["outputs do not depend on the rest of the batch"]
+    assert "1 (BatchNorm1d) keeps no running statistics (track_running_stats=False)" in found.popitem()[1]
+    with pytest.raises(RecipeError, match="Train with track_running_stats=True"):
+        build_index(BuildSettings(str(tmp_path / "points.py")), tmp_path / "index")
 
 
 def test_a_model_in_training_mode_is_refused_by_check_and_by_build(tmp_path):
@@ -82,12 +86,17 @@ def test_augmentation_is_found(tmp_path):
 
 def test_outputs_that_are_not_finite_are_found(tmp_path):
     found = failures(tmp_path, module("return self.linear(x) * float('inf')"))
-    assert "NaN or an infinity" in found["outputs are finite and deterministic"]
+    assert "train row 0: the model's outputs hold NaN or an infinity" in found["outputs are finite and deterministic"]
+    source = CLASSIFIER.replace("return [(x, ", "inputs[3] = float('nan')\n    return [(x, ")
+    told = failures(tmp_path, source)["outputs are finite and deterministic"]
+    assert "train row 3: the model's outputs hold NaN or an infinity, as those of 1 of the 8 rows looked at" in told
 
 
 def test_a_label_that_is_no_output_is_found(tmp_path):
     found = failures(tmp_path, CLASSIFIER.replace("int(x[:3].argmax())", "7"))
-    assert "label 7" in found["examples can be read"]
+    told = found["examples can be read"]
+    assert "train row 0: label 7 is not an output of the model, which has 0 to 2" in told
+    assert "Number the labels from 0, give the model an output for each" in told
 
 
 def test_what_cannot_even_be_loaded_is_one_finding(tmp_path):

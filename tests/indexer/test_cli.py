@@ -98,6 +98,8 @@ def test_query_prints_hits_nats_and_the_sentence(points, capsys):
     answer = json.loads(capsys.readouterr().out)
     assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3]
     assert set(answer) >= {"index", "method", "noise_variance", "query", "hits", "information", "search", "stopped"}
+    assert run("query", points, "--row", "1", "--budget", "5000", "--clip-budget", "--method", "random", "--json") == 0
+    assert 3 < len(json.loads(capsys.readouterr().out)["hits"]) <= 60
     assert run("query", points, "--row", "1", "--budget", "3", "--csv") == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [int(row["row"]) for row in rows] == [hit["row"] for hit in answer["hits"]]
@@ -132,7 +134,7 @@ def test_query_takes_every_method_and_every_kind_of_query(points, tmp_path, caps
         (["query", "POINTS", "--row", "1", "--labels", "9"], "--labels: "),
         (["query", "POINTS", "--row", "1", "--exclude-id", "x"], "--exclude-id: "),
         (["query", "POINTS", "--row", "1", "--budget", "0"], "--budget: "),
-        (["query", "POINTS", "--row", "1", "--budget", "500"], "budget"),
+        (["query", "POINTS", "--row", "1", "--budget", "500"], "or set clip_budget"),
         (["query", "POINTS", "--row", "1", "--method", "magic"], "infogain_approx"),
         (["query", "POINTS", "--row", "1", "--noise-variance", "1", "--relative-noise", "1"], "both given"),
         (["query", "POINTS", "--row", "1", "--noise-variance", "nan"], "positive finite"),
@@ -178,7 +180,7 @@ def test_failures_of_the_work_exit_with_1(tmp_path, capsys):
     assert run("build", "fashion-mnist", "--out", tmp_path / "new", "--data-dir", tmp_path) == 1
     assert "no such file" in capsys.readouterr().err
     assert run("check", write_recipe(tmp_path, source, "bad.py")) == 1
-    assert "FAIL  examples can be read: row 0 has label 7" in capsys.readouterr().out
+    assert "FAIL  examples can be read: train row 0: label 7 is not an output" in capsys.readouterr().out
 
 
 def test_check_and_plan_print_and_give_json(tmp_path, capsys):

@@ -9,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sketchstore.reader import open_index, verify_index
 from tests.index_factory import make_index
 from tests.indexer.small_recipes import write_recipe
 from tests.indexer.test_cli import run
+from tests.indexer.test_tune import index_with_metadata
 
 SKETCH = [
     "--measurement",
@@ -76,8 +78,10 @@ def test_remove_takes_ids_from_flags_and_from_a_file(points, tmp_path, capsys):
     assert "37 training, 8 queries" in printed
     assert "3 rows are in no answer and still in the files" in printed
     assert {"faiss", "spectrum"} <= {entry.kind for entry in open_index(points).derived.entries().values()}
-    assert run("remove", points, "--ids", "train:0") == 1
-    assert "train:0" in capsys.readouterr().err
+    assert run("remove", points, "--ids", "train:0", "--ids", "train:1") == 1
+    refused = capsys.readouterr().err
+    assert "id 'train:0' was withdrawn from the training set (indexer remove). Nothing was removed." in refused
+    assert open_index(points).num_rows == 37
     assert run("remove", points, "--purge", "--no-derive", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["removed_rows"], report["purged_rows"], report["num_rows"], report["derived"]) == (0, 3, 37, [])
@@ -93,12 +97,14 @@ def test_merge_makes_one_index_of_several(points, capsys):
     other = points.parent / "other"
     assert run("build", recipe, "--out", other, "--limit", "16", *SKETCH) == 0
     assert run("merge", points, other, "--out", points.parent / "both") == 1
-    assert "'train:0'" in capsys.readouterr().err
-    assert run("remove", other, *(word for row in range(15) for word in ("--ids", f"train:{row}"))) == 0
-    assert run("remove", points, "--ids", "train:15", "--purge") == 0
-    assert run("remove", other, "--purge") == 0
+    refused = capsys.readouterr().err
+    assert "'train:0'" in refused
+    assert "indexer build … --id-prefix PREFIX" in refused
+    assert run("build", recipe, "--out", other, "--limit", "16", "--id-prefix", "b/", "--overwrite", *SKETCH) == 0
     assert run("merge", points, other, "--out", points.parent / "both") == 0
-    assert "40: 39 + 1" in capsys.readouterr().out
+    assert "56: 40 + 16" in capsys.readouterr().out
+    merged = open_index(points.parent / "both")
+    assert [merged.examples.id(row) for row in (39, 40, 55)] == ["train:39", "b/train:0", "b/train:15"]
     assert verify_index(points.parent / "both") == []
     assert run("merge", points, other, "--out", points.parent / "both") == 2
     assert run("merge", points, "--out", points.parent / "one") == 2
@@ -117,6 +123,8 @@ def test_tune_stores_the_noise_draws_the_curve_and_ends_the_warning(points, tmp_
     assert f"relative {dry['relative_noise']:g}" in printed
     assert "stored as the default" in printed
     assert (tmp_path / "noise.svg").read_text().startswith("<svg")
+    assert run("tune", points, "--plot", tmp_path / "nowhere" / "noise.svg") == 2
+    assert "there is no folder" in capsys.readouterr().err
     index = open_index(points)
     assert index.manifest.default_relative_noise == dry["relative_noise"]
     assert index.manifest.noise_tuning["method"] == "gp_evidence"
@@ -165,6 +173,27 @@ def test_a_noise_at_the_end_of_the_grid_is_said_and_not_stored(points, capsys):
     assert open_index(points).manifest.noise_tuning["at_edge"] == "low"
 
 
+def test_targets_without_noise_do_not_send_the_user_to_lower_and_lower_noises(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    sketches = rng.standard_normal((60, 8))
+    sketches = (sketches - sketches.mean(0)).astype(np.float32)  # targets are centred, and so stay within their reach
+    values = sketches @ rng.standard_normal(8)  # a model that fits its targets exactly
+    index = index_with_metadata(tmp_path, sketches, [{"value": float(value)} for value in values])
+    words = ["tune", index.path, "--targets", "metadata.value", "--highest", "1", "--lowest"]
+    assert run(*words, "1e-4") == 0
+    assert "Widen it with --lowest" in capsys.readouterr().out
+    assert run(*words, "1e-7") == 0
+    printed = capsys.readouterr().out
+    assert "Widen" not in printed
+    assert "metadata.value targets are explained with next to no noise, as where the model fits its labels" in printed
+    assert all(word in printed for word in ("--targets", "--accept-edge", "stay with the default", "nothing is stored"))
+
+
+def test_noises_of_the_labels_alone_are_said_as_such(tmp_path, capsys):
+    assert run("tune", make_index(tmp_path).path, "--dry-run") == 0
+    assert "sets of rows that compare (one a label or view), each tuned by itself, would" in capsys.readouterr().out
+
+
 def test_stability_is_told_in_words_and_in_json(points, tmp_path, capsys):
     words = ["verify", points, "--stability", "--recipe", tmp_path / "points.py", "--picks", "4"]
     assert run(*words) == 0
@@ -178,6 +207,8 @@ def test_stability_is_told_in_words_and_in_json(points, tmp_path, capsys):
     assert "--recipe FILE" in capsys.readouterr().err
     exact = make_index(tmp_path, name="exact")
     assert run("verify", exact.path) == 0
+    assert run("verify", exact.path, "--seed", "3") == 2
+    assert "--seed: only with --stability" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -140,8 +140,9 @@ def test_outputs_come_with_the_sketches_where_a_plain_pass_was_needed(name: str,
     for settings in ({"compute_rows": 3}, {"memory_budget_bytes": 1}):
         featuriser = featuriser_of(case, model, spec, **settings)
         view = case.measurement.views(4)[0]
-        sketches, outputs = featuriser.sketch_with_outputs(inputs, labels, view)
-        assert torch.equal(sketches, featuriser.sketch_batch(inputs, labels, view))
+        kept = featuriser.sketch_and_keep(inputs, labels, view)
+        outputs = kept.outputs
+        assert torch.equal(kept.sketches, featuriser.sketch_batch(inputs, labels, view))
         assert (outputs is not None) == bool(featuriser.features.hooked_parameters)
         if outputs is not None:  # float32 sums of these few terms differ by rounding in other orders
             torch.testing.assert_close(outputs, featuriser.outputs_batch(inputs), rtol=1e-5, atol=1e-6)
@@ -154,7 +155,7 @@ def test_a_batch_takes_one_forward_pass_for_sketches_and_outputs() -> None:
     featuriser.sketch_batch(inputs, labels)  # which routes the gradients take is found out by other passes
     passes = []
     model.register_forward_hook(lambda module, given, output: passes.append(len(output)))
-    assert featuriser.sketch_with_outputs(inputs, labels)[1] is not None
+    assert featuriser.sketch_and_keep(inputs, labels).outputs is not None
     assert passes == [len(labels)]
 
 

@@ -1,5 +1,7 @@
 """Shorter types round what the sketch multiplies, and nothing else; a build says what that does."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from indexer.build import build_index
 from indexer.build_settings import BuildSettings, BuildSettingsError
 from indexer.precision import Precision
 from sketchstore.reader import open_index
-from tests.indexer.small_recipes import write_recipe
+from tests.indexer.small_recipes import CLASSIFIER, write_recipe
 
 #: Significant binary digits of each type.
 DIGITS = {"bfloat16": 8, "float16": 11}
@@ -39,6 +41,36 @@ def test_zeros_and_what_is_not_finite_stay_what_they_are() -> None:
         rounded = Precision(dtype, "cpu").rounded(rows)  # type: ignore[arg-type]
         assert torch.equal(rounded[0], rows[0])
         assert not bool(torch.isfinite(rounded[1:, 0]).any())
+
+
+NORMALISED = """
+class _Gained(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv1d(1, 3, 2)
+        self.norm = nn.BatchNorm1d(3)
+        self.gain = nn.Parameter(torch.tensor([1.5, 0.5, 1.0]))
+
+    def forward(self, x):
+        return self.norm(self.convolution(x[:, None])).tanh().mean(2) * self.gain
+"""
+
+
+@pytest.mark.parametrize("dtype", DIGITS)
+def test_a_model_that_vmap_refuses_in_a_short_type_alone_takes_the_slow_way(tmp_path: Path, dtype: str) -> None:
+    # A batch norm after a convolution in a short type is one that vmap cannot run; the bare gain is for vmap alone.
+    source = CLASSIFIER.replace("nn.Sequential(nn.Linear(5, width), nn.Tanh(), nn.Linear(width, 3))", "_Gained()")
+    source = source.replace("return model[:-1](inputs)", "return inputs").replace(
+        "def _points", NORMALISED + "\n\ndef _points"
+    )
+    found = {}
+    for name in ("float32", dtype):
+        settings = BuildSettings(str(write_recipe(tmp_path, source)), sketch="identity", compute_dtype=name, ntk=False)
+        report = build_index(settings, tmp_path / name, faiss=None)
+        found[name] = open_index(tmp_path / name).view("own").sketches(slice(0, 60))
+        assert any("torch.func.vmap refuses" in note for note in report.notes) == (name == dtype)
+    # Some ten roundings in a row, each of half a unit in the last place.
+    assert float((found[dtype] - found["float32"]).norm() / found["float32"].norm()) < 10 * 2.0 ** -DIGITS[dtype]
 
 
 @pytest.mark.slow

@@ -97,7 +97,11 @@ def test_helpers_and_imports_are_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (MINIMAL.replace("def model", "def build"), "must define model()"),
+        (MINIMAL.replace("def model", "def build"), r"must define model\(\).*It returns the trained torch.nn.Module"),
+        (
+            MINIMAL.replace("def train_set", "def build"),
+            r"train_set\(\).*It returns a sequence of pairs \(inputs, label\)",
+        ),
         ("import missing_module_of_mine", "cannot be imported: ModuleNotFoundError"),
         ("def model(:", "cannot be imported: SyntaxError"),
         (MINIMAL + "\nlabel = 3\n", "label must be a function label"),
@@ -126,6 +130,14 @@ def test_a_model_in_training_mode_is_refused_with_the_modules_that_are(tmp_path)
     recipe = load_recipe(write_recipe(tmp_path, MINIMAL.replace("torch.nn.Linear(2, 3).eval()", partly), "partly.py"))
     with pytest.raises(RecipeError, match=r"training mode: 1 \(Dropout\)\."):
         recipe.model()
+
+
+def test_a_label_that_is_no_whole_number_is_refused(tmp_path):
+    source = MINIMAL + "\ndef label(example):\n    return example[1]\n"
+    recipe = load_recipe(write_recipe(tmp_path, source))
+    assert [recipe.label((None, value)) for value in (2, 2.0, -1, torch.tensor(1))] == [2, 2, -1, 1]
+    with pytest.raises(RecipeError, match=r"label\(example\) returned 1\.5, which is no class"):
+        recipe.label((None, 1.5))
 
 
 def test_unknown_names_list_the_builtin_recipes():

@@ -88,12 +88,13 @@ def test_without_a_query_set_rows_are_held_out(tmp_path):
     assert (report.query_split, report.queries) == ("train", 3)
 
 
-def test_rows_are_found_after_removals_purges_and_appends(tmp_path):
-    index = build(tmp_path, limit=40)
+@pytest.mark.parametrize("prefix", ["", "b/"])
+def test_rows_are_found_after_removals_purges_and_appends(tmp_path, prefix):
+    index = build(tmp_path, limit=40, id_prefix=prefix)
     recipe = str(tmp_path / "points.py")
-    remove_rows(index, ["train:0", "train:7"])
+    remove_rows(index, [f"{prefix}train:0", f"{prefix}train:7"])
     assert stability(open_index(index.path)).rebuilt_difference < 1e-5
-    remove_rows(open_index(index.path), ["train:9"], purge=True)
+    remove_rows(open_index(index.path), [f"{prefix}train:9"], purge=True)
     append_rows(index.path, recipe=recipe)
     append_rows(index.path, recipe=recipe, rows=(0, 5), id_prefix="again/")
     found = open_index(index.path)

@@ -59,10 +59,12 @@ def test_a_folder_saved_by_datasets_gives_its_splits_and_the_names_of_its_classe
     [
         ("train.tsv", "", "empty"),
         ("train.tsv", "text\tlabel\none\n", "line 2 has 1 fields"),
+        ("train.tsv", "text\tlabel\n\n\none\n", "line 4 has 1 fields"),
         ("train.tsv", "text\ttext\na\tb\n", "comes twice"),
         ("train.tsv", b"text\n\xff\n", "cannot be read"),
         ("train.csv", 'text,label\n"never closed,a\n', "cannot be read"),
         ("train.csv", "text,label\na,b,c\n", "line 2 has 3 fields"),
+        ("train.jsonl", '{"text": "a"}\n\n{"text": b}\n', "line 3 is not JSON .Expecting value at column 10"),
         ("train.jsonl", '{"text": "a"}\n["b"]\n', "line 2 is not an object with text"),
         ("train.jsonl", '{"text": "a"}\n{"texts": "b"}\n', "line 2 is not an object with text"),
         ("train.jsonl", '{"text": \n', "cannot be read"),

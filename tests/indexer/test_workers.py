@@ -81,8 +81,9 @@ def test_two_processes_give_the_bytes_of_one_whatever_the_model_would_train_to(t
     assert (report.built_rows, report.num_rows) == (60, 60)
     assert 0 < report.sketch_share < 1
     (tmp_path / "restless").touch()  # a model() that gives other weights every time
-    build_index(BuildSettings(str(recipe), **CHOICES, processes=2), tmp_path / "restless-index")
-    assert open_index(tmp_path / "restless-index").num_rows == 60
+    build_index(BuildSettings(str(recipe), **CHOICES, processes=2, id_prefix="b/"), tmp_path / "restless-index")
+    other = open_index(tmp_path / "restless-index")
+    assert (other.num_rows, other.examples.id(59)) == (60, "b/train:59")
 
 
 def test_a_killed_worker_ends_the_build_and_resuming_gives_the_same_bytes(tmp_path, recipe, whole):

@@ -14,5 +14,6 @@ query_set = points_recipe.query_set
 
 def parse(content: dict[str, Any]) -> tuple[torch.Tensor, int]:
     if "fail" in content:
-        raise RuntimeError(f"cannot read {content['fail']}") from OSError(f"because of {content['fail']}")
+        # The one kind that is not held against the content, so that the service itself fails and logs it.
+        raise MemoryError(f"cannot read {content['fail']}") from OSError(f"because of {content['fail']}")
     return points_recipe.parse(content)

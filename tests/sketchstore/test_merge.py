@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sketchstore.errors import IdCollisionError, IncompatibleSketchError, IndexExistsError, MergeMismatchError
-from sketchstore.manifest import Measurement, Sketch, SourceDigests
+from sketchstore.manifest import Build, Measurement, Sketch, SourceDigests
 from sketchstore.merge import merge_indexes
 from sketchstore.reader import Index, open_index, verify_index
 from sketchstore.remove import remove_rows
@@ -108,6 +108,11 @@ def test_metadata_that_only_one_part_has_are_null_in_the_other(tmp_path):
     assert merged.examples.where({"site": "x"}).tolist() == list(range(60, 120))
 
 
+SHORT = Build(
+    block_rows=8, shard_rows=24, compute_rows=8, versions={"factory": "1"}, options={"compute_dtype": "bfloat16"}
+)
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
@@ -118,6 +123,7 @@ def test_metadata_that_only_one_part_has_are_null_in_the_other(tmp_path):
         ({"digests": SourceDigests(weights="c" * 64, data_order="b" * 64)}, "digest of the weights c"),
         ({"measurement": Measurement(name="custom")}, "measurement custom"),
         ({"dtype": "float16"}, "dtype float16"),
+        ({"build": SHORT}, "compute_dtype bfloat16, index .*first has float32"),
         ({"label_names": {"0": "another"}}, "label 0 is called 'class 0' in one index and 'another' in 'second'"),
     ],
 )

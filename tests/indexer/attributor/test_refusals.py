@@ -345,3 +345,18 @@ def test_an_engine_or_strategy_that_does_not_exist_is_refused(own: Attributor) -
         Attributor(own.index, engine="milvus")
     with pytest.raises(errors.OptionError):
         Attributor(own.index, strategy="fast")
+
+
+def test_a_class_cannot_be_explained_where_the_measurement_is_of_none(tmp_path):
+    each = Attributor(make_index(tmp_path, view="custom"), engine="brute_force")
+    askings: list[Callable[[Any], Any]] = [
+        lambda target: each.resolve_query_row(0, target),
+        lambda target: each.resolve_train_row(0, target),
+        lambda target: each.resolve_sketch([1.0] * each.index.manifest.sketch_dim, None, target),
+    ]
+    for ask in askings:
+        with pytest.raises(errors.UnknownLabelError, match="the true label was asked for, but this index's"):
+            ask("true")
+        with pytest.raises(errors.UnknownLabelError, match="label 1 was asked for"):
+            ask(1)
+        assert ask("predicted").label is None

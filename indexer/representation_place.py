@@ -1,0 +1,50 @@
+"""Where a model holds its representation: the module whose input it is, so that no pass of its own is needed for it.
+
+Most recipes give as representation what the last linear layer reads, which every forward pass computes anyway. Which
+module that is, if any, is seen on a few rows; there its input must be the representation up to rounding, row for row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+RELATIVE_ROUNDING = 1e-5
+"""Two float32 passes over the same rows differ by less, in units of the largest number of the representation."""
+
+
+def module_that_reads(model: nn.Module, representation: Tensor, forward: Callable[[], object]) -> nn.Module | None:
+    """Find a module whose input is the representation.
+
+    Args:
+        model: The model.
+        representation: What the recipe gives for a few rows, unlike each other, shape [b, h].
+        forward: Runs the model on the same rows.
+
+    Returns:
+        The last module called with it, once in a forward pass; None where there is none.
+    """
+    calls: dict[nn.Module, list[Tensor]] = {}
+
+    def note(module: nn.Module, given: tuple[object, ...]) -> None:
+        if given and isinstance(given[0], Tensor):
+            calls.setdefault(module, []).append(given[0].detach())
+
+    handles = [module.register_forward_pre_hook(note) for module in model.modules() if module is not model]
+    try:
+        with torch.no_grad():
+            forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = [module for module, given in calls.items() if len(given) == 1 and _same(given[0], representation)]
+    return found[-1] if found else None
+
+
+def _same(given: Tensor, representation: Tensor) -> bool:
+    if given.shape != representation.shape or not given.is_floating_point():
+        return False
+    largest = representation.abs().max() if representation.numel() else torch.zeros(())
+    return bool(((given - representation).abs() <= RELATIVE_ROUNDING * largest).all()) and bool(largest > 0)
