@@ -128,7 +128,8 @@ def unregularised_scores(queries: Tensor, rows: Tensor, one_minus_p: Tensor) -> 
         Scores [q, n], or None.
     """
     try:
-        return np.array(trak(queries, rows, one_minus_p, 0.0))
+        scores: Scores = trak(queries, rows, one_minus_p, 0.0).numpy()
+        return scores
     except NotPositiveDefiniteError:
         say(f"λ = 0 has no answer: {len(rows)} rows do not span {rows.shape[1]} dimensions; it is left out")
         return None

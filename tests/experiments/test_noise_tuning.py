@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiments.indexing import Sketched, frozen_index
+from experiments.information import select_rows
 from experiments.journal import Journal
 from experiments.mlp_training import linear_weights
 from experiments.noise_by_removal import TuningSettings, tune
@@ -46,5 +47,6 @@ def test_the_margin_is_that_of_the_network_without_what_was_selected(tmp_path: P
     settings = TuningSettings(queries=1, noises=(1.0,), methods=("infogain",), num_removed=10)
     journal = Journal(tmp_path / "trainings.jsonl", {})
     tune(mlp, attributor, settings, journal, lambda: None)
-    # Query 0 is a training row: without it and its nearest the network is less sure.
-    assert margin_drops(mlp, settings, journal)["infogain", 1.0][0] > 0.5
+    removed = select_rows(attributor, 0, int(mlp.frozen.queries.labels[0]), "infogain", 10, 1.0)
+    assert journal["tune/0/infogain/1"] == pytest.approx(float(mlp.query_margins(mlp.retrain(removed), [0])[0]))
+    assert journal["tune/0/infogain/1"] != pytest.approx(float(mlp.query_margins(mlp.retrain([]), [0])[0]))
