@@ -4,7 +4,8 @@ The rows' sketches, 1 − p and the queries' sketches of an index of margins are
 would have made, and its own ``finalize_features`` and ``finalize_scores`` run, in float32. It divides by constants of
 its own, so ranks are compared: Spearman's correlation over all rows, of each query. λ is 0, the package's default,
 against ``attribution.baselines.trak``, and every ``--relative-noise`` times the mean squared norm, against what the
-index answers from its stored Gram matrix (``indexer query --method trak``).
+index answers from its stored Gram matrix (``indexer query --method trak``). λ = 0
+has no answer where the rows do not span the dimensions, and is left out there.
 
 traker lives in an environment of its own that has this project as well (docs/benchmarks.md says how to make it).
 
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attribution.baselines import trak
+from attribution.errors import NotPositiveDefiniteError
 from benchmarks.measuring import Report, print_json, say
 from indexer.attributor import Attributor
 from indexer.attributor.baselines import ONE_MINUS_P
@@ -114,6 +116,25 @@ def service_scores(attributor: Attributor, query_rows: list[int], relative_noise
     return np.array(found), noise
 
 
+def unregularised_scores(queries: Tensor, rows: Tensor, one_minus_p: Tensor) -> Scores | None:
+    """Score by the library with λ = 0; None, and a line that says so, where ΦᵀΦ has no inverse.
+
+    Args:
+        queries: Sketches of the queries' margins, [q, d].
+        rows: Sketches of the training examples' margins, [n, d].
+        one_minus_p: 1 − p of each, [n].
+
+    Returns:
+        Scores [q, n], or None.
+    """
+    try:
+        scores: Scores = trak(queries, rows, one_minus_p, 0.0).numpy()
+        return scores
+    except NotPositiveDefiniteError:
+        say(f"λ = 0 has no answer: {len(rows)} rows do not span {rows.shape[1]} dimensions; it is left out")
+        return None
+
+
 def compare(index: Index, num_queries: int, relative_noises: list[float]) -> dict[str, Any]:
     """Compare both, for λ = 0 and for every noise.
 
@@ -133,7 +154,9 @@ def compare(index: Index, num_queries: int, relative_noises: list[float]) -> dic
     asked = list(range(min(num_queries, index.queries.count)))
     queries = torch.stack([attributor.resolve_query_row(row).sketch for row in asked])
     comparisons = []
-    pairs = [("library", 0.0, trak(queries, rows, one_minus_p, 0.0).numpy())] if len(rows) > rows.shape[1] else []
+    pairs = [
+        ("library", 0.0, scores) for scores in [unregularised_scores(queries, rows, one_minus_p)] if scores is not None
+    ]
     for relative in relative_noises:
         scores, noise = service_scores(attributor, asked, relative)
         pairs.append((f"index, relative noise {relative:g}", noise, scores))

@@ -21,6 +21,7 @@ from experiments.catalogue import Experiment, experiments
 from experiments.chosen_methods import UnknownMethodError
 from experiments.journal import OtherSettingsError, claim
 from experiments.report import print_report, write_report
+from experiments.retrained_mlp import TooManyQueriesError
 from indexer.recipe import RecipeDataError
 from indexer.terminal import duration, progress_on
 
@@ -85,7 +86,7 @@ def main() -> None:
         claim(arguments.out, f"{arguments.name}, configuration {configuration}, size {arguments.size}")
         with progress_on(Console(stderr=True)) as progress:
             report = experiment.run(settings, arguments.data_dir, arguments.out, progress)
-    except (OtherSettingsError, RecipeDataError, UnknownMethodError) as error:
+    except (OtherSettingsError, RecipeDataError, TooManyQueriesError, UnknownMethodError) as error:
         sys.exit(f"{arguments.name}: {error}")
     console = Console()
     files = write_report(report, arguments.out, arguments.name)

@@ -68,8 +68,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
         truth = set(torch.nonzero(frozen.metadata["poisoned"][pool] == 1).squeeze(1).tolist())
         asked = torch.nonzero(labels == label).squeeze(1)
         for kernel, part, scores in _rankings(frozen, label, pool, asked, settings):
-            recall = recall_at(torch.argsort(-scores.abs(), stable=True)[:k].tolist(), truth, k)
-            found.setdefault((kernel, part), []).append(recall)
+            found.setdefault((kernel, part), []).append(recall_at(ranking(scores)[:k], truth, k))
         progress.advance(1)
     table: list[dict[str, Any]] = [
         {"kernel": kernel, "ranked_by": part, **with_error("recall", values)}
@@ -86,6 +85,11 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
         "relative_noise": settings.relative_noise,
     }
     return Report(f"Backdoor: Recall@{k} of exact kernels", table, facts, lambda path: _draw(path, table, k))
+
+
+def ranking(scores: Tensor) -> list[int]:
+    """Return places in the pool by absolute score, the largest first: information has no sign."""
+    return [int(place) for place in torch.argsort(-scores.abs(), stable=True)]
 
 
 def _rankings(

@@ -130,23 +130,56 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     without = replace(settings, sizes=(), seeds=(), noises=())
     journal = Journal(out / "coresets.jsonl", {"settings": str(without)})
     _, test = read_images(settings.mlp.data, data_dir)
-    half = len(test) // 2
-    halves = test.take(torch.arange(half)), test.take(torch.arange(half, len(test)))
+    halves = Halves.of(test)
     progress.phase("EK-FAC influence" if ekfac_is_available() else "reading sketches", 0)
     selector = Selector(settings, mlp, index, ekfac_scores(mlp.frozen, out / "ekfac") if ekfac_is_available() else None)
-    noises = tuned(settings, selector, halves[0], journal, progress)
+    noises = tuned(settings, selector, halves, journal, progress)
     progress.note(f"relative noise by accuracy for the tuning queries: {noises}")
-    units = [(balanced, size) for balanced in (False, True) for size in settings.sizes]
     methods = (*INFORMATION, *BASELINES, *(("ekfac",) if ekfac_is_available() else ()), "random")
+    measure(settings, selector, methods, halves, noises, journal, progress)
+    return report(settings, methods, mlp, noises, halves.reported, journal)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """The test set: what the noise is tuned on, and what is reported.
+
+    Attributes:
+        tuning: The first half, which the tuning queries are of.
+        reported: The second, which the queries are of.
+    """
+
+    tuning: Images
+    reported: Images
+
+    @classmethod
+    def of(cls, test: Images) -> "Halves":
+        """Halve a test set as ``retrained_mlp.first_right`` does."""
+        half = len(test) // 2
+        return cls(test.take(torch.arange(half)), test.take(torch.arange(half, len(test))))
+
+
+def measure(
+    settings: Settings,
+    selector: "Selector",
+    methods: tuple[str, ...],
+    halves: Halves,
+    noises: Mapping[str, float],
+    journal: Journal,
+    progress: Progress,
+) -> None:
+    """Fill the journal: ``rows/…`` selected for the queries, and their ``accuracy/…`` on the reported half."""
+    units = [(balanced, size) for balanced in (False, True) for size in settings.sizes]
     progress.phase("selecting and training", len(units) * len(methods) * len(settings.seeds))
     for balanced, size in units:
         for method in methods:
             for seed in settings.seeds:
                 key = f"{method}/{'balanced' if balanced else 'plain'}/{size}"
                 rows = _selected(settings, selector, journal, key, method, balanced, size, noises.get(method), seed)
-                journal.once(f"accuracy/{key}/{seed}", partial(accuracy, settings, mlp, rows, halves[1], seed))
+                journal.once(
+                    f"accuracy/{key}/{seed}", partial(accuracy, settings, selector.mlp, rows, halves.reported, seed)
+                )
                 progress.advance(1)
-    return report(settings, methods, mlp, noises, halves[1], journal)
 
 
 def _selected(
@@ -247,7 +280,7 @@ class Selector:
 
 
 def tuned(
-    settings: Settings, selector: Selector, images: Images, journal: Journal, progress: Progress
+    settings: Settings, selector: Selector, halves: Halves, journal: Journal, progress: Progress
 ) -> dict[str, float]:
     """Return the noise of each information method with the best accuracy on the tuning half."""
     progress.phase("tuning the noise", len(INFORMATION) * len(settings.noises))
@@ -257,7 +290,7 @@ def tuned(
 
             def measured(method: str = method, noise: float = noise) -> float:
                 rows = selector.select(method, settings.tuning_size, False, noise, tuning=True)
-                return accuracy(settings, selector.mlp, rows, images, 0)
+                return accuracy(settings, selector.mlp, rows, halves.tuning, 0)
 
             found[method][noise] = journal.once(f"tune/{method}/{noise:g}", measured)
             progress.advance(1)

@@ -25,6 +25,19 @@ def is_available() -> bool:
     return find_spec("kronfluence") is not None
 
 
+def training_loss(logits: Tensor, labels: Tensor, sample: bool) -> Tensor:
+    """Return the summed cross-entropy, with labels drawn from the network's own probabilities for the Fisher matrix.
+
+    Args:
+        logits: ``[n, C]``.
+        labels: True labels, int64 ``[n]``; not read when labels are drawn.
+        sample: Whether labels are drawn, by torch's global generator.
+    """
+    if sample:
+        labels = torch.multinomial(torch.softmax(logits.detach(), dim=1), 1).squeeze(1)
+    return nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+
 def ekfac_scores(frozen: Frozen, folder: Path, *, rows_a_batch: int = 100) -> Tensor:
     """Compute the scores, or read them if they are there.
 
@@ -56,10 +69,7 @@ def _computed(frozen: Frozen, folder: Path, rows_a_batch: int) -> Tensor:
 
         def compute_train_loss(self, batch: Sequence[Tensor], model: nn.Module, sample: bool = False) -> Tensor:
             inputs, labels = batch
-            logits = model(inputs)
-            if sample:
-                labels = torch.multinomial(torch.softmax(logits.detach(), dim=1), 1).squeeze(1)
-            return nn.functional.cross_entropy(logits, labels, reduction="sum")
+            return training_loss(model(inputs), labels, sample)
 
         def compute_measurement(self, batch: Sequence[Tensor], model: nn.Module) -> Tensor:
             inputs, labels = batch

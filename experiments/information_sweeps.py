@@ -21,7 +21,7 @@ from experiments.information import random_rows, select_rows
 from experiments.journal import Journal
 from experiments.plots import draw_lines, figure
 from experiments.report import Report
-from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
+from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp, TooManyQueriesError
 from experiments.statistics import with_error
 from indexer.attributor import Attributor
 from indexer.attributor.spectra import Spectra
@@ -46,6 +46,7 @@ class Settings:
         sizes: Subset sizes of the second sweep, ascending.
         size: Subset size of the first, one of ``sizes``.
         dim: d of the sketches.
+        stored_queries: Queries stored in the index of each network; of these, the classes with a view are asked about.
     """
 
     networks: Mapping[str, MlpSettings]
@@ -56,6 +57,7 @@ class Settings:
     sizes: tuple[int, ...]
     size: int
     dim: int
+    stored_queries: int = 100
 
 
 CIFAR_MLP = MlpSettings(
@@ -96,11 +98,17 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     """Train and index each network, and measure every query over both sweeps."""
     table: list[dict[str, Any]] = []
     for name, mlp_settings in settings.networks.items():
-        mlp = RetrainedMlp(mlp_settings, data_dir, out / name / "network.safetensors", num_tuning=10, num_queries=100)
+        mlp = RetrainedMlp(
+            mlp_settings,
+            data_dir,
+            out / name / "network.safetensors",
+            num_tuning=10,
+            num_queries=settings.stored_queries,
+        )
+        rows = asked_rows(mlp, settings)
         how = Sketched("class_logit", True, settings.dim, views=settings.views)
         index = frozen_index(mlp.file, out / name / "class-logit", how, progress)
         journal = Journal(out / name / "sweeps.jsonl", {"mlp": str(mlp_settings), "dim": settings.dim})
-        rows = asked_rows(mlp, settings)
         measure(settings, mlp, index, rows, journal, progress)
         table += [{"network": name, **row} for row in summarise(settings, rows, journal)]
     facts = {
@@ -119,9 +127,19 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
 
 
 def asked_rows(mlp: RetrainedMlp, settings: Settings) -> list[int]:
-    """Return the first stored queries whose class has a view."""
+    """Return the first stored queries whose class has a view.
+
+    Raises:
+        TooManyQueriesError: If there are fewer than are asked for; it says how many.
+    """
     views = settings.views
     rows = [row for row in mlp.query_rows if views is None or int(mlp.frozen.queries.labels[row]) in views]
+    if len(rows) < settings.queries:
+        classes = "" if views is None else f" of the classes {', '.join(map(str, views))}"
+        raise TooManyQueriesError(
+            f"{settings.queries} queries: {len(rows)} of the {len(mlp.query_rows)} stored ones are"
+            f"{classes or ' there'}; allowed are 1 to {len(rows)}"
+        )
     return rows[: settings.queries]
 
 

@@ -91,24 +91,10 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     )
     halves, trained = train_halves(settings, mlp, out, progress)
     index = frozen_index(mlp.file, out / "margin", Sketched("margin", False, settings.dim), progress)
-    tuning, reported = list(mlp.tuning_rows), list(mlp.query_rows)
+    reported = list(mlp.query_rows)
     baselines = MarginBaselines(mlp.frozen, index, settings.regularisations[0])
     progress.phase("scoring", len(settings.regularisations) + 1)
-    over_lambda: list[dict[str, Any]] = []
-    for regularisation in settings.regularisations:
-        baselines = baselines.regularised(regularisation)
-        found = correlations(baselines, tuning, ("trak", "relatif"), halves, trained)
-        over_lambda += [
-            {"method": method, "regularisation": regularisation, **with_error("lds", values)}
-            for method, values in found.items()
-        ]
-        progress.advance(1)
-    chosen = {
-        method: max((row for row in over_lambda if row["method"] == method), key=lambda row: row["lds"])[
-            "regularisation"
-        ]
-        for method in ("trak", "relatif")
-    }
+    over_lambda, chosen = tuned(settings, mlp, baselines, halves, trained, progress)
     table: list[dict[str, Any]] = []
     for method in ("graddot", "trak", "relatif", "repsim"):
         regularisation = chosen.get(method)
@@ -135,6 +121,33 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
         "over_regularisation": over_lambda,
     }
     return Report(f"LDS over {settings.subsets} half-subsets", table, facts, _draw(table, over_lambda))
+
+
+def tuned(
+    settings: Settings,
+    mlp: RetrainedMlp,
+    baselines: MarginBaselines,
+    halves: Tensor,
+    trained: Tensor,
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Return the LDS of the tuning queries by method and λ, and the λ of each method at which it is highest."""
+    over_lambda: list[dict[str, Any]] = []
+    for regularisation in settings.regularisations:
+        baselines = baselines.regularised(regularisation)
+        found = correlations(baselines, list(mlp.tuning_rows), ("trak", "relatif"), halves, trained)
+        over_lambda += [
+            {"method": method, "regularisation": regularisation, **with_error("lds", values)}
+            for method, values in found.items()
+        ]
+        progress.advance(1)
+    chosen = {
+        method: max((row for row in over_lambda if row["method"] == method), key=lambda row: row["lds"])[
+            "regularisation"
+        ]
+        for method in ("trak", "relatif")
+    }
+    return over_lambda, chosen
 
 
 def train_halves(settings: Settings, mlp: RetrainedMlp, out: Path, progress: Progress) -> tuple[Tensor, Tensor]:

@@ -75,15 +75,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     progress.phase("removing and retraining", tuning.queries * len(tuning.noises) * len(tuning.methods))
     chosen = tune(mlp, Attributor(index, engine="brute_force"), tuning, journal, lambda: progress.advance(1))
     evidence = tune_noise(index, grid=tuning.noises, progress=progress)
-    before = mlp.query_margins(linear_weights(mlp.frozen.model()), list(mlp.tuning_rows)).tolist()
-    drops = {
-        (method, noise): [
-            one - float(journal[f"tune/{row}/{method}/{noise:g}"])
-            for one, row in zip(before, mlp.tuning_rows, strict=True)
-        ]
-        for method in tuning.methods
-        for noise in tuning.noises
-    }
+    drops = margin_drops(mlp, tuning, journal)
     table: list[dict[str, Any]] = []
     for noise, nats in zip(tuning.noises, evidence.log_evidence, strict=True):
         columns: dict[str, Any] = {"relative_noise": noise}
@@ -119,6 +111,19 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     }
     title = f"Noise tuning: {tuning.num_removed} removed; evidence names {evidence.relative_noise:g}"
     return Report(title, table, facts, lambda path: _draw(path, table, tuning))
+
+
+def margin_drops(mlp: RetrainedMlp, tuning: TuningSettings, journal: Journal) -> dict[tuple[str, float], list[float]]:
+    """Return by how much each tuning query's margin fell, by method and noise; positive where removal cost margin."""
+    before = mlp.query_margins(linear_weights(mlp.frozen.model()), list(mlp.tuning_rows)).tolist()
+    return {
+        (method, noise): [
+            one - float(journal[f"tune/{row}/{method}/{noise:g}"])
+            for one, row in zip(before, mlp.tuning_rows, strict=True)
+        ]
+        for method in tuning.methods
+        for noise in tuning.noises
+    }
 
 
 def _agree(noises: tuple[float, ...], one: float, other: float) -> bool:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from rich.table import Table
 
 Row = Mapping[str, Any]
 ERROR = "_standard_error"
+#: Letters of a text that a narrow console leaves in a line.
+_LEAST_TEXT = 8
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,30 @@ def write_report(report: Report, out: Path, name: str) -> list[Path]:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print the table, each mean with its standard error, and over how many seeds."""
+    """Print the table, each mean with its standard error, and over how many seeds.
+
+    Where the console is too narrow, texts fold and numbers stay whole; where that is not enough, lines are longer than
+    the console is wide.
+    """
     columns = [name for name in report.rows[0] if not name.endswith(ERROR)]
     table = Table(title=report.title, title_justify="left", header_style="none")
+    cells = {name: [_cell(row[name], row.get(name + ERROR)) for row in report.rows] for name in columns}
+    needed = 1
     for name in columns:
-        text = isinstance(report.rows[0][name], str)
-        table.add_column(name.replace("_", " "), justify="left" if text else "right", no_wrap=text)
-    for row in report.rows:
-        table.add_row(*(_cell(row[name], row.get(name + ERROR)) for name in columns))
-    console.print(table)
+        title, longest = name.replace("_", " "), max(map(len, cells[name]))
+        if any(isinstance(row[name], str) for row in report.rows):
+            table.add_column(title, overflow="fold")
+            needed += min(longest, _LEAST_TEXT) + 3
+        else:
+            # A title is broken here, because a column that may not fold has its title's width.
+            title = textwrap.fill(title, max(longest, _LEAST_TEXT), break_long_words=False)
+            table.add_column(title, justify="right", no_wrap=True)
+            needed += max(longest, *map(len, title.split("\n"))) + 3
+    for line in zip(*cells.values(), strict=True):
+        table.add_row(*line)
+    if needed > console.width:
+        table.width = needed
+    console.print(table, crop=False, overflow="ignore")
     console.print(f"seeds: {report.facts['seeds']}; ± is one standard error over {report.facts['errors_over']}")
 
 

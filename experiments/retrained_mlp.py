@@ -66,6 +66,10 @@ PAPER_MLP = MlpSettings(
 )
 
 
+class TooManyQueriesError(ValueError):
+    """More queries are asked for than there are."""
+
+
 class RetrainedMlp:
     """A trained network with stored queries, and what its margins become when examples are left out.
 
@@ -139,6 +143,7 @@ class RetrainedMlp:
     def _trained(self, data_dir: Path | None) -> Frozen:
         how = self.settings
         train, test = how.examples(data_dir)
+        check_halves(len(test), self.num_tuning, self.num_queries)
         weights = train_mlp(
             self.initial, train.inputs(flat=True), train.labels, how.training, seed=how.seed, removed=None
         )
@@ -147,6 +152,26 @@ class RetrainedMlp:
         state = dict(zip(model.state_dict(), weights, strict=True))
         queries = test.take(first_right(right, self.num_tuning, self.num_queries))
         return Frozen(how.network, state, train, queries, test_accuracy=float(right.float().mean()))
+
+
+def check_halves(num_test: int, num_tuning: int, num_queries: int) -> None:
+    """Refuse more queries than the halves of a test set have images, before anything is trained.
+
+    Args:
+        num_test: Test images.
+        num_tuning: Queries wanted of the first half.
+        num_queries: Queries wanted of the second.
+
+    Raises:
+        TooManyQueriesError: It says how many there are.
+    """
+    half = num_test // 2
+    for name, wanted, count in (("tuning ", num_tuning, half), ("", num_queries, num_test - half)):
+        if wanted > count:
+            raise TooManyQueriesError(
+                f"{wanted} {name}queries: their half of the test set has {count} images; "
+                f"allowed are 1 to {count}, of which the network must get as many right"
+            )
 
 
 def first_right(right: Tensor, num_tuning: int, num_queries: int) -> Tensor:
@@ -159,9 +184,18 @@ def first_right(right: Tensor, num_tuning: int, num_queries: int) -> Tensor:
 
     Returns:
         Rows, int64, in a fixed random order within each half.
+
+    Raises:
+        TooManyQueriesError: If fewer are classified correctly; it says how many.
     """
     half, chosen = len(right) // 2, []
     for first, count, wanted in ((0, half, num_tuning), (half, len(right) - half, num_queries)):
         rows = first + shuffled(count, seed=1)
-        chosen.append(rows[right[rows]][:wanted])
+        found = rows[right[rows]]
+        if len(found) < wanted:
+            raise TooManyQueriesError(
+                f"{wanted} queries: the network gets {len(found)} of the {count} images of their half of the test set "
+                f"right; allowed are 1 to {len(found)}"
+            )
+        chosen.append(found[:wanted])
     return torch.cat(chosen)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from experiments.frozen import Examples, Frozen
 from experiments.mlp_training import margins
 from experiments.networks import initial_network, is_flat
-from experiments.retrained_mlp import MlpSettings, RetrainedMlp, first_right
+from experiments.retrained_mlp import MlpSettings, RetrainedMlp, check_halves, first_right
 from indexer.training import train_classifier
 
 _IMAGES_AT_ONCE = 500
@@ -92,6 +92,7 @@ class RetrainedNetwork(RetrainedMlp):
     def _trained(self, data_dir: Path | None) -> Frozen:
         how = self.settings
         train, test = how.examples(data_dir)
+        check_halves(len(test), self.num_tuning, self.num_queries)
         state = self._train(train.inputs(is_flat(how.network)), train.labels, None).state_dict()
         right = self._logits(state, test).argmax(dim=1) == test.labels
         queries = test.take(first_right(right, self.num_tuning, self.num_queries))

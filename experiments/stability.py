@@ -40,6 +40,7 @@ class Settings:
         noises: Relative noises.
         dims: Sketch dimensions.
         sketch_seeds: Seeds of the sketches, at least two.
+        stored_queries: Queries stored in the indexes.
     """
 
     mlp: MlpSettings
@@ -48,6 +49,7 @@ class Settings:
     noises: tuple[float, ...]
     dims: tuple[int, ...]
     sketch_seeds: tuple[int, ...]
+    stored_queries: int = 100
 
 
 PAPER = Settings(
@@ -76,7 +78,9 @@ SIZES = {"smoke": SMOKE, "small": SMALL, "paper": PAPER}
 
 def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress) -> Report:
     """Index one network under every seed and dimension, select, and compare."""
-    mlp = RetrainedMlp(settings.mlp, data_dir, out / "network.safetensors", num_tuning=10, num_queries=100)
+    mlp = RetrainedMlp(
+        settings.mlp, data_dir, out / "network.safetensors", num_tuning=10, num_queries=settings.stored_queries
+    )
     journal = Journal(out / "picks.jsonl", {"settings": str(replace(settings, queries=0))})
     rows = list(mlp.query_rows[: settings.queries])
     for dim in settings.dims:

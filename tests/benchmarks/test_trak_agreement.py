@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks.trak_agreement import package_scores, rank_correlations, service_scores
+from benchmarks.trak_agreement import package_scores, rank_correlations, service_scores, unregularised_scores
 from indexer.attributor import Attributor
 from tests import oracles
 from tests.indexer.attributor.asking import small_index
@@ -28,6 +29,19 @@ def test_the_index_ranks_as_the_package_s_formula(tmp_path: Path):
         query = attributor.resolve_query_row(row).sketch[None]
         theirs = oracles.traker_scores(query, rows, one_minus_p, noise).numpy()
         assert rank_correlations(scores[None], theirs)[0] > 0.9999
+
+
+def test_rows_that_do_not_span_the_dimensions_have_no_scores_without_regularisation(tmp_path: Path, capfd):
+    index = small_index(tmp_path, view="margin", dim=24)
+    rows, one_minus_p = index.view("margin").sketches(slice(0, 120)).double(), index.column("one_minus_p").double()
+    whole = unregularised_scores(rows[:2], rows, one_minus_p)
+    expected = one_minus_p * (rows[:2] @ torch.linalg.inv(rows.T @ rows) @ rows.T)
+    np.testing.assert_allclose(whole, expected.numpy(), rtol=1e-7, atol=1e-10)
+    deficient = rows.clone()
+    deficient[:, 20:] = deficient[:, :4]  # more rows than dimensions, of rank 20
+    assert unregularised_scores(deficient[:2], deficient, one_minus_p) is None
+    assert unregularised_scores(rows[:2], rows[:10], one_minus_p[:10]) is None
+    assert "λ = 0 has no answer: 120 rows do not span 24 dimensions" in "".join(capfd.readouterr())
 
 
 def test_the_package_ranks_as_its_formula(tmp_path: Path):

@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
-from experiments.brittleness import EXPLANATIONS, SMOKE, run
+from experiments.brittleness import EXPLANATIONS, SMOKE, remove_and_retrain, run
 from experiments.brittleness_report import flipped_at, next_size
 from experiments.chosen_methods import UnknownMethodError
 from experiments.journal import Journal
 from indexer.progress import Silent
+from tests.experiments.small_network import small_network
 
 SIZES = (50, 100, 200, 400)
 
@@ -36,6 +38,28 @@ def test_a_flip_at_a_smaller_size_counts_even_if_a_larger_one_survived(tmp_path)
     journal.once("removed/0/trak/50", lambda: {"flipped": True, "margin": -1.0})
     journal.once("removed/0/trak/400", lambda: {"flipped": False, "margin": 1.0})
     assert flipped_at(journal, 0, "trak", SIZES, 200) is True
+
+
+def test_the_network_is_retrained_without_what_was_ranked_first(tmp_path):
+    mlp = small_network(tmp_path, num_tuning=1, num_queries=1)
+    (query,) = mlp.query_rows
+    label = int(mlp.frozen.queries.labels[query])
+    of_class = torch.nonzero(mlp.frozen.train.labels == label).squeeze(1).tolist()
+    others = torch.nonzero(mlp.frozen.train.labels != label).squeeze(1).tolist()
+    settings = replace(SMOKE, queries=1, sizes=(2, len(of_class)))
+    journal = Journal(tmp_path / "work.jsonl", {})
+    rankers = {
+        "graddot": lambda query, label, budget: (of_class + others)[:budget],
+        "random": lambda query, label, budget: (others + of_class)[:budget],
+    }
+    remove_and_retrain(settings, mlp, rankers, journal, Silent())
+    # Without its class a query is lost, without as many others it is not; the rows are the first of the ranking.
+    assert journal[f"removed/{query}/graddot/{len(of_class)}"]["flipped"] is True
+    assert journal[f"removed/{query}/random/{len(of_class)}"]["flipped"] is False
+    for method, size in (("graddot", len(of_class)), ("graddot", 2), ("random", len(of_class))):
+        weights = mlp.retrain(journal[f"rows/{query}/{method}"][:size])
+        expected = float(mlp.query_margins(weights, [query])[0])
+        assert journal[f"removed/{query}/{method}/{size}"]["margin"] == pytest.approx(expected)
 
 
 @pytest.mark.slow

@@ -1,15 +1,18 @@
 """Panels: which queries are drawn, what the table says of the picks, and that texts fit their boxes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from experiments.panel_figures import MOST_LINES, Panel, _said, draw_panels
-from experiments.panels import _mean_cosine, _one_a_class, query_rows
-from tests.index_factory import make_index
+from experiments.panel_figures import MOST_LINES, Panel, _block, _said, draw_panels
+from experiments.panels import SIZES, _mean_cosine, _one_a_class, _panel, _picks, query_rows
+from indexer.attributor import Attributor
+from tests.index_factory import make_index, png
 
 
 def test_queries_are_the_first_that_the_model_gets_right(tmp_path: Path):
@@ -29,6 +32,35 @@ def test_likeness_is_the_mean_cosine_of_two_picks(tmp_path: Path):
     index = make_index(tmp_path, view="margin")
     a, b, c = torch.nn.functional.normalize(index.view("margin").sketches(torch.tensor([3, 8, 20])).double(), dim=1)
     assert _mean_cosine(index, [3, 8, 20]) == pytest.approx(float(a @ b + a @ c + b @ c) / 3, rel=1e-12)
+
+
+def test_a_pick_is_marked_by_the_sign_of_its_kernel_value_with_the_query(tmp_path: Path):
+    sketches = np.random.default_rng(0).standard_normal((60, 16)).astype(np.float32)
+    index = make_index(tmp_path, view="margin", num_queries=9, sketches={"margin": sketches})
+    settings = replace(SIZES["smoke"], picks=15)
+    picks = {1: _picks(Attributor(index, engine="brute_force"), settings, 1, "infogain")}
+    query = index.queries.sketch(1, "margin", index.queries.label(1)).double()
+    expected = index.view("margin").sketches(torch.tensor([pick["row"] for pick in picks[1]])).double() @ query
+    found = torch.tensor([pick["covariance"] for pick in picks[1]], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert bool((expected > 0).any())
+    assert bool((expected < 0).any())
+    marks = [positive for _, positive in _panel(index, 1, {"infogain": picks[1]}).picks["infogain"]]
+    assert marks == (expected > 0).tolist()
+
+
+def test_the_minus_is_drawn_at_opponents_only(tmp_path: Path):
+    texts = _block([(("text/plain", b"for"), True), (("text/plain", b"against"), False)])
+    assert texts.split("\n") == ["1+ for", "2− against"]
+    picture = ("image/png", png(120))
+
+    def red(*signs: bool) -> int:
+        draw_panels(tmp_path / "panel.png", [Panel(picture, "query", {"relatif": [(picture, sign) for sign in signs]})])
+        with Image.open(tmp_path / "panel.png") as drawn:
+            pixels = torch.frombuffer(bytearray(drawn.convert("RGB").tobytes()), dtype=torch.uint8).view(-1, 3).int()
+        return int(((pixels[:, 0] > 200) & (pixels[:, 1] < 60) & (pixels[:, 2] < 60)).sum())
+
+    assert red(True, False) > red(True, True)
 
 
 def test_texts_are_cut_where_they_are_long_and_nothing_of_them_is_a_formula():

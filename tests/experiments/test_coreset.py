@@ -1,0 +1,111 @@
+"""Coresets: what is tuned on the first half is reported on the second, and baselines keep their best rows."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.coreset import SMOKE, Halves, Selector, accuracy, measure, tuned
+from experiments.datasets import read_images
+from experiments.indexing import Sketched, frozen_index
+from experiments.information import METHODS as INFORMATION
+from experiments.journal import Journal
+from experiments.margin_baselines import METHODS as BASELINES
+from experiments.margin_baselines import MarginBaselines
+from experiments.retrained_mlp import RetrainedMlp
+from indexer.progress import Silent
+from sketchstore.reader import Index
+from tests.experiments.small_network import ROWS, SETTINGS, small_network
+
+TRAINED = replace(SETTINGS, training=replace(SETTINGS.training, epochs=2))
+SMALL = replace(SMOKE, mlp=TRAINED, noises=(0.1, 10.0), tuning_size=30, sizes=(20,), steps=20, dim=64)
+
+
+@pytest.fixture(scope="module")
+def mlp(tmp_path_factory) -> RetrainedMlp:
+    return small_network(tmp_path_factory.mktemp("coreset"), num_tuning=3, num_queries=5, settings=TRAINED)
+
+
+@pytest.fixture(scope="module")
+def index(mlp, tmp_path_factory) -> Index:
+    folder = tmp_path_factory.mktemp("index") / "margin"
+    return frozen_index(mlp.file, folder, Sketched("margin", False, SMALL.dim), Silent())
+
+
+@pytest.fixture(scope="module")
+def selector(mlp, index) -> Selector:
+    scores = torch.rand(8, ROWS, generator=torch.Generator().manual_seed(0))
+    return Selector(SMALL, mlp, index, scores)
+
+
+@pytest.fixture(scope="module")
+def halves() -> Halves:
+    """Halves that no network can be alike good on: the reported one has every label moved on by one."""
+    _, test = read_images("digits", None)
+    found = Halves.of(test)
+    return replace(found, reported=replace(found.reported, labels=(found.reported.labels + 1) % 10))
+
+
+def test_the_tuning_half_is_the_first():
+    _, test = read_images("digits", None)
+    found, half = Halves.of(test), len(test) // 2
+    assert torch.equal(found.tuning.pixels, test.pixels[:half])
+    assert torch.equal(found.reported.pixels, test.pixels[half:])
+
+
+def test_the_noise_is_tuned_for_the_tuning_queries_on_the_tuning_half(selector, mlp, halves, tmp_path: Path):
+    journal = Journal(tmp_path / "work.jsonl", {})
+    tuned(SMALL, selector, halves, journal, Silent())
+    for method in INFORMATION:
+        for noise in SMALL.noises:
+            rows = selector.select(method, SMALL.tuning_size, False, noise, tuning=True)
+            assert rows != selector.select(method, SMALL.tuning_size, False, noise, tuning=False)
+            assert journal[f"tune/{method}/{noise:g}"] == accuracy(SMALL, mlp, rows, halves.tuning, 0)
+            assert journal[f"tune/{method}/{noise:g}"] != accuracy(SMALL, mlp, rows, halves.reported, 0)
+
+
+def test_what_is_reported_is_of_the_queries_and_the_reported_half(selector, mlp, halves, tmp_path: Path):
+    journal = Journal(tmp_path / "work.jsonl", {})
+    measure(SMALL, selector, ("infogain", "graddot"), halves, {"infogain": 0.1}, journal, Silent())
+    for method, noise in (("infogain", 0.1), ("graddot", None)):
+        rows = selector.select(method, 20, False, noise, tuning=False)
+        assert journal[f"rows/{method}/plain/20"] == rows
+        assert rows != selector.select(method, 20, False, noise, tuning=True)
+        assert journal[f"accuracy/{method}/plain/20/0"] == accuracy(SMALL, mlp, rows, halves.reported, 0)
+        assert journal[f"accuracy/{method}/plain/20/0"] != accuracy(SMALL, mlp, rows, halves.tuning, 0)
+
+
+def test_the_noise_is_that_of_the_best_accuracy(selector, halves, tmp_path: Path):
+    journal = Journal(tmp_path / "work.jsonl", {})
+    best = {"infogain": 0.1, "infogain_approx": 10.0, "infoloss": 10.0}
+    for method in INFORMATION:
+        for noise in SMALL.noises:
+            journal.once(f"tune/{method}/{noise:g}", _constant(0.8 if noise == best[method] else 0.3))
+    assert tuned(SMALL, selector, halves, journal, Silent()) == best
+
+
+def _constant(value: float) -> Callable[[], float]:
+    return lambda: value
+
+
+@pytest.mark.parametrize("method", [*BASELINES, "ekfac"])
+def test_a_baseline_keeps_the_rows_with_the_largest_mean_score(selector, mlp, index, method):
+    if method == "ekfac":
+        scores = torch.rand(8, ROWS, generator=torch.Generator().manual_seed(0))[3:].mean(dim=0)
+    else:
+        of_lambda = MarginBaselines(mlp.frozen, index, SMALL.regularisation)
+        scores = sum(of_lambda.scores(row, (method,))[method] for row in mlp.query_rows) / 5
+    kept = selector.select(method, 20, False, None, tuning=False)
+    left = sorted(set(range(ROWS)) - set(kept))
+    assert len(set(kept)) == 20
+    assert float(scores[kept].min()) >= float(scores[left].max())
+
+    balanced = selector.select(method, 20, True, None, tuning=False)
+    labels = mlp.frozen.train.labels
+    assert torch.bincount(labels[balanced], minlength=10).tolist() == [2] * 10
+    for label in range(10):
+        mine = [row for row in balanced if labels[row] == label]
+        others = [row for row in torch.nonzero(labels == label).squeeze(1).tolist() if row not in mine]
+        assert float(scores[mine].min()) >= float(scores[others].max())
