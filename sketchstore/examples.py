@@ -136,7 +136,8 @@ class ExampleTable:
         if self._kept.whole:
             return frozenset()
         lines = ~self._kept.mask(0, self._kept.num_places)
-        return frozenset(self.parquet.read(columns=["id"]).column(0).filter(pa.array(lines)).to_pylist())
+        ids = self.parquet.read(columns=["id"]).column(0).filter(pa.array(lines))
+        return frozenset(str(id) for id in ids.to_pylist())
 
     def row(self, id: str) -> int:
         """The row of an external id.

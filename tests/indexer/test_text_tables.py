@@ -67,7 +67,7 @@ def test_a_folder_saved_by_datasets_gives_its_splits_and_the_names_of_its_classe
         ("train.jsonl", '{"text": "a"}\n\n{"text": b}\n', "line 3 is not JSON .Expecting value at column 10"),
         ("train.jsonl", '{"text": "a"}\n["b"]\n', "line 2 is not an object with text"),
         ("train.jsonl", '{"text": "a"}\n{"texts": "b"}\n', "line 2 is not an object with text"),
-        ("train.jsonl", '{"text": \n', "cannot be read"),
+        ("train.jsonl", '{"text": \n', "line 1 is not JSON"),
         ("train.parquet", "PAR1", "cannot be read"),
         ("train.txt", "a", "allowed: "),
     ],
