@@ -204,7 +204,7 @@ class BlockSketcher:
             if features is None:
                 return False
             module = module_that_reads(prepared.model, features, lambda: prepared.recipe.call(prepared.model, inputs))
-        except RuntimeError:
+        except (MemoryError, RuntimeError):
             return False  # what is wrong with a row is said where it is sketched, with its number
         if module is not None:
             prepared.featuriser.watch(module)

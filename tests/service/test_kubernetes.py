@@ -25,6 +25,7 @@ OBJECTS: dict[str, dict[str, Any]] = {
     found["kind"]: found
     for block in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     for found in yaml.safe_load_all(block)
+    if "kind" in found  # others are of docker compose
 }
 POD: dict[str, Any] = OBJECTS["Deployment"]["spec"]["template"]["spec"]
 CONTAINER: dict[str, Any] = POD["containers"][0]
