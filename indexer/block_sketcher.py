@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from torch import Tensor
 from indexer.batch_rows import batches_of
 from indexer.batches import Batch, move, pad_rows, take_rows
 from indexer.featurise import SketchedBatch
-from indexer.jacobians import JacobianError
+from indexer.jacobians import PROBE_ROWS, JacobianError
 from indexer.out_of_memory import BlockMemoryError, halving
 from indexer.preparation import Prepared
 from indexer.reading import CollatedRows, ExampleError, ExampleReader, UnstableDataError
@@ -83,7 +84,7 @@ class BlockSketcher:
 
     prepared: Prepared
     note: Callable[[str], None] = field(repr=False)
-    _watches: bool | None = field(default=None, init=False, repr=False)
+    _looked: bool = field(default=False, init=False, repr=False)
 
     def block(self, block: Block, digest: str, labels_are_outputs: bool) -> ComputedBlock:
         """Compute one block of the training set.
@@ -99,8 +100,9 @@ class BlockSketcher:
         reader = self.prepared.train
         rows = reader.collate(block.start, block.stop)
         self.check_unchanged(reader, rows, digest)
-        if self._watches is None:
-            self._watches = self._watch_representation()
+        if not self._looked:
+            self._watch_representation()
+            self._looked = True
         fitted, sketches, outputs, features = self.prepared.compute_rows, {}, None, None
         for view in self.prepared.views:
             found, at_once = self._sketched(reader, rows, rows.labels, view, pad=True)
@@ -191,24 +193,27 @@ class BlockSketcher:
             self._blame(reader, rows, targets, view)
             raise
 
-    def _watch_representation(self) -> bool:
-        # Whether a module reads the representation in every pass, so that it comes with the sketches.
+    def _watch_representation(self) -> None:
+        # Where a module reads the representation in every pass, it comes with the sketches. The rows go through in two
+        # orders: a model that sorts its batch, and puts it back at the end, leaves one of them as it was.
         prepared, last = self.prepared, self.prepared.train.num_rows - 1
         if prepared.featuriser.compute_dtype != "float32":
-            return False  # representations are of float32 passes
-        few = prepared.train.collate_chosen(list(dict.fromkeys(last * part // 3 for part in range(4))))
-        inputs = move(few.inputs, prepared.device)
-        try:
-            with torch.no_grad():
-                features = prepared.recipe.representation(prepared.model, inputs)
-            if features is None:
-                return False
-            module = module_that_reads(prepared.model, features, lambda: prepared.recipe.call(prepared.model, inputs))
-        except (MemoryError, RuntimeError):
-            return False  # what is wrong with a row is said where it is sketched, with its number
-        if module is not None:
-            prepared.featuriser.watch(module)
-        return module is not None
+            return  # representations are of float32 passes
+        spread = list(dict.fromkeys(last * part // (PROBE_ROWS - 1) for part in range(PROBE_ROWS)))
+        found = []
+        for rows in (spread, spread[::-1]):
+            inputs = move(prepared.train.collate_chosen(rows).inputs, prepared.device)
+            try:
+                with torch.no_grad():
+                    features = prepared.recipe.representation(prepared.model, inputs)
+                if features is None:
+                    return
+                forward = partial(prepared.recipe.call, prepared.model, inputs)
+                found.append(module_that_reads(prepared.model, features, forward))
+            except (MemoryError, RuntimeError):
+                return  # what is wrong with a row is said where it is sketched, with its number
+        if found[0] is not None and found[0] is found[1]:
+            prepared.featuriser.watch(found[0])
 
     def _blame(self, reader: ExampleReader, rows: CollatedRows, targets: Tensor, view: str) -> None:
         # Rows that cannot be sketched together: an error for the outputs that are the reason, else for the first row

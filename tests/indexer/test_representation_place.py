@@ -8,6 +8,7 @@ from torch import nn
 
 from indexer.build import build_index
 from indexer.build_settings import BuildSettings
+from indexer.recipe_file import load_recipe
 from indexer.representation_place import module_that_reads
 from sketchstore.reader import open_index
 from tests.indexer.small_recipes import CLASSIFIER, write_recipe
@@ -39,6 +40,37 @@ def test_what_no_module_reads_is_not_found() -> None:
     assert module_that_reads(model, 2 * x, lambda: model(x)) is None
     assert module_that_reads(model, x[:, :3], lambda: model(x)) is None
     assert module_that_reads(model, torch.zeros(4, 4), lambda: model(torch.zeros(4, 4))) is None  # zero says nothing
+
+
+SORTING = """
+class _Sorting(nn.Sequential):
+    def forward(self, x):
+        order = x[:, 0].argsort(descending=True)
+        return self[2](self[1](self[0](x))[order])[order.argsort()]
+
+
+def _ordered(count):
+    rows = _points(count, 0)
+    for row in (0, 19, 39, 59):
+        rows[row][0][0] = 9.0 - row / 10
+    return rows
+"""
+
+
+def test_a_module_that_reads_its_rows_in_another_order_is_not_taken(tmp_path: Path) -> None:
+    """The head sees its batch sorted; the rows that modules are looked at with are sorted already."""
+    source = CLASSIFIER.replace("nn.Sequential(nn.Linear(5", "_Sorting(nn.Linear(5")
+    source = source.replace("return _points(count, 0)", "return _ordered(count)")
+    source = source.replace("return model[:-1](inputs)", "return model[1](model[0](inputs))") + SORTING
+    recipe = write_recipe(tmp_path, source)
+    build_index(BuildSettings(str(recipe), sketch="sjlt", dim=40), tmp_path / "points", faiss=None)
+    loaded = load_recipe(str(recipe))
+    train, model = loaded.train_set(), loaded.model()
+    inputs = torch.stack([train[row][0] for row in range(60)])
+    with torch.no_grad():
+        expected = model[1](model[0](inputs))
+    found = torch.as_tensor(open_index(tmp_path / "points").column("representations"))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)  # float32 passes in other batches
 
 
 COUNT = """
