@@ -22,7 +22,7 @@ from indexer.jacobians import PROBE_ROWS, JacobianError
 from indexer.out_of_memory import BlockMemoryError, halving
 from indexer.preparation import Prepared
 from indexer.reading import CollatedRows, ExampleError, ExampleReader, UnstableDataError
-from indexer.representation_place import module_that_reads
+from indexer.representation_place import OTHER_BATCH_ROUNDING, is_same, module_that_reads
 from sketchstore.plan import Block
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -109,6 +109,10 @@ class BlockSketcher:
             sketches[view], fitted = found.sketches, min(fitted, at_once)
             outputs = found.outputs if outputs is None else outputs
             features = found.given if features is None else features
+        if features is not None and not self._are_of_their_rows(rows, features):
+            self.prepared.featuriser.watch(None)
+            self.note("the module that reads the representation has its rows in another order; representation() is run")
+            features = None
         if outputs is None:
             outputs, at_once = self._fit(rows, lambda at_once: self._outputs(reader, rows, at_once))
             fitted = min(fitted, at_once)
@@ -214,6 +218,23 @@ class BlockSketcher:
                 return  # what is wrong with a row is said where it is sketched, with its number
         if found[0] is not None and found[0] is found[1]:
             prepared.featuriser.watch(found[0])
+
+    def _are_of_their_rows(self, rows: CollatedRows, features: Tensor) -> bool:
+        # In every block some rows go through representation() alone, for one block's order says nothing of another's:
+        # a mixture of experts, or a model that sorts its batch by what ties in the rows looked at.
+        prepared, last = self.prepared, len(rows.examples) - 1
+        chosen, alone = list(dict.fromkeys(last * part // (PROBE_ROWS - 1) for part in range(PROBE_ROWS))), []
+        for row in chosen:
+            inputs, _ = prepared.recipe.collate([rows.examples[row]])
+            try:
+                with torch.no_grad():
+                    found = prepared.recipe.representation(prepared.model, move(inputs, prepared.device))
+            except (MemoryError, RuntimeError):
+                return False  # it may need more rows than one; what else is wrong is said where all go through it
+            if found is None or found.shape != features[:1].shape:
+                return False
+            alone.append(found.float().cpu())
+        return is_same(features[chosen], torch.cat(alone), OTHER_BATCH_ROUNDING)
 
     def _blame(self, reader: ExampleReader, rows: CollatedRows, targets: Tensor, view: str) -> None:
         # Rows that cannot be sketched together: an error for the outputs that are the reason, else for the first row

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 RELATIVE_ROUNDING = 1e-5
 """Two float32 passes over the same rows differ by less, in units of the largest number of the representation."""
 
+OTHER_BATCH_ROUNDING = 1e-4
+"""The same for a row in a batch and the row alone, which may be padded otherwise and takes other products."""
+
 
 def module_that_reads(model: nn.Module, representation: Tensor, forward: Callable[[], object]) -> nn.Module | None:
     """Find a module whose input is the representation.
@@ -39,12 +42,22 @@ def module_that_reads(model: nn.Module, representation: Tensor, forward: Callabl
     finally:
         for handle in handles:
             handle.remove()
-    found = [module for module, given in calls.items() if len(given) == 1 and _same(given[0], representation)]
+    found = [module for module, given in calls.items() if len(given) == 1 and is_same(given[0], representation)]
     return found[-1] if found else None
 
 
-def _same(given: Tensor, representation: Tensor) -> bool:
+def is_same(given: Tensor, representation: Tensor, rounding: float = RELATIVE_ROUNDING) -> bool:
+    """Tell whether what a module was given is the representation, up to rounding.
+
+    Args:
+        given: What it was given.
+        representation: The representation, shape [b, h].
+        rounding: Largest difference, in units of the largest number of the representation.
+
+    Returns:
+        Whether it is; zeros say nothing, and are not.
+    """
     if given.shape != representation.shape or not given.is_floating_point():
         return False
     largest = representation.abs().max() if representation.numel() else torch.zeros(())
-    return bool(((given - representation).abs() <= RELATIVE_ROUNDING * largest).all()) and bool(largest > 0)
+    return bool(((given - representation).abs() <= rounding * largest).all()) and bool(largest > 0)
