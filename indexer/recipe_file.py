@@ -127,16 +127,17 @@ class FileRecipe(Recipe):
         functions = _functions(module, self.path)
         settings = _settings(functions, self.path)
         self.options = _resolve(settings, dict(options or {}), self.name)
-        available: dict[str, Any] = {**self.options, "data_dir": None if data_dir is None else Path(data_dir)}
         self._parts: dict[str, Callable[..., Any]] = {}
-        self._without_data = set[str]()  # parts that take data_dir and are given none
+        self._without_data = set[str]()  # parts that take data_dir and have none
         for part, function in functions.items():
             accepted = _extra_parameters(part, function)
-            if data_dir is None and "data_dir" in accepted:
+            given = {key: value for key, value in self.options.items() if key in accepted}
+            if data_dir is not None and "data_dir" in accepted:
+                given["data_dir"] = Path(data_dir)
+            elif "data_dir" in accepted and accepted["data_dir"].default in (inspect.Parameter.empty, None):
+                given["data_dir"] = None
                 self._without_data.add(part)
-            self._parts[part] = functools.partial(
-                function, **{key: available[key] for key in accepted if key in available}
-            )
+            self._parts[part] = functools.partial(function, **given)
         names = getattr(module, "label_names", None)
         self.label_names = None if names is None else [str(name) for name in names]
         gain = getattr(module, "ntk_gain", None)
@@ -145,7 +146,7 @@ class FileRecipe(Recipe):
 
     @property
     def model_lacks_data(self) -> bool:
-        """Whether the function that gives the architecture takes ``data_dir`` and was given none."""
+        """Whether the function that gives the architecture takes ``data_dir`` and has none."""
         return ("architecture" if "architecture" in self._parts else "model") in self._without_data
 
     def model(self) -> nn.Module:  # noqa: D102 — the contract is documented once, in Recipe

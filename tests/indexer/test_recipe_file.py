@@ -83,6 +83,14 @@ def test_data_dir_goes_to_the_functions_that_ask_for_it(tmp_path):
     assert load_recipe(write_recipe(tmp_path, source), data_dir="/some/where").train_set()[0][0] == "/some/where"
 
 
+@pytest.mark.parametrize(("default", "seen"), [("", "None"), ("=None", "None"), ("='here'", "here")])
+def test_without_data_dir_its_default_stands(tmp_path, default, seen):
+    source = MINIMAL.replace("train_set()", f"train_set(data_dir{default})").replace(
+        "torch.ones(2), 0", "str(data_dir), 0"
+    )
+    assert load_recipe(write_recipe(tmp_path, source)).train_set()[0][0] == seen
+
+
 @pytest.mark.parametrize("name", ["trainset", "train_sets", "label_name", "metadat", "ntk_gian", "previews"])
 def test_a_misspelt_part_is_an_error_that_says_what_was_meant(tmp_path, name):
     with pytest.raises(RecipeError, match=f"{name!r} is not a part of a recipe; did you mean"):
