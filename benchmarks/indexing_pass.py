@@ -32,6 +32,7 @@ from benchmarks.measuring import Report, median_ratio, print_json, timed
 from benchmarks.stored_pass import store_pass
 from indexer.batches import Batch, take_rows
 from indexer.featurise import Featuriser
+from indexer.jacobians import MEMORY_BUDGET_BYTES
 from indexer.kronecker_dims import fitted_kronecker_spec
 from indexer.measurement import make_measurement
 from indexer.ntk import ntk_scales
@@ -119,8 +120,8 @@ class Workload:
             self.recipe, self.model, self.measurement, self.parameters, self.reader, outputs.shape[1], dim=dim, seed=0
         )
 
-    def featuriser(self, family: str, dim: int) -> Featuriser:
-        """What a build would sketch with."""
+    def featuriser(self, family: str, dim: int, *, memory_budget_bytes: int = MEMORY_BUDGET_BYTES) -> Featuriser:
+        """What a build would sketch with, by default with its default memory budget."""
         return Featuriser(
             self.recipe,
             self.model,
@@ -128,6 +129,7 @@ class Workload:
             self.measurement,
             self.parameters,
             compute_rows=self.batch_rows,
+            memory_budget_bytes=memory_budget_bytes,
         )
 
 

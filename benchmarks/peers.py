@@ -40,6 +40,7 @@ from benchmarks.indexing_pass import Workload
 from benchmarks.measuring import Report, median_ratio, print_json, say, timed
 from benchmarks.peer_passes.peer_pass import PeerPass, Task
 from indexer.batches import take_rows
+from indexer.jacobians import MEMORY_BUDGET_BYTES
 from indexer.ntk import ntk_scales
 from indexer.parameters import ParameterList, select_parameters
 from indexer.reading import ExampleReader
@@ -169,7 +170,8 @@ class OwnPass:
         count = max(options.slow_rows, batch_rows) if comparison.family == "rademacher" else options.rows
         self.rows = Rows(workload, count, batch_rows, options.clock)
         workload.batch_rows = batch_rows
-        self._featuriser = workload.featuriser(comparison.family, options.dim)
+        budget = MEMORY_BUDGET_BYTES if options.own_memory_budget is None else options.own_memory_budget * 2**20
+        self._featuriser = workload.featuriser(comparison.family, options.dim, memory_budget_bytes=budget)
         self._featuriser.sketch_batch(*self.rows.batch(0, WARM_UP_ROWS))  # compiles kernels, chooses routes
 
     def seconds_per_row(self) -> float:
@@ -273,6 +275,9 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--slow-rows", type=int, default=64, help="rows where a row takes long")
     parser.add_argument("--batch-rows", type=int, default=64)
     parser.add_argument("--own-batch-rows", type=int, help="this project's, where another batch suits it better")
+    parser.add_argument(
+        "--own-memory-budget", type=int, metavar="MIB", help="this project's, as indexer build takes it"
+    )
     parser.add_argument("--dim", type=int, default=4096)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--weights-only", action="store_true", help="leave out biases and norms, which LoGra has not")

@@ -131,7 +131,7 @@ class FileRecipe(Recipe):
         self._without_data = set[str]()  # parts that take data_dir and have none
         for part, function in functions.items():
             accepted = _extra_parameters(part, function)
-            given = {key: value for key, value in self.options.items() if key in accepted}
+            given: dict[str, Any] = {key: value for key, value in self.options.items() if key in accepted}
             if data_dir is not None and "data_dir" in accepted:
                 given["data_dir"] = Path(data_dir)
             elif "data_dir" in accepted and accepted["data_dir"].default in (inspect.Parameter.empty, None):

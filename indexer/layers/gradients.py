@@ -204,17 +204,15 @@ def matrix_slabs(
     if all_rows and at_once < rows:
         for start, stop in even_parts(height, weight_rows(rows)):
             parts = [
-                _gradient(
-                    _taken(calls, row, row + at_once), place, start, stop, min(at_once, rows - row), scale, device
-                )
-                for row in range(0, rows, at_once)
+                _gradient(_taken(calls, row, end), place, start, stop, end - row, scale, device)
+                for row, end in even_parts(rows, at_once)
             ]
             yield 0, place.offset + start * width, torch.cat(parts)
         return
-    for row in range(0, rows, at_once):
-        some = _taken(calls, row, row + at_once) if at_once < rows else calls
+    for row, end in even_parts(rows, at_once):
+        some = _taken(calls, row, end) if at_once < rows else calls
         unfolded = [(call, call.kind.unfolded(call.given)) for call in some]
-        here = min(at_once, rows - row)
+        here = end - row
         for start, stop in even_parts(height, weight_rows(here)):
             gradient = _sum(unfolded, place, start, stop, here, scale, device)
             if 4 * here * width <= sizes.slab_bytes or summed:

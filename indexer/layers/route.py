@@ -117,8 +117,7 @@ class HookRoute:
             return
         at_once = max(1, min(rows, self._memory_budget_bytes // max(1, self.kept_bytes)))
         if not all_rows:
-            for start in range(0, rows, at_once):
-                stop = min(start + at_once, rows)
+            for start, stop in even_parts(rows, at_once):  # a few rows left over would cost as many random numbers
                 captured = self._captured(self.modules, take_rows(inputs, start, stop), targets[start:stop])
                 for row, offset, gradients in self._formed(
                     self.served, captured, stop - start, targets.device, factored=factored
