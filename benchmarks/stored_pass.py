@@ -17,6 +17,7 @@ from benchmarks.measuring import timed
 from indexer.batches import Batch, take_rows
 from indexer.block_sketcher import Columns, prediction_columns
 from indexer.featurise import COMPUTE_ROWS, Featuriser
+from indexer.measurement import Measurement as Scalar
 from indexer.planned import BUILD_VERSION
 from indexer.workers import scales_of
 from sketchstore.manifest import Build, Measurement, Parameter, Recipe, Sketch, SourceDigests
@@ -24,7 +25,18 @@ from sketchstore.plan import BuildPlan, shard_rows_for
 from sketchstore.tables import ExampleRow
 from sketchstore.writer import IndexWriter
 
-VIEW = "own"
+
+def the_view(measurement: Scalar) -> str:
+    """Name the view of a measurement that has one.
+
+    Args:
+        measurement: Not class_logit.
+
+    Returns:
+        Its name.
+    """
+    (view,) = measurement.views(1)
+    return view
 
 
 def pass_plan(featuriser: Featuriser, num_rows: int, name: str) -> BuildPlan:
@@ -43,7 +55,7 @@ def pass_plan(featuriser: Featuriser, num_rows: int, name: str) -> BuildPlan:
         name=name,
         num_rows=num_rows,
         dtype="float32",
-        views={VIEW: featuriser.measurement.comparable},
+        views={the_view(featuriser.measurement): featuriser.measurement.comparable},
         sketch=Sketch(
             family=spec.family,
             seed=spec.seed,
@@ -69,7 +81,7 @@ def pass_plan(featuriser: Featuriser, num_rows: int, name: str) -> BuildPlan:
 
 def store_pass(
     featuriser: Featuriser,
-    represented: Callable[[Batch], Tensor],
+    represented: Callable[[Batch], Tensor | None],
     inputs: Batch,
     labels: Tensor,
     out: Path,
@@ -79,7 +91,7 @@ def store_pass(
 
     Args:
         featuriser: What sketches.
-        represented: Penultimate features [b, k] of a batch.
+        represented: Penultimate features [b, k] of a batch; None where there are none.
         inputs: A collated batch of all rows.
         labels: Their labels, shape [n].
         out: Where the directory will be; there must be nothing.
@@ -89,18 +101,26 @@ def store_pass(
         Seconds of the model and the sketch alone; the others go into the store.
     """
     plan = pass_plan(featuriser, len(labels), out.name)
+    view = the_view(featuriser.measurement)
     sketching = 0.0
 
+    def in_parts(rows: Batch, count: int) -> list[Batch]:
+        at_once = featuriser.compute_rows
+        return [take_rows(rows, start, min(start + at_once, count)) for start in range(0, count, at_once)]
+
     def computed(rows: Batch, own: Tensor) -> tuple[Tensor, Columns]:
-        kept = featuriser.sketch_and_keep(rows, own, VIEW)
+        kept = featuriser.sketch_and_keep(rows, own, view)
         outputs, features = kept.outputs, kept.given
-        columns = prediction_columns(featuriser.outputs_batch(rows) if outputs is None else outputs, own)
+        outputs = featuriser.outputs_batch(rows) if outputs is None else outputs
+        columns = prediction_columns(outputs, own) if outputs.ndim == 2 else {}
         if features is None:
-            at_once = featuriser.compute_rows
-            starts = range(0, len(own), at_once)
             with torch.no_grad():
-                features = torch.cat([represented(take_rows(rows, a, min(a + at_once, len(own)))) for a in starts])
-        return kept.sketches, {**columns, "representations": features.numpy()}
+                parts = [represented(part) for part in in_parts(rows, len(own))]
+            found = [part for part in parts if part is not None]
+            features = torch.cat(found) if found else None
+        if features is not None:
+            columns["representations"] = features.numpy()
+        return kept.sketches, columns
 
     with IndexWriter.create(out, plan) as writer:
         for block in plan.blocks():
@@ -108,8 +128,8 @@ def store_pass(
             seconds, (values, columns) = timed(lambda rows=rows, own=own: computed(rows, own), clock)  # type: ignore[misc]
             sketching += seconds
             if writer.scales is None:
-                writer.set_scales(scales_of({VIEW: values}))
-            writer.write_block(block, {VIEW: values}, columns)
+                writer.set_scales(scales_of({view: values}))
+            writer.write_block(block, {view: values}, columns)
         writer.write_examples(ExampleRow(id=f"train:{row}", label=int(label)) for row, label in enumerate(labels))
         writer.publish()
     return sketching

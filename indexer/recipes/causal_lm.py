@@ -216,7 +216,10 @@ class CausalLanguageModel(TextRecipe):
 
     def mean_loss(self, model: nn.Module, examples: Sequence[TextExample]) -> Tensor:
         """Return the mean cross-entropy of all tokens of some examples."""
-        inputs, _ = self.collate(examples)
+        return self.token_loss(model, self.collate(examples)[0])
+
+    def token_loss(self, model: nn.Module, inputs: Any) -> Tensor:
+        """Return the mean cross-entropy of all tokens of a collated batch."""
         logits, following = model(**inputs).logits[:, :-1], inputs["input_ids"][:, 1:]
         real = inputs["attention_mask"][:, 1:].bool()
         return nn.functional.cross_entropy(logits[real], following[real])

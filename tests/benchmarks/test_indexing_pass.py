@@ -72,6 +72,21 @@ def test_a_pass_publishes_a_sound_index_of_its_sketches(tmp_path: Path) -> None:
     assert index.column("representations").shape == (1030, 8)
 
 
+def test_a_pass_of_a_scalar_without_representation_stores_sketches_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0)).eval()
+    parameters = select_parameters(model)
+    measurement = make_measurement("custom", function=lambda outputs, label: outputs)
+    spec = sketch_spec("sjlt", 64, parameters.num_parameters)
+    featuriser = Featuriser(Plain(), model, spec, measurement, parameters, compute_rows=16)
+    inputs, labels = torch.randn(40, 6), torch.full((40,), -1)
+    store_pass(featuriser, lambda rows: None, inputs, labels, tmp_path / "pass")
+    index = open_index(tmp_path / "pass")
+    stored = torch.from_numpy(index.view("custom").shard(0))
+    torch.testing.assert_close(stored, featuriser.sketch_batch(inputs, labels, "custom"), rtol=1e-5, atol=1e-6)
+    assert not set(index.manifest.columns) & {"predicted_labels", "one_minus_p", "representations"}
+
+
 def test_ranks_of_a_small_model_agree(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
