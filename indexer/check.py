@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from indexer.batches import move, take_rows
+from indexer.batches import Batch, move, take_rows
 from indexer.build_settings import BuildSettings
 from indexer.preparation import Prepared, check_labels, prepare
 from indexer.previews import preview_of
 from indexer.progress import Progress, Silent
 from indexer.reading import CollatedRows, ExampleError, ExampleReader
-from indexer.recipe import RecipeError
+from indexer.recipe import Example, RecipeError
 from indexer.recipe_failure import said
 from indexer.sketches import make_sketch
 from indexer.terminal import counted
 from indexer.training import cpu_threads
 
 ROWS = 8
-"""Rows of a batch; two batches are looked at."""
+"""Rows of a batch; whether rows see their batch-mates is looked at on twice as many, from all over the data set."""
 OUTPUT_TOLERANCE = 1e-4
 """Relative change of an output that float32 rounding in another batch size can explain, generously."""
 GRADIENT_TOLERANCE = 1e-3
@@ -129,15 +129,22 @@ class _Check:
         except Exception as error:  # as above
             return self._add(name, False, _raised(error))
 
-    # The two batches: the first rows, and as many from the end, so that they differ
+    # The batches: the first rows, and rows from all over
 
     def _batch(self, reader: ExampleReader | None = None) -> CollatedRows:
         reader = reader or self.prepared.train
         return reader.collate(0, min(ROWS, reader.num_rows))
 
-    def _other(self) -> CollatedRows:
-        reader = self.prepared.train
-        return reader.collate(max(0, reader.num_rows - ROWS), reader.num_rows)
+    def _spread_rows(self) -> list[int]:
+        # Rows from all over, where lengths differ if they do anywhere: data sets may be sorted by length
+        last = self.prepared.train.num_rows - 1
+        return list(dict.fromkeys(last * part // (2 * ROWS - 1) for part in range(2 * ROWS)))
+
+    def _spread(self) -> CollatedRows:
+        return self.prepared.train.collate_chosen(self._spread_rows())
+
+    def _collated(self, example: Example) -> tuple[Batch, Tensor]:
+        return self.prepared.recipe.collate([example])
 
     def _examples(self) -> str:
         said = []
@@ -186,17 +193,21 @@ class _Check:
         return f"shape {list(outputs.shape)}, the same bits twice"
 
     def _outputs_alone(self) -> str:
-        featuriser, rows = self.prepared.featuriser, self._batch()
+        featuriser, rows = self.prepared.featuriser, self._spread()
         with featuriser.in_float32():  # a shorter type may round a row otherwise in a batch of another size
             together = featuriser.outputs_batch(rows.inputs)
             try:
-                alone = torch.cat(
-                    [featuriser.outputs_batch(take_rows(rows.inputs, row, row + 1)) for row in range(len(together))]
-                )
+                # Collated by itself: a slice of the batch would be padded as the batch is
+                alone = torch.cat([featuriser.outputs_batch(self._collated(example)[0]) for example in rows.examples])
             except ValueError as error:  # what torch says of one row: "expected more than 1 value per channel"
                 if not self._batch_norms():
                     raise
                 raise _UnsoundError(self._batch_mates()) from error
+        if alone.shape != together.shape:
+            raise _UnsoundError(
+                f"{len(together)} rows have outputs of shape {list(together.shape)} together and {list(alone.shape)} "
+                f"one by one. {self._batch_mates()}"
+            )
         change = float((together - alone).abs().max() / together.abs().max().clamp_min(1e-30))
         if change > OUTPUT_TOLERANCE:
             raise _UnsoundError(
@@ -225,17 +236,21 @@ class _Check:
         )
 
     def _gradients_alone(self) -> str:
-        here, there = self._batch(), self._other()
-        view = self.prepared.views[0]
-        mixed_examples = [here.examples[0], *there.examples[1:]]
-        mixed, labels = self.prepared.recipe.collate(mixed_examples)
-        alone = self._autograd(take_rows(here.inputs, 0, 1), here.labels[:1], view)
-        among = self._autograd(here.inputs, here.labels, view)
-        others = self._autograd(mixed, labels, view)
-        change = max(_relative(alone, among), _relative(alone, others))
+        view, order = self.prepared.views[0], self._spread_rows()
+        change, changed = 0.0, order[0]
+        for row in dict.fromkeys([order[0], order[len(order) // 2], order[-1]]):
+            first = [row, *(other for other in order if other != row)]  # autograd differentiates the first of a batch
+            together = self.prepared.train.collate_chosen(first)
+            inputs, labels = self._collated(together.examples[0])
+            found = _relative(
+                self._autograd(inputs, labels, view), self._autograd(together.inputs, together.labels, view)
+            )
+            if found > change:
+                change, changed = found, row
         if change > GRADIENT_TOLERANCE:
             raise _UnsoundError(
-                f"the gradient of row 0 changes by {change:.1%} with the other rows of its batch. {self._batch_mates()}"
+                f"the gradient of row {changed} changes by {change:.1%} with the other rows of its batch. "
+                f"{self._batch_mates()}"
             )
         return f"largest relative change {change:.1e}"
 

@@ -295,11 +295,11 @@ class Featuriser:
         """
         return self.sketch_and_keep(inputs, labels, view, pad=pad).sketches
 
-    def watch(self, module: nn.Module | None) -> None:
+    def watch(self, module: nn.Module) -> None:
         """Keep what a module of the model is given in the passes of a batch (`SketchedBatch.given`).
 
         Args:
-            module: The module, called once in a forward pass; None to keep nothing any more.
+            module: The module, called once in a forward pass.
         """
         self.features.watch(module)
 

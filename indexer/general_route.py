@@ -141,7 +141,7 @@ class GeneralRoute:
             for row in range(len(targets)):
                 alone = self.single_gradients(group, take_rows(inputs, row, row + 1), targets[row])
                 for place, block in zip(group, gradients, strict=True):
-                    block[row] = alone[place.name].reshape(-1)
+                    block[row] = alone[place.name].reshape(-1) if place.name in alone else 0.0
         return [block.mul_(place.ntk_scale) for place, block in zip(group, gradients, strict=True)]
 
     def _vmap_gradients(self, group: Sequence[Parameter], inputs: Batch, targets: Tensor) -> list[Tensor]:
@@ -167,15 +167,19 @@ class GeneralRoute:
             target: Its target, shape [].
 
         Returns:
-            Name of each parameter to its gradient, of its shape and at least float32.
+            Name of each parameter that takes part to its gradient, of its shape and at least float32.
         """
         held = dict(self.called.model.named_parameters())
         weights = {place.name: held[place.name].detach().clone().requires_grad_() for place in group}
         with torch.enable_grad():
             logits = torch.func.functional_call(self.called, _inside(weights), (example,))
             value = self.measurement.value(logits[0], target)
-        gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
-        return {name: at_least_float(gradient) for name, gradient in zip(weights, gradients, strict=True)}
+        gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
+        return {
+            name: at_least_float(gradient)
+            for name, gradient in zip(weights, gradients, strict=True)
+            if gradient is not None
+        }
 
 
 def _inside(weights: dict[str, Tensor]) -> dict[str, Tensor]:

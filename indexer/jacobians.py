@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from indexer.batches import Batch, map_tensors, num_rows, take_rows
 from indexer.general_route import Called, GeneralRoute
@@ -110,7 +109,6 @@ class TangentFeatures:
         self.last_given: Tensor | None = None
         self._passing: list[Tensor] | None = None
         self._given: list[Tensor] = []
-        self._watch: RemovableHandle | None = None
         self._called = Called(model, call, outputs)
         self._general = GeneralRoute(self._called, measurement, memory_budget_bytes)
         self._hooks = HookRoute(model, parameters, self.values, memory_budget_bytes, slab_bytes, many_rows=many_rows)
@@ -164,19 +162,14 @@ class TangentFeatures:
             return measured
         return torch.stack([self.measurement.value(row, target) for row, target in zip(logits, targets, strict=True)])
 
-    def watch(self, module: nn.Module | None) -> None:
-        """Keep what a module of the model is given while a batch goes through (``last_given``); None: of none."""
-        if self._watch is not None:
-            self._watch.remove()
-            self._watch = None
-        if module is None:
-            return
+    def watch(self, module: nn.Module) -> None:
+        """Keep what a module of the model is given while a batch goes through; see ``last_given``."""
 
         def note(_: nn.Module, given: tuple[Any, ...]) -> None:
             if self._passing is not None:
                 self._given.append(given[0].detach())
 
-        self._watch = module.register_forward_pre_hook(note)
+        module.register_forward_pre_hook(note)
 
     def slabs(self, inputs: Batch, labels: Tensor, view: str, *, all_rows: bool = False) -> Iterator[Slab]:
         """Tangent features of a batch; together the slabs cover every row and coordinate exactly once.

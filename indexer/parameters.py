@@ -175,7 +175,7 @@ def select_parameters(
         The chosen parameters.
 
     Raises:
-        ParameterSelectionError: If a glob matches nothing, or nothing is left.
+        ParameterSelectionError: If a glob matches nothing, a chosen parameter is complex, or nothing is left.
     """
     named = dict(model.named_parameters())
     for glob in (*include, *exclude):
@@ -194,6 +194,11 @@ def select_parameters(
             and (not include or any(_matches(name, glob) for glob in include))
             and not any(_matches(name, glob) for glob in exclude)
         ):
+            if parameter.is_complex():
+                raise ParameterSelectionError(
+                    f"parameter {name!r} is complex, and a tangent feature is a derivative by a real number: hold its "
+                    "real and imaginary part as two parameters, or leave it out with --exclude."
+                )
             scale = 1.0 if scales is None else scales[name]
             entries.append((name, tuple(parameter.shape), scale))
     if not entries:

@@ -12,6 +12,7 @@ from indexer.layers.gradients import Call, Captured, FactoredPiece, SlabSizes, e
 from indexer.layers.modules import HookedModule, hooked_modules, without
 from indexer.layers.norms import ScaleAndShift
 from indexer.layers.taps import CaptureError, Receiver, run_passes
+from indexer.out_of_memory import is_out_of_memory
 from indexer.parameters import Parameter, ParameterList
 
 Values = Callable[[Batch, Tensor], Tensor]
@@ -64,7 +65,10 @@ class HookRoute:
         Args:
             few: Few rows, unlike each other.
             targets: Their targets.
-            alone: Plain gradients of some parameters for a row of ``few``, by name.
+            alone: Plain gradients of some parameters for a row of ``few``, by name, without those that take no part.
+
+        Raises:
+            RuntimeError: If memory runs out.
         """
         rows = num_rows(few)
         orders = [(few, targets)]
@@ -77,6 +81,11 @@ class HookRoute:
             except CaptureError as error:
                 entry = next(entry for entry in self.modules if entry.name == error.module)
                 self._drop({place.name: f"{error.reason} in {error.module!r}" for place in entry.places})
+            except RuntimeError as error:  # of the model, which may not stand what hooks do to an output
+                if is_out_of_memory(error):
+                    raise
+                reason = str(error).strip().partition("\n")[0]
+                self._drop({place.name: f"cannot be seen by hooks ({reason})" for place in self.served})
         if not captured:
             return
         self.kept_bytes = _bytes(captured[0]) // rows
@@ -84,11 +93,14 @@ class HookRoute:
             plain = alone(self.served, row)
             # A gradient that is zero but for rounding (a bias before a softmax) is as right as any other.
             noise = 30 * max((_rounding(gradient) for gradient in plain.values()), default=0.0)
+            # Zero on few rows, without a call of its module, says nothing of others: one head of several, stacked.
+            unseen = [place.name for place in self.served if place.name in plain and not _is_seen(place, captured[0])]
+            self._drop(dict.fromkeys(unseen, "takes part in the measurement without a call of its module"))
             seen = list(zip(captured, (row, rows - 1 - row), strict=False))
             wrong = [
                 place.name
                 for place in self.served
-                if not all(_agrees(place, found, where, plain[place.name], noise) for found, where in seen)
+                if not all(_agrees(place, found, where, plain.get(place.name), noise) for found, where in seen)
             ]
             self._drop(
                 dict.fromkeys(wrong, "has gradients that do not follow from the inputs and outputs of its modules")
@@ -226,7 +238,13 @@ def _bytes(captured: Captured) -> int:
     )
 
 
-def _agrees(place: Parameter, captured: Captured, row: int, expected: Tensor, noise: float) -> bool:
+def _is_seen(place: Parameter, captured: Captured) -> bool:
+    return place.name in captured.calls or place.name in captured.vectors
+
+
+def _agrees(place: Parameter, captured: Captured, row: int, expected: Tensor | None, noise: float) -> bool:
+    if expected is None:
+        expected = torch.zeros(place.shape)
     found = captured.vectors.get(place.name)
     if found is not None:
         found = found[row]

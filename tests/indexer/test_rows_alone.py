@@ -1,0 +1,221 @@
+"""A build compares rows of every batch with the rows alone, which finds what few rows at its beginning do not show."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from indexer.build import build_index
+from indexer.build_settings import BuildSettings
+from indexer.check import check_recipe
+from indexer.parameters import ParameterSelectionError
+from indexer.preparation import prepare
+from indexer.reading import ExampleError
+from indexer.recipe import RecipeError
+from indexer.recipe_file import load_recipe
+from sketchstore.reader import Index, open_index
+
+HEAD = """
+import torch
+from torch import nn
+"""
+
+TEXTS = """
+GENERATOR = torch.Generator().manual_seed(0)
+TEXTS = [torch.randint(1, 30, (length,), generator=GENERATOR) for length in LENGTHS]
+
+def train_set():
+    return [(text, row % 3) for row, text in enumerate(TEXTS)]
+
+def collate(examples):
+    texts = nn.utils.rnn.pad_sequence([text for text, _ in examples], batch_first=True)
+    return texts, torch.tensor([label for _, label in examples])
+
+def model():
+    torch.manual_seed(0)
+    return Net().eval()
+"""
+
+# Sorted by length within the forward pass, and back at the end; lengths are equal but for two rows of the third batch.
+SORTING = (
+    HEAD
+    + "LENGTHS = [9 if row in (90, 95) else 6 for row in range(128)]"
+    + TEXTS
+    + """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.inner, self.head = nn.Embedding(30, 8, padding_idx=0), nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def hidden(self, texts):
+        real = (texts != 0).unsqueeze(-1).to(self.inner.weight.dtype)
+        return (self.inner(self.embedding(texts)).tanh() * real).sum(1) / real.sum(1)
+
+    def forward(self, texts):
+        order = (texts != 0).sum(1).argsort(descending=True, stable=True)
+        return self.head(self.hidden(texts[order]))[order.argsort()]
+
+def representation(model, texts):
+    return model.hidden(texts)
+"""
+)
+
+# A mean over padding as well; most rows have the longest length.
+UNMASKED = (
+    HEAD
+    + "LENGTHS = [3 if row in (70, 75, 81) else 9 for row in range(128)]"
+    + TEXTS
+    + """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(30, 8), nn.Linear(8, 3)
+
+    def forward(self, texts):
+        return self.head(self.embedding(texts).tanh().mean(1))
+"""
+)
+
+VECTORS = """
+def train_set():
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.randn(SHAPE, generator=generator), row % 3) for row in range(128)]
+
+def model():
+    torch.manual_seed(0)
+    return Net().eval()
+"""
+
+# The batch goes through in parts of 64 rows with their positions flattened, so a call has more positions than rows.
+IN_PARTS = (
+    HEAD
+    + "SHAPE = (8, 10)"
+    + VECTORS
+    + """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.head = nn.Linear(10, 12), nn.Linear(12, 3)
+
+    def forward(self, rows):
+        return torch.cat([self.head(self.inner(part.flatten(0, 1)).tanh()).view(len(part), 8, 3).mean(1)
+                          for part in rows.split(64)])
+"""
+)
+
+# A head of eight by the sign bits of a row, from stacked weights: no module of a head is ever called.
+HEADS = (
+    HEAD
+    + "SHAPE = 10"
+    + VECTORS
+    + """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.heads = nn.Linear(10, 12), nn.ModuleList([nn.Linear(12, 3) for _ in range(8)])
+
+    def forward(self, rows):
+        chosen = ((rows[:, :3] > 0) * torch.tensor([1, 2, 4])).sum(1)
+        weights = torch.stack([head.weight for head in self.heads])[chosen]
+        biases = torch.stack([head.bias for head in self.heads])[chosen]
+        return torch.einsum("bi,boi->bo", self.inner(rows).tanh(), weights) + biases
+"""
+)
+
+# A token of its own in front of every row: hooks that widen what is one for all rows break this forward pass.
+REPEATED = (
+    HEAD
+    + "SHAPE = (6, 10)"
+    + VECTORS
+    + """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.inner, self.head = nn.Embedding(1, 10), nn.Linear(10, 12), nn.Linear(12, 3)
+
+    def forward(self, rows):
+        first = self.first(torch.zeros(1, 1, dtype=torch.long)).repeat(len(rows), 1, 1)
+        return self.head(self.inner(torch.cat([first, rows], 1)).tanh().mean(1))
+"""
+)
+
+
+def written(folder: Path, source: str) -> str:
+    (folder / "recipe.py").write_text(source, "utf-8")
+    return str(folder / "recipe.py")
+
+
+def built(folder: Path, source: str, **options: object) -> Index:
+    settings = BuildSettings(written(folder, source), num_queries=0, **{"sketch": "identity", **options})  # type: ignore[arg-type]
+    build_index(settings, folder / "index", faiss=None, spectra=False)
+    return open_index(folder / "index")
+
+
+def check_stored(index: Index, recipe: str) -> None:
+    """Every row of an identity sketch is its gradient by autograd, alone."""
+    loaded = load_recipe(recipe)
+    model: nn.Module = loaded.model()
+    stored = torch.from_numpy(index.view("own").shard(0))
+    for row, example in enumerate(loaded.train_set()):
+        inputs, label = loaded.collate([example])
+        model.zero_grad()
+        model(inputs)[0, int(label)].backward()
+        alone = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in model.parameters()])
+        # float32 sums in batches of other sizes
+        torch.testing.assert_close(stored[row], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sketch", ["identity", "sjlt", "rademacher", "kronecker"])
+@pytest.mark.parametrize("source", [SORTING, IN_PARTS], ids=["sorting", "in parts"])
+def test_gradients_of_other_rows_are_refused(tmp_path: Path, source: str, sketch: str) -> None:
+    with pytest.raises(ExampleError, match="depends on the rows beside it"):
+        built(tmp_path, source, sketch=sketch, dim=None if sketch == "identity" else 64)
+    assert not (tmp_path / "index").exists()
+
+
+def test_one_row_of_every_batch_is_compared(tmp_path: Path) -> None:
+    """Batches of 32: only the third has rows of another length."""
+    with pytest.raises(ExampleError, match=r"train row (6[4-9]|[78]\d|9[0-5]): its sketch in a batch of 32 rows"):
+        built(tmp_path, SORTING, batch_rows=32)
+
+
+@pytest.mark.parametrize("source", [SORTING, IN_PARTS], ids=["sorting", "in parts"])
+def test_rows_that_go_alone_are_right(tmp_path: Path, source: str) -> None:
+    check_stored(built(tmp_path, source, batch_rows=1), str(tmp_path / "recipe.py"))
+
+
+@pytest.mark.parametrize("source", [HEADS, REPEATED], ids=["stacked heads", "repeated token"])
+def test_what_hooks_cannot_see_takes_the_general_route(tmp_path: Path, source: str) -> None:
+    check_stored(built(tmp_path, source), str(tmp_path / "recipe.py"))
+
+
+@pytest.mark.parametrize(
+    "lengths", ["[40 - row // 4 for row in range(128)]", "[min(32, 3 + row * 37 % 57) for row in range(128)]"]
+)
+def test_check_finds_padding_that_is_not_masked(tmp_path: Path, lengths: str) -> None:
+    """Sorted by length; and cut at the longest allowed, which the first rows of any batch reach."""
+    lines = UNMASKED.splitlines(keepends=True)
+    source = "".join(f"LENGTHS = {lengths}\n" if line.startswith("LENGTHS") else line for line in lines)
+    recipe = written(tmp_path, source)
+    found = {finding.check: finding for finding in check_recipe(BuildSettings(recipe, sketch="sjlt", dim=64))}
+    assert not found["outputs do not depend on the rest of the batch"].ok
+    assert not found["gradients do not depend on the rest of the batch"].ok
+    with pytest.raises(RecipeError, match="mask padding"):
+        build_index(BuildSettings(recipe, sketch="sjlt", dim=64), tmp_path / "index")
+
+
+def test_padding_that_few_rows_have_is_found_in_their_batch(tmp_path: Path) -> None:
+    """By length the three short rows come first in a batch of four, where one long row pads them."""
+    source = UNMASKED + "\ndef length(example):\n    return len(example[0])\n"
+    with pytest.raises(ExampleError, match="padding that is not masked"):
+        built(tmp_path, source, batch_rows=4)
+
+
+def test_complex_parameters_are_refused(tmp_path: Path) -> None:
+    source = IN_PARTS.replace(
+        "self.inner, self.head =",
+        "self.turn = nn.Parameter(torch.ones(1, dtype=torch.complex64))\n        self.inner, self.head =",
+    )
+    with pytest.raises(ParameterSelectionError, match=r"'turn' is complex.*--exclude"):
+        prepare(BuildSettings(written(tmp_path, source)))
