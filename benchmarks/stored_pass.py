@@ -1,9 +1,9 @@
 """An index pass with its store: rows are sketched block by block and written as a build writes them, up to publication.
 
-Every block is sketched and gets its columns (predictions, 1 − p of the label, representations), is put into its shard,
-synced to the disk and journaled before the next one is begun; then the table of examples, norms and manifest follow,
-and the directory gets its name. What a build stores beside that (weights, previews, queries, derived files) is no part
-of the pass.
+Every block is sketched, compared with some of its rows alone and gets its columns (predictions, 1 − p of the label,
+representations), is put into its shard, synced to the disk and journaled before the next one is begun; then the table
+of examples, norms and manifest follow, and the directory gets its name. What a build stores beside that (weights,
+previews, queries, derived files) is no part of the pass.
 """
 
 import time
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import timed
+from indexer.batch_rows import batches_of
 from indexer.batches import Batch, take_rows
 from indexer.block_sketcher import Columns, prediction_columns
 from indexer.featurise import COMPUTE_ROWS, Featuriser
 from indexer.measurement import Measurement as Scalar
 from indexer.planned import BUILD_VERSION
+from indexer.rows_alone import compare_alone
 from indexer.workers import scales_of
 from sketchstore.manifest import Build, Measurement, Parameter, Recipe, Sketch, SourceDigests
 from sketchstore.plan import BuildPlan, shard_rows_for
@@ -110,6 +112,11 @@ def store_pass(
 
     def computed(rows: Batch, own: Tensor) -> tuple[Tensor, Columns]:
         kept = featuriser.sketch_and_keep(rows, own, view)
+        batches = batches_of(len(own), featuriser.compute_rows)
+        compared = compare_alone(
+            featuriser, kept, own, view, batches, lambda row: take_rows(rows, row, row + 1), drawn_by=0
+        )
+        assert compared.changed is None
         outputs, features = kept.outputs, kept.given
         outputs = featuriser.outputs_batch(rows) if outputs is None else outputs
         columns = prediction_columns(outputs, own) if outputs.ndim == 2 else {}

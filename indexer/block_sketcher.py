@@ -6,7 +6,6 @@ a block falls to.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,17 +22,9 @@ from indexer.jacobians import PROBE_ROWS, JacobianError
 from indexer.out_of_memory import BlockMemoryError, halving
 from indexer.preparation import Prepared
 from indexer.reading import CollatedRows, ExampleError, ExampleReader, UnstableDataError
-from indexer.representation_place import OTHER_BATCH_ROUNDING, is_same, module_that_reads
+from indexer.representation_place import module_that_reads
+from indexer.rows_alone import compare_alone
 from sketchstore.plan import Block
-
-ALONE_TOLERANCE = 0.02
-"""Relative change of a row's sketch with its batch, far above rounding and far below another row's gradient."""
-SHORT_ALONE_TOLERANCE = 0.5
-"""The same for passes in a shorter type, where a ReLU changes sides more often."""
-ROWS_A_LOOK = 32
-"""One of so many rows of a batch is compared with the row alone, at least one: some percent of the time of a pass."""
-MOST_LOOKS = 4
-"""At most so many rows of a batch; as many more where one of them differs."""
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -117,7 +108,7 @@ class BlockSketcher:
         sketches: dict[str, Tensor] = {}
         for view in self.prepared.views:
             found, at_once = self._sketched(reader, rows, rows.labels, view, pad=True)
-            given_agrees = bool(sketches) or self._compare_alone(reader, rows, view, found, at_once)
+            given_agrees = bool(sketches) or self._given_agrees(reader, rows, view, found, at_once)
             sketches[view], fitted = found.sketches, min(fitted, at_once)
             outputs = found.outputs if outputs is None else outputs
             features = found.given if features is None and given_agrees else features
@@ -227,58 +218,31 @@ class BlockSketcher:
         if found[0] is not None and found[0] is found[1]:
             prepared.featuriser.watch(found[0])
 
-    def _compare_alone(
+    def _given_agrees(
         self, reader: ExampleReader, rows: CollatedRows, view: str, found: SketchedBatch, at_once: int
     ) -> bool:
-        """Compare rows of every batch, drawn by the block's number, with the same rows collated and sketched alone.
-
-        Few rows decided at the beginning how gradients are taken. A later batch may be padded where theirs was not,
-        put in another order, or cut up by the model itself.
-
-        Args:
-            reader: Where the rows were read.
-            rows: The rows of a block.
-            view: The view.
-            found: What was made of them.
-            at_once: Rows that went together.
-
-        Returns:
-            Whether what the watched module was given agrees as well.
-
-        Raises:
-            ExampleError: If a row's sketch is another one in its batch, and another row's is, too.
-        """
-        short = self.prepared.featuriser.compute_dtype != "float32"
-        dense = self.prepared.spec.family in ("rademacher", "gaussian")  # a row alone costs as many random numbers
-        usual = float(found.sketches.square().sum(1).mean().sqrt())
-        given_agrees = True
-        for number, batch in enumerate(batches_of(len(rows.examples), at_once, reader.lengths(rows))):
-            drawn = random.Random(f"{rows.start} {number}").sample(batch, min(2 * MOST_LOOKS, len(batch)))
-            looks = 1 if dense else max(1, min(MOST_LOOKS, len(batch) // ROWS_A_LOOK))
-            off: list[tuple[int, float]] = []
-            for number_drawn, place in enumerate(drawn if len(batch) > 1 else ()):
-                if number_drawn >= looks and not off:
-                    break
-                inputs, _ = self.prepared.recipe.collate([rows.examples[place]])
-                alone = self.prepared.featuriser.sketch_and_keep(inputs, rows.labels[place : place + 1], view)
-                expected = alone.sketches[0]
-                change = float((found.sketches[place] - expected).norm() / max(float(expected.norm()), 1e-3 * usual))
-                if found.given is not None:
-                    here = found.given[place : place + 1]
-                    given_agrees &= alone.given is not None and is_same(alone.given, here, OTHER_BATCH_ROUNDING)
-                if change > (SHORT_ALONE_TOLERANCE if short else ALONE_TOLERANCE):
-                    off.append((place, change))
-            if len(off) > 1:  # a single row may sit on a kink, a ReLU at zero, where rounding decides
-                place, change = off[0]
-                raise ExampleError(
-                    reader.split,
-                    rows.start + place,
-                    f"its sketch in a batch of {len(batch)} rows is {change:.0%} of its norm away from that of the row "
-                    "alone: what the model makes of a row depends on the rows beside it (padding that is not masked, a "
-                    "batch that is put in another order or cut up, a capacity that rows share). Mend the model or "
-                    "collate(); `indexer check` says more, and --batch-rows 1 sketches every row alone",
-                )
-        return given_agrees
+        # Refuses rows that depend on their batch; says whether what the watched module was given does.
+        recipe = self.prepared.recipe
+        compared = compare_alone(
+            self.prepared.featuriser,
+            found,
+            rows.labels,
+            view,
+            batches_of(len(rows.examples), at_once, reader.lengths(rows)),
+            lambda row: recipe.collate([rows.examples[row]])[0],
+            rows.start,
+        )
+        if compared.changed is not None:
+            row, beside, change = compared.changed
+            raise ExampleError(
+                reader.split,
+                rows.start + row,
+                f"its sketch in a batch of {beside} rows is {change:.0%} of its norm away from that of the row alone: "
+                "what the model makes of a row depends on the rows beside it (padding that is not masked, a batch that "
+                "is put in another order or cut up, a capacity that rows share). Mend the model or collate(); "
+                "`indexer check` says more, and --batch-rows 1 sketches every row alone",
+            )
+        return compared.given_agrees
 
     def _blame(self, reader: ExampleReader, rows: CollatedRows, targets: Tensor, view: str) -> None:
         # Rows that cannot be sketched together: an error for the outputs that are the reason, else for the first row

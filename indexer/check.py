@@ -1,4 +1,4 @@
-"""Finds out on two small batches whether a recipe is sound.
+"""Finds out on a few rows, alone and together, whether a recipe is sound.
 
 Sound means that there is such a thing as *the* gradient of one example, which the whole line takes for granted.
 """
@@ -66,7 +66,7 @@ def check_recipe(settings: BuildSettings, *, progress: Progress | None = None) -
             prepared = prepare(settings)
         except Exception as error:  # the user's code may raise anything, and what it raises is the finding
             return [Finding("the recipe loads", False, _raised(error))]
-        progress.phase("checking two batches", 0)
+        progress.phase("checking a few rows, alone and together", 0)
         return _Check(prepared).findings()
 
 

@@ -269,7 +269,7 @@ def check(
     compute_dtype: ComputeDtypeOption = "float32",
     as_json: Json = False,
 ) -> None:
-    """Check on two batches that a recipe is sound: gradients finite, deterministic, independent of batch-mates.
+    """Check that a recipe is sound: gradients finite, deterministic, independent of batch-mates.
 
     Exits with 1 where it is not, and says what to change.
 

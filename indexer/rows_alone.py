@@ -1,0 +1,90 @@
+"""Compares rows of every batch with the same rows collated and sketched alone: what a row gives is to be its own.
+
+Few rows decide at the beginning how gradients are taken (`layers/route.py`), and `indexer check` looks at sixteen. A
+later batch may be padded where theirs were not, put in another order, or cut up by the model itself.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from indexer.batches import Batch
+from indexer.featurise import Featuriser, SketchedBatch
+from indexer.representation_place import OTHER_BATCH_ROUNDING, is_same
+
+TOLERANCE = 0.02
+"""Relative change of a row's sketch with its batch, far above rounding and far below another row's gradient."""
+SHORT_TOLERANCE = 0.5
+"""The same for passes in a shorter type, where a ReLU changes sides more often."""
+ROWS_A_LOOK = 32
+"""One of so many rows of a batch is looked at, at least one: some percent of the time of a pass."""
+MOST_LOOKS = 4
+"""At most so many rows of a batch; as many more where one of them differs."""
+LEAST_NORM = 1e-3
+"""A sketch shorter than this part of the usual length is compared by that part: what it has may be rounding."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What rows alone say of a block.
+
+    Attributes:
+        given_agrees: Whether what the watched module was given is the same, too.
+        changed: A row of the block whose sketch is another one alone, the rows of its batch, and the change in units of
+            its norm; None where all is well.
+    """
+
+    given_agrees: bool
+    changed: tuple[int, int, float] | None = None
+
+
+def compare_alone(
+    featuriser: Featuriser,
+    found: SketchedBatch,
+    labels: Tensor,
+    view: str,
+    batches: Sequence[Sequence[int]],
+    alone: Callable[[int], Batch],
+    drawn_by: int,
+) -> Compared:
+    """Compare rows of every batch of a block with the rows alone.
+
+    Args:
+        featuriser: What sketches.
+        found: What was made of the block.
+        labels: Labels of its rows, shape [b].
+        view: The view.
+        batches: Which rows of the block went together.
+        alone: Gives the collated inputs of one row of the block.
+        drawn_by: Number that decides which rows are looked at, such as the block's first row.
+
+    Returns:
+        What was found; of the first batch with two rows that differ, since a single one may sit on a kink, a ReLU at
+        zero, where rounding decides.
+    """
+    tolerance = TOLERANCE if featuriser.compute_dtype == "float32" else SHORT_TOLERANCE
+    dense = featuriser.spec.family in ("rademacher", "gaussian")  # a row alone costs as many random numbers as a batch
+    least = LEAST_NORM * float(found.sketches.square().sum(1).mean().sqrt())
+    given_agrees = True
+    for number, batch in enumerate(batches):
+        looks = 1 if dense else max(1, min(MOST_LOOKS, len(batch) // ROWS_A_LOOK))
+        drawn = random.Random(f"{drawn_by} {number}").sample(list(batch), min(looks + MOST_LOOKS, len(batch)))
+        changes: list[tuple[int, float]] = []
+        for looked, row in enumerate(drawn if len(batch) > 1 else ()):
+            if looked >= looks and not changes:
+                break
+            kept = featuriser.sketch_and_keep(alone(row), labels[row : row + 1], view)
+            change = float((found.sketches[row] - kept.sketches[0]).norm() / max(float(kept.sketches.norm()), least))
+            if change > tolerance:
+                changes.append((row, change))
+            if found.given is not None:
+                here = found.given[row : row + 1]
+                given_agrees &= kept.given is not None and is_same(kept.given, here, OTHER_BATCH_ROUNDING)
+        if len(changes) > 1:
+            row, change = changes[0]
+            return Compared(given_agrees, (row, len(batch), change))
+    return Compared(given_agrees)
