@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from indexer.batches import Batch, move, take_rows
 from indexer.build_settings import BuildSettings
+from indexer.out_of_memory import is_out_of_memory
 from indexer.preparation import Prepared, check_labels, prepare
 from indexer.previews import preview_of
 from indexer.progress import Progress, Silent
@@ -135,13 +136,16 @@ class _Check:
         reader = reader or self.prepared.train
         return reader.collate(0, min(ROWS, reader.num_rows))
 
-    def _spread_rows(self) -> list[int]:
-        # Rows from all over, where lengths differ if they do anywhere: data sets may be sorted by length
-        last = self.prepared.train.num_rows - 1
-        return list(dict.fromkeys(last * part // (2 * ROWS - 1) for part in range(2 * ROWS)))
-
-    def _spread(self) -> CollatedRows:
-        return self.prepared.train.collate_chosen(self._spread_rows())
+    def _where_rows_fit(self, look: Callable[[list[int]], str]) -> str:
+        # At rows from all over, where lengths differ if they do anywhere: data sets may be sorted by length
+        last, count = self.prepared.train.num_rows - 1, 2 * ROWS
+        while True:
+            try:
+                return look(list(dict.fromkeys(last * part // (count - 1) for part in range(count))))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or count == 2:
+                    raise
+                count //= 2
 
     def _collated(self, example: Example) -> tuple[Batch, Tensor]:
         return self.prepared.recipe.collate([example])
@@ -193,7 +197,10 @@ class _Check:
         return f"shape {list(outputs.shape)}, the same bits twice"
 
     def _outputs_alone(self) -> str:
-        featuriser, rows = self.prepared.featuriser, self._spread()
+        return self._where_rows_fit(self._outputs_of)
+
+    def _outputs_of(self, order: list[int]) -> str:
+        featuriser, rows = self.prepared.featuriser, self.prepared.train.collate_chosen(order)
         with featuriser.in_float32():  # a shorter type may round a row otherwise in a batch of another size
             together = featuriser.outputs_batch(rows.inputs)
             try:
@@ -236,7 +243,10 @@ class _Check:
         )
 
     def _gradients_alone(self) -> str:
-        view, order = self.prepared.views[0], self._spread_rows()
+        return self._where_rows_fit(self._gradients_of)
+
+    def _gradients_of(self, order: list[int]) -> str:
+        view = self.prepared.views[0]
         change, changed = 0.0, order[0]
         for row in dict.fromkeys([order[0], order[len(order) // 2], order[-1]]):
             first = [row, *(other for other in order if other != row)]  # autograd differentiates the first of a batch

@@ -32,7 +32,7 @@ def single_gradients(model: nn.Module, inputs: Tensor):
         model(inputs[row : row + 1]).sum().backward()
         named = dict(model.named_parameters())
         found = {place.name: named[place.name].grad for place in places}
-        return {name: torch.zeros_like(named[name]) if grad is None else grad.clone() for name, grad in found.items()}
+        return {name: grad.clone() for name, grad in found.items() if grad is not None}
 
     return alone
 
