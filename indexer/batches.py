@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
         batch: A tensor, or mappings, lists and tuples of them.
 
     Returns:
-        The same structure; mappings become dicts, which torch.func understands.
+        The same structure, named tuples too; mappings become dicts, which torch.func understands.
 
     Raises:
         BatchError: If something in it is neither.
@@ -35,7 +36,8 @@ def map_tensors(function: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
     if isinstance(batch, list):
         return [map_tensors(function, value) for value in batch]
     if isinstance(batch, tuple):
-        return tuple(map_tensors(function, value) for value in batch)
+        values = [map_tensors(function, value) for value in batch]
+        return cast(Batch, type(batch)(*values)) if hasattr(batch, "_fields") else tuple(values)  # type: ignore[arg-type]
     raise BatchError(
         f"collate must give tensors, or dicts, lists and tuples of tensors; it gave a {type(batch).__name__}."
     )

@@ -23,6 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from indexer.recipe import RecipeError
+
 log = logging.getLogger("indexer.training")
 
 TRAINING_VERSION = 1  # part of every cache key: raise it when a change here changes the weights that come out
@@ -235,9 +237,24 @@ def cache_folder() -> Path:
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
-    """Return the blake3 digest of named tensors: names, dtypes, shapes and values, in the order of the names."""
+    """Digest named tensors by blake3: names, dtypes, shapes and values, in the order of the names.
+
+    Args:
+        state: The tensors, as ``state_dict()`` gives them.
+
+    Returns:
+        The digest, in hexadecimal digits.
+
+    Raises:
+        RecipeError: If one of them is no tensor.
+    """
     hasher = blake3()
     for name in sorted(state):
+        if not isinstance(state[name], Tensor):
+            raise RecipeError(
+                f"the model's state has {name!r}, a {type(state[name]).__name__}: weights are stored as tensors alone. "
+                "Leave get_extra_state() out, or have it give a tensor"
+            )
         tensor = state[name].detach().cpu().contiguous()
         hasher.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         hasher.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())

@@ -1,3 +1,4 @@
+from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -196,6 +197,13 @@ def test_batches_are_trees_of_tensors_with_one_row_each() -> None:
         num_rows(torch.zeros(()))
     with pytest.raises(BatchError, match="gave a str"):
         map_tensors(lambda tensor: tensor, {"text": "hello"})
+
+
+def test_a_named_tuple_stays_one():
+    pair = namedtuple("pair", "left right")
+    found = map_tensors(lambda tensor: 2 * tensor, pair(torch.ones(2), torch.ones(3)))
+    assert isinstance(found, pair)
+    assert found.right.tolist() == [2, 2, 2]
 
 
 def manifest_of(featuriser: Featuriser, model: nn.Module, views=("own",)) -> Manifest:

@@ -108,3 +108,15 @@ def test_what_a_worker_sends_still_says_where_the_recipe_raised(tmp_path):
     sent = pickle.loads(pickle.dumps(_sendable(caught.value)))
     assert isinstance(sent, RecipeCodeError)
     assert f"IndexError: list index out of range (points.py, line {line_of(FAILS_LATE, '[][0]')}, in" in str(sent)
+
+
+def test_a_state_that_is_no_tensor_is_named(tmp_path, capsys):
+    source = CLASSIFIER + (
+        "\n\nclass _Counting(nn.Linear):\n    def get_extra_state(self):\n        return {'count': 3}\n\n"
+        "    def set_extra_state(self, state):\n        pass\n"
+    )
+    source = source.replace("nn.Sequential(nn.Linear(5", "nn.Sequential(_Counting(5")
+    assert failed("build", write_recipe(tmp_path, source), "--out", tmp_path / "index") == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "the model's state has '0._extra_state', a dict" in told
+    assert "Traceback" not in told
