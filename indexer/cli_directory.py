@@ -168,11 +168,12 @@ def _distortion_lines(distortion: Any) -> list[str]:
     )  # indexes of before have no ratio
     if bias is not None and ratio is not None:
         lines.append(f"mean error {bias:+.1f} of its standard errors (right: within ±3), squared norms × {ratio:.3f}")
+    size = f" of {distortion['pool_rows']} rows" if "pool_rows" in distortion else ""
     for nats in distortion["nats"]:
         pool, chosen = nats["pool_ratio"], nats["set_ratio"]
         if pool is not None and chosen is not None:
             lines.append(
-                f"at relative noise {nats['relative_noise']:g}: nats of a pool × {pool:.3f}, of a selected set × "
+                f"at relative noise {nats['relative_noise']:g}: nats of a pool{size} × {pool:.3f}, of a selected set × "
                 f"{chosen:.3f}, picks shared {nats['shared_picks_fraction']:.0%}"
             )
     return lines
