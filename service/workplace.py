@@ -57,8 +57,8 @@ class Deadline:
             raise ClientGoneError
         if self.left <= 0:
             raise DeadlineExceededError(
-                f"the request was not answered within {self.seconds:g} s; ask for less at once (budget, queries, groups), "
-                "or submit a job"
+                f"the request was not answered within {self.seconds:g} s; ask for less at once (budget, queries, "
+                "groups), or submit a job"
             )
 
 
