@@ -333,7 +333,7 @@ class _Check:
         parts = []
         for entry, parameter, gradient in zip(prepared.parameters, chosen, gradients, strict=True):
             found = torch.zeros_like(parameter) if gradient is None else gradient
-            parts.append(found.detach().flatten().float().cpu() * (entry.ntk_scale if scaled else 1.0))
+            parts.append(found.detach().to_dense().flatten().float().cpu() * (entry.ntk_scale if scaled else 1.0))
         return torch.cat(parts)
 
 

@@ -176,7 +176,7 @@ class GeneralRoute:
             value = self.measurement.value(logits[0], target)
         gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
         return {
-            name: at_least_float(gradient)
+            name: at_least_float(gradient.to_dense())  # of an embedding with sparse=True, gradients are sparse
             for name, gradient in zip(weights, gradients, strict=True)
             if gradient is not None
         }

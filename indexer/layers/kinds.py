@@ -319,7 +319,7 @@ def matrix_kind(module: nn.Module) -> MatrixKind | None:
     if type(module) in (nn.Conv1d, nn.Conv2d):
         return Convolution(module)  # type: ignore[arg-type]
     if type(module) is nn.Embedding:
-        plain = module.max_norm is None and not module.scale_grad_by_freq
+        plain = module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
         return Lookup(module) if plain else None
     if type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils":
         return PositionWise(transposed=True)
