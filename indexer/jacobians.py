@@ -115,6 +115,7 @@ class TangentFeatures:
         self._measured_together = True
         self._num_outputs: int | None = None
         self._probed = False
+        self._asked_vmap = 0  # how many parameters took the general route when vmap was asked
 
     @property
     def num_parameters(self) -> int:
@@ -271,9 +272,10 @@ class TangentFeatures:
         return targets
 
     def _general_slabs(self, inputs: Batch, targets: Tensor, all_rows: bool) -> Iterator[Slab]:
-        for row, offset, gradients in self._general.slabs(
-            self._general_parameters(), inputs, targets, all_rows=all_rows
-        ):
+        rest = self._general_parameters()
+        if len(rest) > self._asked_vmap and self._general.vectorised:  # more than there were: hooks met what is new
+            self._probe_vmap(take_rows(inputs, 0, PROBE_ROWS), targets[:PROBE_ROWS])
+        for row, offset, gradients in self._general.slabs(rest, inputs, targets, all_rows=all_rows):
             yield Slab(row, offset, gradients)
 
     def _count_outputs(self, inputs: Batch) -> int:
@@ -306,6 +308,7 @@ class TangentFeatures:
 
     def _probe_vmap(self, few: Batch, targets: Tensor) -> None:
         rest = self._general_parameters()
+        self._asked_vmap = len(rest)
         if rest and (reason := self._general.try_vmap(rest, take_rows(few, 0, 2), targets[:2])) is not None:
             self.notes.append(f"torch.func.vmap refuses this model, so each example takes its own backward: {reason}")
 

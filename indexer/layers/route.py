@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,10 +12,11 @@ from indexer.batches import Batch, map_tensors, num_rows, take_rows
 from indexer.layers.gradients import Call, Captured, FactoredPiece, SlabSizes, even_parts, joined, matrix_slabs, merged
 from indexer.layers.modules import HookedModule, hooked_modules, without
 from indexer.layers.norms import ScaleAndShift
-from indexer.layers.taps import CaptureError, Receiver, run_passes
+from indexer.layers.taps import CaptureError, Receiver, UnforeseenCallError, run_passes
 from indexer.out_of_memory import is_out_of_memory
 from indexer.parameters import Parameter, ParameterList
 
+ReceiverKind = TypeVar("ReceiverKind", bound=Receiver)
 Values = Callable[[Batch, Tensor], Tensor]
 """The measurement of each example of a batch, with its graph."""
 
@@ -48,6 +50,7 @@ class HookRoute:
         self._sizes = SlabSizes.chosen(slab_bytes, memory_budget_bytes, many_rows)
         # A slab of all rows spans few weights where it is small, and every slab unfolds its layer's inputs anew.
         self._sizes_of_all_rows = SlabSizes.chosen(slab_bytes, memory_budget_bytes, many_rows=True)
+        self._unproven: frozenset[str] = frozenset()  # modules that no row called when the routes were chosen
         self._drop({})
 
     @property
@@ -89,6 +92,9 @@ class HookRoute:
         if not captured:
             return
         self.kept_bytes = _bytes(captured[0]) // rows
+        self._unproven = frozenset(
+            entry.name for entry in self.modules if not any(_is_seen(place, captured[0]) for place in entry.places)
+        )
         for row in range(rows):
             plain = alone(self.served, row)
             # A gradient that is zero but for rounding (a bias before a softmax) is as right as any other.
@@ -157,19 +163,28 @@ class HookRoute:
         at_once = max(1, min(rows, self._memory_budget_bytes // max(1, self.row_bytes)))
         for start, stop in even_parts(rows, at_once):
             part, part_targets = take_rows(inputs, start, stop), targets[start:stop]
-            run_passes(
-                self._model,
-                self.modules,
-                lambda part=part, targets=part_targets: self._values(part, targets),  # type: ignore[misc]
-                stop - start,
-                receiver(start, stop),
-            )
+            self._run_passes(self.modules, part, part_targets, lambda start=start, stop=stop: receiver(start, stop))  # type: ignore[misc]
 
     def _capture(self, inputs: Batch, targets: Tensor, modules: Sequence[HookedModule] | None = None) -> Captured:
-        captured = Captured()
         chosen = self.modules if modules is None else modules
-        run_passes(self._model, chosen, lambda: self._values(inputs, targets), num_rows(inputs), captured)
-        return captured
+        return self._run_passes(chosen, inputs, targets, Captured)
+
+    def _run_passes(
+        self, modules: Sequence[HookedModule], inputs: Batch, targets: Tensor, receiver: Callable[[], ReceiverKind]
+    ) -> ReceiverKind:
+        # A module that is called otherwise than before is left to the general route from here on. Where it was not
+        # called at all its gradients are zero by either route, so that no number depends on when that happens.
+        while True:
+            received = receiver()
+            kept = [entry for entry in modules if entry in self.modules]
+            try:
+                run_passes(
+                    self._model, kept, lambda: self._values(inputs, targets), len(targets), received, self._unproven
+                )
+                return received
+            except UnforeseenCallError as error:
+                other = next(entry for entry in kept if entry.name == error.module)
+                self._drop({place.name: f"{error.reason} in {error.module!r}" for place in other.places})
 
     def _captured(self, modules: Sequence[HookedModule], inputs: Batch, targets: Tensor) -> Captured:
         rows = num_rows(inputs)

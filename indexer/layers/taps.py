@@ -6,7 +6,7 @@ training step's work, without its optimiser.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -31,6 +31,10 @@ class CaptureError(RuntimeError):
         self.reason = reason
 
 
+class UnforeseenCallError(CaptureError):
+    """The same, found in the forward pass, before anything was handed on but inputs."""
+
+
 class Receiver(Protocol):
     """Takes what the hooks see; a module that is called several times comes several times."""
 
@@ -52,7 +56,12 @@ class Receiver(Protocol):
 
 
 def run_passes(
-    model: nn.Module, modules: Sequence[HookedModule], forward: Callable[[], Tensor], rows: int, receiver: Receiver
+    model: nn.Module,
+    modules: Sequence[HookedModule],
+    forward: Callable[[], Tensor],
+    rows: int,
+    receiver: Receiver,
+    unproven: Collection[str] = (),
 ) -> None:
     """Run a forward and a backward pass.
 
@@ -62,9 +71,10 @@ def run_passes(
         forward: Gives each example's measurement, shape [rows].
         rows: Number of examples.
         receiver: Takes inputs and gradients at outputs.
+        unproven: Names of modules that must not be called.
 
     Raises:
-        CaptureError: If a module's input does not tell the examples apart.
+        UnforeseenCallError: If one of them is called, or a module's input does not tell the examples apart.
     """
     sources: list[Tensor] = []
 
@@ -73,9 +83,11 @@ def run_passes(
             if not torch.is_grad_enabled():  # the model itself says that nothing is to be differentiated here
                 untouched: Tensor = output
                 return untouched
+            if entry.name in unproven:
+                raise UnforeseenCallError(entry.name, "is called for some examples only")
             given = inputs[0] if inputs else next(iter(named.values()))
             if not isinstance(given, Tensor) or not isinstance(output, Tensor):
-                raise CaptureError(entry.name, "does not take and give a tensor")
+                raise UnforeseenCallError(entry.name, "does not take and give a tensor")
             # Positions, for one, may be looked up once for all rows: every row then gets an output of its own.
             shared = rows > 1 and given.shape[:1] == (1,) and output.shape[:1] == (1,)
             if shared:
@@ -87,7 +99,7 @@ def run_passes(
             try:
                 kept = receiver.given(entry, entry.kind.split(given.detach(), rows))
             except UnfitInputError as error:
-                raise CaptureError(entry.name, str(error)) from None
+                raise UnforeseenCallError(entry.name, str(error)) from None
             output.register_hook(
                 lambda delta: receiver.delta(entry, kept, entry.kind.split_delta(delta.detach(), rows))
             )

@@ -141,6 +141,31 @@ class Net(nn.Module):
 )
 
 
+# An expert for each row, and the first rows have the same one: the others' modules are called in later batches only.
+EXPERTS = (
+    HEAD
+    + "SHAPE = 10"
+    + VECTORS.replace(
+        "[(torch.randn(SHAPE, generator=generator), row % 3) for row in range(128)]",
+        "[(torch.randn(SHAPE, generator=generator).abs() * (-1) ** (row // 64), row % 3) for row in range(128)]",
+    )
+    + """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.experts, self.head = nn.ModuleList([nn.Linear(10, 12) for _ in range(3)]), nn.Linear(12, 3)
+
+    def forward(self, rows):
+        hidden = torch.zeros(len(rows), 12)
+        chosen = (rows[:, 0] < 0).long() * (1 + (rows[:, 1] < -0.7).long())
+        for number, expert in enumerate(self.experts):
+            if (chosen == number).any():
+                mine = (chosen == number).nonzero().flatten()
+                hidden = hidden.index_add(0, mine, expert(rows[mine]).tanh())
+        return self.head(hidden)
+"""
+)
+
 # Embeddings whose gradients torch gives as sparse tensors.
 SPARSE = (
     HEAD
@@ -204,9 +229,18 @@ def test_rows_that_go_alone_are_right(tmp_path: Path, source: str) -> None:
     check_stored(built(tmp_path, source, batch_rows=1), str(tmp_path / "recipe.py"))
 
 
-@pytest.mark.parametrize("source", [HEADS, REPEATED, SPARSE], ids=["stacked heads", "repeated token", "sparse"])
+@pytest.mark.parametrize(
+    "source", [HEADS, REPEATED, SPARSE, EXPERTS], ids=["stacked heads", "repeated token", "sparse", "experts"]
+)
 def test_what_hooks_cannot_see_takes_the_general_route(tmp_path: Path, source: str) -> None:
-    check_stored(built(tmp_path, source), str(tmp_path / "recipe.py"))
+    check_stored(built(tmp_path, source, batch_rows=32), str(tmp_path / "recipe.py"))
+
+
+def test_experts_that_are_called_late_are_in_a_kronecker_sketch_as_well(tmp_path: Path) -> None:
+    index = built(tmp_path, EXPERTS, sketch="kronecker", dim=300, batch_rows=32)
+    alone = built(tmp_path / "index", EXPERTS, sketch="kronecker", dim=300, batch_rows=1)
+    stored, expected = (torch.from_numpy(one.view("own").shard(0)) for one in (index, alone))
+    torch.testing.assert_close(stored, expected, rtol=1e-4, atol=1e-5)  # float32 sums in batches of other sizes
 
 
 @pytest.mark.parametrize(
