@@ -106,9 +106,11 @@ class BlockSketcher:
             self._looked = True
         fitted, outputs, features = self.prepared.compute_rows, None, None
         sketches: dict[str, Tensor] = {}
+        given_agrees = True
         for view in self.prepared.views:
             found, at_once = self._sketched(reader, rows, rows.labels, view, pad=True)
-            given_agrees = bool(sketches) or self._given_agrees(reader, rows, view, found, at_once)
+            if not sketches:  # what a row has to do with its batch is the same in every view
+                given_agrees = self._given_agrees(reader, rows, view, found, at_once)
             sketches[view], fitted = found.sketches, min(fitted, at_once)
             outputs = found.outputs if outputs is None else outputs
             features = found.given if features is None and given_agrees else features
