@@ -1,0 +1,138 @@
+"""Brittleness: which rows each of its methods removes, at whose noise, and what the table says of the outcomes."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments import brittleness
+from experiments.brittleness import EXPLANATIONS, METHODS, OWN_LABEL, SMOKE
+from experiments.brittleness_report import report
+from experiments.indexing import Sketched
+from experiments.information import METHODS as INFORMATION
+from experiments.journal import Journal
+from experiments.margin_baselines import METHODS as BASELINES
+from experiments.margin_baselines import MarginBaselines
+from experiments.mlp_training import linear_weights
+from experiments.noise_by_removal import TuningSettings
+from experiments.retrained_mlp import RetrainedMlp
+from indexer.progress import Silent
+from sketchstore.reader import Index
+from tests.experiments.expected_rows import largest, picks, shared_indexes
+from tests.experiments.small_network import ROWS, SETTINGS, small_network
+
+DIM, REGULARISATION, BUDGET = 32, 100.0, 6
+BRIEF = replace(SETTINGS, training=replace(SETTINGS.training, epochs=4))
+#: One for each method, so that another's shows.
+NOISES = {"infogain": 0.01, "infogain_approx": 1.0, "infoloss": 30.0}
+#: Stands in for what kronfluence computes.
+EKFAC = torch.randn(3, ROWS, generator=torch.Generator().manual_seed(4))
+
+
+@pytest.fixture(scope="module")
+def mlp(tmp_path_factory: pytest.TempPathFactory) -> RetrainedMlp:
+    return small_network(tmp_path_factory.mktemp("brittleness"), num_tuning=1, num_queries=2, settings=BRIEF)
+
+
+@pytest.fixture(scope="module")
+def index_of(mlp: RetrainedMlp) -> Callable[..., Index]:
+    return shared_indexes(mlp.file.parent)
+
+
+@pytest.fixture(scope="module")
+def scaled(mlp: RetrainedMlp, index_of: Callable[..., Index]) -> Index:
+    """Every class's logit with NTK scales, as the experiment says it has them."""
+    return index_of(mlp.file, mlp.file, Sketched("class_logit", True, DIM), Silent())
+
+
+@pytest.fixture(scope="module")
+def margin(mlp: RetrainedMlp, index_of: Callable[..., Index]) -> Index:
+    return index_of(mlp.file, mlp.file, Sketched("margin", False, DIM), Silent())
+
+
+@pytest.fixture(scope="module")
+def rankers(mlp: RetrainedMlp, index_of, tmp_path_factory: pytest.TempPathFactory) -> dict[str, brittleness.Ranker]:
+    """The rankings that a run removes rows by; nothing is tuned and nothing retrained."""
+    caught: dict[str, brittleness.Ranker] = {}
+
+    def catch(settings: Any, mlp: Any, rankers: dict[str, brittleness.Ranker], *_: Any) -> None:
+        caught.update(rankers)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(brittleness, "retrained", lambda *_, **__: mlp)
+        patch.setattr(brittleness, "frozen_index", index_of)
+        patch.setattr(brittleness, "tune", lambda *_: NOISES)
+        patch.setattr(brittleness, "ekfac_is_available", lambda: True)
+        patch.setattr(brittleness, "ekfac_scores", lambda *_: EKFAC)
+        patch.setattr(brittleness, "remove_and_retrain", catch)
+        patch.setattr(brittleness, "report", lambda *_: None)
+        settings = replace(SMOKE, dim=DIM, regularisation=REGULARISATION, methods=(*METHODS, *EXPLANATIONS))
+        brittleness.run(settings, None, tmp_path_factory.mktemp("run"), Silent())
+    assert set(caught) == {*METHODS, *EXPLANATIONS}
+    return caught
+
+
+def test_information_methods_remove_rows_of_the_class_by_their_own_noise(mlp, scaled, rankers):
+    for query in mlp.query_rows:
+        label = int(mlp.frozen.queries.labels[query])
+        for method in INFORMATION:
+            expected = picks(scaled, query, label, method, NOISES[method], BUDGET)
+            assert rankers[method](query, label, BUDGET) == expected, method
+
+
+def test_d_of_the_own_label_method_is_the_class(mlp, scaled, rankers):
+    different = []
+    for query in mlp.query_rows:
+        label = int(mlp.frozen.queries.labels[query])
+        expected = picks(scaled, query, label, "infoloss", NOISES["infoloss"], BUDGET, own_class=True)
+        assert rankers[OWN_LABEL](query, label, BUDGET) == expected
+        different.append(expected != picks(scaled, query, label, "infoloss", NOISES["infoloss"], BUDGET))
+    assert any(different)
+
+
+def test_baselines_remove_the_rows_of_the_class_with_the_largest_scores(mlp, margin, rankers):
+    labels, query = mlp.frozen.train.labels, mlp.query_rows[0]
+    label = int(mlp.frozen.queries.labels[query])
+    scoring = MarginBaselines(mlp.frozen, margin, REGULARISATION)
+    scores = scoring.scores(query)
+    assert set(scores) == set(BASELINES)
+    scores |= {"ekfac": EKFAC[query], "trak_undamped": scoring.regularised(1e-9).scores(query, ("trak",))["trak"]}
+    for method, values in scores.items():
+        assert rankers[method](query, label, BUDGET) == largest(values, labels, label, BUDGET), method
+    assert rankers["trak"](query, label, BUDGET) != rankers["trak_undamped"](query, label, BUDGET)
+
+
+def test_random_rows_are_of_the_class(mlp, rankers):
+    labels = mlp.frozen.train.labels
+    for query in mlp.query_rows:
+        label = int(mlp.frozen.queries.labels[query])
+        rows = rankers["random"](query, label, BUDGET)
+        assert len(set(rows)) == BUDGET
+        assert set(labels[rows].tolist()) == {label}
+
+
+def test_infogain_of_the_margin_is_infogain_by_its_own_noise(mlp, margin, rankers):
+    for query in mlp.query_rows:
+        label = int(mlp.frozen.queries.labels[query])
+        expected = picks(margin, query, label, "infogain", NOISES["infogain"], BUDGET)
+        assert rankers["infogain_margin"](query, label, BUDGET) == expected
+
+
+def test_the_table_has_the_share_lost_and_each_querys_own_margin_drop(mlp, tmp_path: Path):
+    sizes, journal = (5, 20), Journal(tmp_path / "work.jsonl", {})
+    tuning = TuningSettings(queries=1, noises=(1.0,), methods=("infogain",))
+    before = mlp.query_margins(linear_weights(mlp.frozen.model()), list(mlp.query_rows)).tolist()
+    # Both queries survive 5 and one of them 20; the drops are 2 and 5.
+    outcomes = {5: ((False, 0.5), (False, 0.5)), 20: ((True, 2.0), (False, 5.0))}
+    for size, of_size in outcomes.items():
+        for row, start, (flipped, drop) in zip(mlp.query_rows, before, of_size, strict=True):
+            value = {"flipped": flipped, "margin": start - drop}
+            journal.once(f"removed/{row}/trak/{size}", lambda value=value: value)
+    journal.once("tune/0/infogain/1", lambda: 1.0)
+    found = report(sizes, tuning, mlp, ["trak"], {}, journal).rows
+    assert [(row["removed"], row["flipped"]) for row in found] == [(5, 0.0), (20, 0.5)]
+    assert found[0]["margin_drop"] is None
+    assert found[1]["margin_drop"] == pytest.approx(3.5)
