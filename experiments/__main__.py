@@ -1,7 +1,7 @@
 """One entry point for the paper's experiments.
 
     python -m experiments NAME --size small|paper --out DIR [--config NAME] [--data-dir DIR] [--queries N] [--seeds N]
-        [--methods A,B]
+        [--methods A,B] [--device auto|cpu|cuda]
     python -m experiments --list
 
 Progress with the time left goes to the standard error, the table to the standard output, and NAME.json, NAME.csv and
@@ -19,6 +19,7 @@ from rich.console import Console
 
 from experiments.catalogue import Experiment, experiments
 from experiments.chosen_methods import UnknownMethodError
+from experiments.devices import DEVICES, DeviceError, on_device
 from experiments.journal import OtherSettingsError, claim
 from experiments.report import print_report, write_report
 from experiments.retrained_mlp import TooManyQueriesError
@@ -55,6 +56,12 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, help="how many of its seeds, where an experiment has several")
     parser.add_argument("--methods", help="which of its methods, with commas, where an experiment can leave some out")
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="where networks of images are trained, indexed and scored; default: cuda where torch has it",
+    )
     arguments = parser.parse_args()
     experiment = known[arguments.name]
     configuration = arguments.config or next(iter(experiment.configurations))
@@ -81,6 +88,10 @@ def main() -> None:
         if not hasattr(settings, "methods"):
             parser.error(f"{arguments.name} has no --methods")
         settings = replace(settings, methods=tuple(arguments.methods.split(",")))
+    try:
+        settings = on_device(settings, arguments.device)
+    except DeviceError as error:
+        parser.error(str(error))
     began = time.monotonic()
     try:
         claim(arguments.out, f"{arguments.name}, configuration {configuration}, size {arguments.size}")

@@ -208,14 +208,15 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
         num_tuning=settings.tuning_queries,
         num_queries=settings.stored_queries,
     )
-    index = frozen_index(mlp.file, out / "class-logit", Sketched("class_logit", True, settings.dim), progress)
+    device = settings.mlp.training.device
+    index = frozen_index(mlp.file, out / "class-logit", Sketched("class_logit", True, settings.dim), progress, device)
     attributor = Attributor(index, engine="brute_force")
     journal = Journal(out / "trainings.jsonl", {"mlp": str(settings.mlp), "dim": settings.dim})
     tuning = settings.tuning
     progress.phase("tuning the noise", tuning.queries * len(tuning.noises) * len(tuning.methods))
     noises = tune(mlp, attributor, tuning, journal, lambda: progress.advance(1))
     progress.note(f"relative noise by margin drop on the tuning queries: {noises}")
-    margin = frozen_index(mlp.file, out / "margin", Sketched("margin", False, settings.dim), progress)
+    margin = frozen_index(mlp.file, out / "margin", Sketched("margin", False, settings.dim), progress, device)
     every = {
         **information_rankers(mlp, attributor, noises),
         **baseline_rankers(mlp, MarginBaselines(mlp.frozen, margin, settings.regularisation)),
@@ -274,7 +275,8 @@ def ekfac_ranker(mlp: RetrainedMlp, out: Path, progress: Progress) -> dict[str, 
         progress.note("EK-FAC is left out: kronfluence is not installed")
         return {}
     progress.phase("EK-FAC influence", 0)
-    scores, labels = ekfac_scores(mlp.frozen, out / "ekfac"), mlp.frozen.train.labels
+    scores = ekfac_scores(mlp.frozen, out / "ekfac", device=mlp.settings.training.device)
+    labels = mlp.frozen.train.labels
     return {
         "ekfac": lambda query, label, budget: ranked(scores[query], torch.nonzero(labels == label).squeeze(1), budget)
     }
