@@ -23,7 +23,7 @@ from experiments.devices import DEVICES, DeviceError, on_device
 from experiments.journal import OtherSettingsError, claim
 from experiments.report import print_report, write_report
 from experiments.retrained_mlp import TooManyQueriesError
-from indexer.recipe import RecipeDataError
+from indexer.recipe import RecipeError
 from indexer.terminal import duration, progress_on
 
 
@@ -97,7 +97,7 @@ def main() -> None:
         claim(arguments.out, f"{arguments.name}, configuration {configuration}, size {arguments.size}")
         with progress_on(Console(stderr=True)) as progress:
             report = experiment.run(settings, arguments.data_dir, arguments.out, progress)
-    except (OtherSettingsError, RecipeDataError, TooManyQueriesError, UnknownMethodError) as error:
+    except (OtherSettingsError, RecipeError, TooManyQueriesError, UnknownMethodError) as error:
         sys.exit(f"{arguments.name}: {error}")
     console = Console()
     files = write_report(report, arguments.out, arguments.name)
