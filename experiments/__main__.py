@@ -64,6 +64,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     experiment = known[arguments.name]
+    if not_a_folder := [
+        path for path in (arguments.out, *arguments.out.parents) if path.exists() and not path.is_dir()
+    ]:
+        parser.error(f"argument --out: {not_a_folder[0]} is a file; give a folder")
     configuration = arguments.config or next(iter(experiment.configurations))
     if configuration not in experiment.configurations:
         allowed = ", ".join(experiment.configurations)
