@@ -7,13 +7,14 @@ queries correctly classified test images. D is the whole training set, sketched 
 ``infoloss_own_label`` is InfoLoss with D the candidates only, which is what an index of own-label logits can compute.
 Retraining starts from the same weights and keeps the order of the rows. Flips are taken to be monotone in the number
 of rows removed: the largest size comes first, a query that survives it is not retrained at smaller ones, and one that
-flips is bisected.
+flips is bisected. Going up the sizes until a query's first flip would also count a flip that a larger set undoes.
 
 ``--config cifar10-resnet9`` is the paper's other network, for a GPU in its paper size; its small size is two classes,
 600 images, four epochs and two queries.
 
 ``--config rte`` is a reduction of the paper's third in every size: pairs of sentences through a frozen MiniLM instead
-of a fine-tuned BERT, and a head of one hidden layer that is trained, attributed and retrained (``text_pairs.py``).
+of a fine-tuned BERT, and a head of one hidden layer that is trained, attributed and retrained (``text_pairs.py``). Its
+information methods have NTK scales, as the other configurations', where the paper has none for BERT.
 
 The work is ordered query by query, so that what is finished at any moment is a balanced table.
 """
