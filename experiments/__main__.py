@@ -1,7 +1,7 @@
 """One entry point for the paper's experiments.
 
     python -m experiments NAME --size small|paper --out DIR [--config NAME] [--data-dir DIR] [--queries N] [--seeds N]
-        [--methods A,B]
+        [--methods A,B] [--device auto|cpu|cuda]
     python -m experiments --list
 
 Progress with the time left goes to the standard error, the table to the standard output, and NAME.json, NAME.csv and
@@ -19,10 +19,11 @@ from rich.console import Console
 
 from experiments.catalogue import Experiment, experiments
 from experiments.chosen_methods import UnknownMethodError
+from experiments.devices import DEVICES, DeviceError, on_device
 from experiments.journal import OtherSettingsError, claim
 from experiments.report import print_report, write_report
 from experiments.retrained_mlp import TooManyQueriesError
-from indexer.recipe import RecipeDataError
+from indexer.recipe import RecipeError
 from indexer.terminal import duration, progress_on
 
 
@@ -55,8 +56,18 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, help="how many of its seeds, where an experiment has several")
     parser.add_argument("--methods", help="which of its methods, with commas, where an experiment can leave some out")
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="where networks of images are trained, indexed and scored; default: cuda where torch has it",
+    )
     arguments = parser.parse_args()
     experiment = known[arguments.name]
+    if not_a_folder := [
+        path for path in (arguments.out, *arguments.out.parents) if path.exists() and not path.is_dir()
+    ]:
+        parser.error(f"argument --out: {not_a_folder[0]} is a file; give a folder")
     configuration = arguments.config or next(iter(experiment.configurations))
     if configuration not in experiment.configurations:
         allowed = ", ".join(experiment.configurations)
@@ -81,12 +92,16 @@ def main() -> None:
         if not hasattr(settings, "methods"):
             parser.error(f"{arguments.name} has no --methods")
         settings = replace(settings, methods=tuple(arguments.methods.split(",")))
+    try:
+        settings = on_device(settings, arguments.device)
+    except DeviceError as error:
+        parser.error(str(error))
     began = time.monotonic()
     try:
         claim(arguments.out, f"{arguments.name}, configuration {configuration}, size {arguments.size}")
         with progress_on(Console(stderr=True)) as progress:
             report = experiment.run(settings, arguments.data_dir, arguments.out, progress)
-    except (OtherSettingsError, RecipeDataError, TooManyQueriesError, UnknownMethodError) as error:
+    except (OtherSettingsError, RecipeError, TooManyQueriesError, UnknownMethodError) as error:
         sys.exit(f"{arguments.name}: {error}")
     console = Console()
     files = write_report(report, arguments.out, arguments.name)

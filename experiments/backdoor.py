@@ -12,7 +12,7 @@ Two things are varied beside the paper's setting: D (InfoLoss given the rows of 
 (every information method without them, from an index of own-label logits, which in the pool are the class's).
 
 ``--config cifar10-resnet9`` is the paper's own: CIFAR-10 and ResNet-9. Its paper size wants a GPU; its small size is
-what a CPU core does in half an hour: three classes, 1,200 images of which a tenth are poisoned, a quarter of the
+what a CPU core does in an hour: three classes, 1,200 images of which a tenth are poisoned, a quarter of the
 epochs, no augmentation, no EK-FAC.
 """
 
@@ -163,7 +163,12 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     networks = {seed: network(settings, data_dir, out / f"seed-{seed}", seed, progress) for seed in settings.seeds}
     rankers = {
         seed: rankers_of(
-            settings.methods, frozen, out / f"seed-{seed}", Sizes(settings.dim, seed, settings.per_class), progress
+            settings.methods,
+            frozen,
+            out / f"seed-{seed}",
+            Sizes(settings.dim, seed, settings.per_class),
+            progress,
+            settings.training.device,
         )
         for seed, frozen in networks.items()
     }

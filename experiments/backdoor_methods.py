@@ -43,7 +43,7 @@ class Sizes:
 
 
 def rankers_of(
-    methods: Sequence[str], frozen: Frozen, folder: Path, sizes: Sizes, progress: Progress
+    methods: Sequence[str], frozen: Frozen, folder: Path, sizes: Sizes, progress: Progress, device: str = "cpu"
 ) -> dict[str, Ranker]:
     """Return rankings by method; builds the indexes that they need and that are not there.
 
@@ -53,6 +53,7 @@ def rankers_of(
         folder: Where it is kept, as ``network.safetensors``, and where indexes go.
         sizes: Sketch and budget.
         progress: Told how far a build is.
+        device: Where indexes are built and EK-FAC is computed.
 
     Returns:
         The methods in their order, without EK-FAC where kronfluence is not installed.
@@ -78,23 +79,25 @@ def rankers_of(
         return rank
 
     if wanted(*INFORMATION, OWN_LABEL):
-        scaled = Attributor(frozen_index(file, folder / "class-logit", sketched, progress), engine="brute_force")
+        scaled = Attributor(
+            frozen_index(file, folder / "class-logit", sketched, progress, device), engine="brute_force"
+        )
         found |= {method: information(scaled, method) for method in INFORMATION}
         found[OWN_LABEL] = information(scaled, "infoloss", "pool")
     if wanted(*_UNSCALED.values()):
         # In the pool the logit of the query's class is the row's own; D of InfoLoss is the pool then.
         how = replace(sketched, measurement="label_logit", ntk=False)
-        unscaled = Attributor(frozen_index(file, folder / "label-logit", how, progress), engine="brute_force")
+        unscaled = Attributor(frozen_index(file, folder / "label-logit", how, progress, device), engine="brute_force")
         found |= {name: information(unscaled, rule) for rule, name in _UNSCALED.items()}
     if wanted(*BASELINES):
         how = replace(sketched, measurement="margin", ntk=False)
-        baselines = MarginBaselines(frozen, frozen_index(file, folder / "margin", how, progress), 1.0)
+        baselines = MarginBaselines(frozen, frozen_index(file, folder / "margin", how, progress, device), 1.0)
         found |= {method: scored(baselines, method) for method in BASELINES}
     found["random"] = lambda query, label, _: random_rows(pool_of(label), k, seed=query)
     if wanted("ekfac"):
         if ekfac_is_available():
             progress.phase("EK-FAC influence", 0)
-            scores = ekfac_scores(frozen, folder / "ekfac")
+            scores = ekfac_scores(frozen, folder / "ekfac", device=device)
             found["ekfac"] = lambda query, label, _: ranked(scores[query], pool_of(label), k)
         else:
             progress.note("EK-FAC is left out: kronfluence is not installed")

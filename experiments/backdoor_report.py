@@ -96,17 +96,19 @@ def report(
     }
 
     def draw(path: Path) -> None:
-        with figure(path, 2, width=5.2) as (bars, lines):
+        # Methods without a noise have nothing to show of the tuning queries.
+        with figure(path, 2 if over_noise else 1, width=5.2) as (bars, *others):
             for place, row in enumerate(reversed(table)):
                 colour = style_of(row["method"]).colour
                 bars.barh(place, row["recall"], color=colour, xerr=row["recall_standard_error"] or 0.0)
             bars.set_yticks(range(len(table)), [style_of(row["method"]).title for row in reversed(table)], fontsize=8)
             bars.set_xlim(0, 1)
             bars.set_xlabel(f"Recall@{settings.per_class}")
-            draw_lines(lines, over_noise, x="relative_noise", y="recall")
-            lines.set_xscale("log")
-            lines.set_ylim(0, 1.03)
-            lines.set_title("tuning queries", fontsize=10)
+            for lines in others:
+                draw_lines(lines, over_noise, x="relative_noise", y="recall")
+                lines.set_xscale("log")
+                lines.set_ylim(0, 1.03)
+                lines.set_title("tuning queries", fontsize=10)
 
     return Report(f"Backdoor: Recall@{settings.per_class} and MRR", table, facts, draw)
 

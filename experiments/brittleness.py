@@ -7,13 +7,14 @@ queries correctly classified test images. D is the whole training set, sketched 
 ``infoloss_own_label`` is InfoLoss with D the candidates only, which is what an index of own-label logits can compute.
 Retraining starts from the same weights and keeps the order of the rows. Flips are taken to be monotone in the number
 of rows removed: the largest size comes first, a query that survives it is not retrained at smaller ones, and one that
-flips is bisected.
+flips is bisected. Going up the sizes until a query's first flip would also count a flip that a larger set undoes.
 
 ``--config cifar10-resnet9`` is the paper's other network, for a GPU in its paper size; its small size is two classes,
 600 images, four epochs and two queries.
 
 ``--config rte`` is a reduction of the paper's third in every size: pairs of sentences through a frozen MiniLM instead
-of a fine-tuned BERT, and a head of one hidden layer that is trained, attributed and retrained (``text_pairs.py``).
+of a fine-tuned BERT, and a head of one hidden layer that is trained, attributed and retrained (``text_pairs.py``). Its
+information methods have NTK scales, as the other configurations', where the paper has none for BERT.
 
 The work is ordered query by query, so that what is finished at any moment is a balanced table.
 """
@@ -208,14 +209,15 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
         num_tuning=settings.tuning_queries,
         num_queries=settings.stored_queries,
     )
-    index = frozen_index(mlp.file, out / "class-logit", Sketched("class_logit", True, settings.dim), progress)
+    device = settings.mlp.training.device
+    index = frozen_index(mlp.file, out / "class-logit", Sketched("class_logit", True, settings.dim), progress, device)
     attributor = Attributor(index, engine="brute_force")
     journal = Journal(out / "trainings.jsonl", {"mlp": str(settings.mlp), "dim": settings.dim})
     tuning = settings.tuning
     progress.phase("tuning the noise", tuning.queries * len(tuning.noises) * len(tuning.methods))
     noises = tune(mlp, attributor, tuning, journal, lambda: progress.advance(1))
     progress.note(f"relative noise by margin drop on the tuning queries: {noises}")
-    margin = frozen_index(mlp.file, out / "margin", Sketched("margin", False, settings.dim), progress)
+    margin = frozen_index(mlp.file, out / "margin", Sketched("margin", False, settings.dim), progress, device)
     every = {
         **information_rankers(mlp, attributor, noises),
         **baseline_rankers(mlp, MarginBaselines(mlp.frozen, margin, settings.regularisation)),
@@ -274,7 +276,8 @@ def ekfac_ranker(mlp: RetrainedMlp, out: Path, progress: Progress) -> dict[str, 
         progress.note("EK-FAC is left out: kronfluence is not installed")
         return {}
     progress.phase("EK-FAC influence", 0)
-    scores, labels = ekfac_scores(mlp.frozen, out / "ekfac"), mlp.frozen.train.labels
+    scores = ekfac_scores(mlp.frozen, out / "ekfac", device=mlp.settings.training.device)
+    labels = mlp.frozen.train.labels
     return {
         "ekfac": lambda query, label, budget: ranked(scores[query], torch.nonzero(labels == label).squeeze(1), budget)
     }

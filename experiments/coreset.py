@@ -45,6 +45,8 @@ from indexer.progress import Progress
 from indexer.training import TrainingSettings
 from sketchstore.reader import Index
 
+#: Of the queries in the sums of the information methods: 1/v of what is unknown of each. Baselines weigh all alike.
+WEIGHTING = "inverse_variance"
 TITLE = "coresets: accuracy when trained on the selected rows only (Figures 5 and 6)"
 
 
@@ -255,7 +257,14 @@ class Selector:
         labels = self._labels if balanced else None
         if rule != "infoloss":
             return select_many(
-                queries, self._rows, noise_variance, budget=budget, rule=rule, quotas=quotas, labels=labels
+                queries,
+                self._rows,
+                noise_variance,
+                budget=budget,
+                rule=rule,
+                weighting=WEIGHTING,
+                quotas=quotas,
+                labels=labels,
             )
         given = SetPosterior(self._spectrum, noise_variance)
         if given.is_kernel:
@@ -267,7 +276,13 @@ class Selector:
         else:
             many = ManyPosterior.of_queries(given, queries, self._rows.sketches)
         return select_many_infoloss(
-            many, torch.arange(self._rows.count), budget=budget, quotas=quotas, labels=labels, candidates=self._rows
+            many,
+            torch.arange(self._rows.count),
+            budget=budget,
+            weighting=WEIGHTING,
+            quotas=quotas,
+            labels=labels,
+            candidates=self._rows,
         )
 
     def _largest(self, scores: Tensor, budget: int, balanced: bool) -> list[int]:
@@ -334,6 +349,9 @@ def report(
         "train_rows": len(labels),
         "accuracy_of_the_whole_training_set": float(whole.float().mean()),
         "queries": settings.queries,
+        "weighting_of_queries": {
+            method: WEIGHTING if method in INFORMATION else "uniform" for method in methods if method != "random"
+        },
         "relative_noise": dict(noises),
         "rows_of_each_class_at_the_smallest_size": {
             method: torch.bincount(

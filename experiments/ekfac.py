@@ -38,13 +38,14 @@ def training_loss(logits: Tensor, labels: Tensor, sample: bool) -> Tensor:
     return nn.functional.cross_entropy(logits, labels, reduction="sum")
 
 
-def ekfac_scores(frozen: Frozen, folder: Path, *, rows_a_batch: int = 100) -> Tensor:
+def ekfac_scores(frozen: Frozen, folder: Path, *, rows_a_batch: int = 100, device: str = "cpu") -> Tensor:
     """Compute the scores, or read them if they are there.
 
     Args:
         frozen: The network with its training rows and queries; linear and convolution layers count.
         folder: Where factors and scores are kept.
         rows_a_batch: Training rows whose gradients are in memory at once.
+        device: ``cpu`` or ``cuda``.
 
     Returns:
         float32 ``[q, n]``.
@@ -53,13 +54,13 @@ def ekfac_scores(frozen: Frozen, folder: Path, *, rows_a_batch: int = 100) -> Te
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(".tmp")
-        save_file({"scores": _computed(frozen, folder, rows_a_batch)}, temporary)
+        save_file({"scores": _computed(frozen, folder, rows_a_batch, device)}, temporary)
         temporary.rename(file)
     scores: Tensor = load_file(file)["scores"]
     return scores
 
 
-def _computed(frozen: Frozen, folder: Path, rows_a_batch: int) -> Tensor:
+def _computed(frozen: Frozen, folder: Path, rows_a_batch: int, device: str) -> Tensor:
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments, ScoreArguments
     from kronfluence.task import Task
@@ -85,7 +86,7 @@ def _computed(frozen: Frozen, folder: Path, rows_a_batch: int) -> Tensor:
         analysis_name="ekfac",
         model=prepare_model(frozen.model(), task),
         task=task,
-        cpu=True,
+        cpu=device == "cpu",
         disable_tqdm=True,
         log_level=logging.WARNING,
         output_dir=str(folder / "kronfluence"),
@@ -109,4 +110,4 @@ def _computed(frozen: Frozen, folder: Path, rows_a_batch: int) -> Tensor:
     )
     torch.set_rng_state(generator_state)
     scores: Tensor = analyzer.load_pairwise_scores("scores")["all_modules"]
-    return scores.float().contiguous()
+    return scores.float().to("cpu").contiguous()

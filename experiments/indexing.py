@@ -38,7 +38,7 @@ class Sketched:
     spectra: bool = True
 
 
-def frozen_index(file: Path, out: Path, how: Sketched, progress: Progress) -> Index:
+def frozen_index(file: Path, out: Path, how: Sketched, progress: Progress, device: str = "cpu") -> Index:
     """Open the index at ``out``, built from a file of ``frozen.save_frozen`` if it is not there.
 
     No FAISS index is written: the picks of brute force are the same, and every index here is asked a few hundred times.
@@ -48,6 +48,7 @@ def frozen_index(file: Path, out: Path, how: Sketched, progress: Progress) -> In
         out: The index directory.
         how: Measurement and sketch.
         progress: Told how far a build is.
+        device: Where a build computes; not part of what an index is.
     """
     if not (out / "manifest.json").exists():
         # A recipe file has one gain of NTK scales.
@@ -63,6 +64,7 @@ def frozen_index(file: Path, out: Path, how: Sketched, progress: Progress) -> In
             dtype=how.dtype,
             ntk=how.ntk,
             num_queries=1_000_000,
+            device=device,
         )
         build_index(settings, out, resume=True, faiss=None, spectra=how.spectra, codes="none", progress=progress)
     return open_index(out)

@@ -41,7 +41,7 @@ def initial_network(description: str, seed: int) -> nn.Module:
 
 
 def small_convolutional(sizes: list[int]) -> nn.Sequential:
-    """Return 3 × 3 convolutions with ReLU, each halving the image, the mean over what is left, and a linear layer.
+    """Return 3 × 3 convolutions with ReLU, each halving the image, the largest of what is left, and a linear layer.
 
     No biases, no normalisation: every example's gradient is its own. NTK scales take Kaiming's gain √2 of every layer;
     the last one, which no ReLU follows, is initialised with gain 1, so that its scale is √2 of its own deviation.

@@ -14,6 +14,7 @@ import torch
 
 from experiments.panel_figures import Panel, draw_panels
 from experiments.report import Report
+from experiments.retrained_mlp import TooManyQueriesError
 from experiments.statistics import with_error
 from indexer.attributor import Attributor, CandidateFilter, Question
 from indexer.build import build_index
@@ -67,6 +68,12 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     index = _index(settings, data_dir, out / "index", progress)
     attributor = Attributor(index, engine="brute_force")
     rows = query_rows(index, settings.queries)
+    if len(rows) < settings.queries:
+        assert index.queries is not None
+        raise TooManyQueriesError(
+            f"{settings.queries} queries: the model gets {len(rows)} of the {index.queries.count} that {out / 'index'} "
+            f"has right; allowed are 1 to {len(rows)}, or another --out for an index of more"
+        )
     found: dict[int, dict[str, list[dict[str, Any]]]] = {}
     progress.phase("asking", len(rows))
     for row in rows:

@@ -5,6 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+_POINTS_AN_INCH = 72
+#: How far two methods' points of the same value stand apart.
+_POINTS_BESIDE = 1.5
+
 
 class Style(NamedTuple):
     """How a method is drawn.
@@ -13,29 +17,31 @@ class Style(NamedTuple):
         title: Its name.
         colour: A colour of matplotlib's default cycle.
         line: Solid for information methods, dashed for baselines, dotted for variants.
+        marker: A marker of matplotlib; methods that often lie on each other have different ones.
     """
 
     title: str
     colour: str
     line: str
+    marker: str = "o"
 
 
 STYLES = {
     "infogain": Style("InfoGain", "tab:blue", "-"),
-    "infogain_approx": Style("InfoGain (approx)", "tab:cyan", "-"),
-    "infoloss": Style("InfoLoss", "tab:orange", "-"),
-    "infoloss_own_label": Style("InfoLoss, D = own label", "tab:orange", ":"),
+    "infogain_approx": Style("InfoGain (approx)", "tab:cyan", "-", "^"),
+    "infoloss": Style("InfoLoss", "tab:orange", "-", "s"),
+    "infoloss_own_label": Style("InfoLoss, D = own label", "tab:orange", ":", "s"),
     "infogain_unscaled": Style("InfoGain, no NTK scales", "tab:blue", ":"),
-    "infogain_approx_unscaled": Style("InfoGain (approx), no NTK scales", "tab:cyan", ":"),
-    "infoloss_unscaled": Style("InfoLoss, no NTK scales, D = own label", "tab:olive", ":"),
-    "random": Style("Random", "black", "--"),
-    "repsim": Style("RepSim", "tab:green", "--"),
-    "graddot": Style("GradDot", "tab:red", "--"),
+    "infogain_approx_unscaled": Style("InfoGain (approx), no NTK scales", "tab:cyan", ":", "^"),
+    "infoloss_unscaled": Style("InfoLoss, no NTK scales, D = own label", "tab:olive", ":", "s"),
+    "random": Style("Random", "black", "--", "x"),
+    "repsim": Style("RepSim", "tab:green", "--", "P"),
+    "graddot": Style("GradDot", "tab:red", "--", "v"),
     "infogain_margin": Style("InfoGain of the margin, no NTK scales", "tab:blue", ":"),
-    "trak_undamped": Style("TRAK, λ = 0", "tab:purple", ":"),
-    "trak": Style("TRAK", "tab:purple", "--"),
-    "relatif": Style("RelatIF", "tab:brown", "--"),
-    "ekfac": Style("EK-FAC", "tab:pink", "--"),
+    "trak_undamped": Style("TRAK, λ = 0", "tab:purple", ":", "D"),
+    "trak": Style("TRAK", "tab:purple", "--", "D"),
+    "relatif": Style("RelatIF", "tab:brown", "-.", "s"),
+    "ekfac": Style("EK-FAC", "tab:pink", "--", "*"),
     "cosine": Style("kernel cosine", "tab:olive", "--"),
     "inner_product": Style("|inner product|", "tab:gray", "--"),
 }
@@ -80,7 +86,7 @@ def figure(path: Path, panels: int, *, width: float = 5.2, height: float = 4.0) 
 def draw_lines(
     axis: Any, rows: Sequence[Mapping[str, Any]], *, x: str, y: str, label: str = "method", legend: bool = True
 ) -> None:
-    """Draw one line per method with its standard errors.
+    """Draw one line per method with its standard errors, each a little beside the one before: equal ones are all seen.
 
     Args:
         axis: Where.
@@ -90,14 +96,21 @@ def draw_lines(
         label: Column of the method.
         legend: Whether to name the lines.
     """
-    for method in dict.fromkeys(str(row[label]) for row in rows):
+    from matplotlib.transforms import ScaledTranslation
+
+    methods = list(dict.fromkeys(str(row[label]) for row in rows))
+    for number, method in enumerate(methods):
+        beside = _POINTS_BESIDE * (number - (len(methods) - 1) / 2) / _POINTS_AN_INCH
+        moved = axis.transData + ScaledTranslation(beside, 0, axis.figure.dpi_scale_trans)
         style = style_of(method)
         mine = [row for row in rows if row[label] == method and row[y] is not None]
         errors = [row.get(f"{y}_standard_error") or 0.0 for row in mine]
-        axis.errorbar(
+        drawn = axis.errorbar(
             [row[x] for row in mine], [row[y] for row in mine], yerr=errors, label=style.title, color=style.colour,
-            linestyle=style.line, marker="o", markersize=3.5, capsize=2, linewidth=1.3, elinewidth=0.7,
+            linestyle=style.line, marker=style.marker, markersize=4, capsize=2, linewidth=1.3, elinewidth=0.7,
         )  # fmt: skip
+        for artist in drawn.get_children():
+            artist.set_transform(moved)
     axis.set_xlabel(x.replace("_", " "))
     axis.set_ylabel(y.replace("_", " "))
     if legend:

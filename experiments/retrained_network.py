@@ -86,8 +86,9 @@ class RetrainedNetwork(RetrainedMlp):
     def _logits(self, state: Mapping[str, Tensor], images: Examples) -> Tensor:
         model, flat = initial_network(self.settings.network, self.settings.seed), is_flat(self.settings.network)
         model.load_state_dict(dict(state))
-        parts = torch.arange(len(images)).split(_IMAGES_AT_ONCE)
-        return torch.cat([model.eval()(images.take(rows).inputs(flat)) for rows in parts])
+        model.to(self.settings.training.device).eval()
+        parts = [images.take(rows).inputs(flat) for rows in torch.arange(len(images)).split(_IMAGES_AT_ONCE)]
+        return torch.cat([model(inputs.to(self.settings.training.device)).to("cpu") for inputs in parts])
 
     def _trained(self, data_dir: Path | None) -> Frozen:
         how = self.settings

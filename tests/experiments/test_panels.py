@@ -12,6 +12,7 @@ from PIL import Image
 from experiments.panel_figures import MOST_LINES, Panel, _block, _said, draw_panels
 from experiments.panels import SIZES, _mean_cosine, _one_a_class, _panel, _picks, query_rows
 from indexer.attributor import Attributor
+from indexer.progress import Silent
 from tests.index_factory import make_index, png
 
 
@@ -81,3 +82,13 @@ def test_a_panel_of_texts_is_drawn(tmp_path: Path):
         assert picture.width > 1000
         dark = sum(value < 100 for value in picture.convert("L").tobytes())
     assert dark > 2000  # letters, not an empty page
+
+
+def test_more_queries_than_the_model_gets_right_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from experiments import panels
+    from experiments.retrained_mlp import TooManyQueriesError
+
+    index = make_index(tmp_path / "index", view="margin", num_queries=9)
+    monkeypatch.setattr(panels, "_index", lambda *_: index)
+    with pytest.raises(TooManyQueriesError, match=r"7 queries: the model gets 6 of the 9 .* allowed are 1 to 6"):
+        panels.run(replace(SIZES["smoke"], queries=7), None, tmp_path, Silent())

@@ -70,6 +70,15 @@ def test_the_command_continues_in_another_process(tmp_path, run):
     assert (tmp_path / "mislabelled.json").read_bytes() == first
 
 
+def test_an_output_folder_that_is_a_file_is_refused(tmp_path, run, capsys):
+    (tmp_path / "results").touch()
+    for out in (tmp_path / "results", tmp_path / "results" / "below"):
+        with pytest.raises(SystemExit) as ended:
+            run("backdoor", out)
+        assert ended.value.code == 2
+        assert "is a file; give a folder" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -89,3 +98,15 @@ def test_what_an_experiment_has_not_is_refused_with_what_it_has(arguments, said,
     )
     assert result.returncode == 2
     assert said in " ".join(result.stderr.split())
+
+
+@pytest.mark.filterwarnings("error::UserWarning")  # matplotlib's, of a plot without lines
+def test_methods_without_a_noise_have_no_empty_plot(tmp_path, monkeypatch):
+    widths = []
+    for methods in ("random,infogain", "random"):
+        monkeypatch.setenv("NATTRIBUTE_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(sys, "argv", ["experiments", *words("backdoor", tmp_path), "--methods", methods])
+        main()
+        with Image.open(tmp_path / "backdoor.png") as picture:
+            widths.append(picture.width)
+    assert widths[1] == widths[0] // 2
