@@ -61,9 +61,8 @@ def largest(scores: Tensor, labels: Tensor, label: int, budget: int) -> list[int
 def shared_indexes(folder: Path) -> Callable[..., Index]:
     """A stand-in for ``frozen_index`` that builds one index for each way to sketch, wherever it is asked to go."""
 
-    def build(file: Path, _: Path, how: Sketched, progress: Progress) -> Index:
-        return frozen_index(
-            file, folder / f"{how.measurement}-{how.ntk}-{how.dtype}-{how.dim}-{how.seed}", how, progress
-        )
+    def build(file: Path, _: Path, how: Sketched, progress: Progress, device: str = "cpu") -> Index:
+        place = folder / f"{how.measurement}-{how.ntk}-{how.dtype}-{how.dim}-{how.seed}"
+        return frozen_index(file, place, how, progress, device)
 
     return build

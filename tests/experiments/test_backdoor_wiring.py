@@ -43,7 +43,7 @@ def rankers(mlp: RetrainedMlp, index_of: Callable[..., Any]) -> dict[str, Ranker
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backdoor_methods, "frozen_index", index_of)
         patch.setattr(backdoor_methods, "ekfac_is_available", lambda: True)
-        patch.setattr(backdoor_methods, "ekfac_scores", lambda *_: EKFAC)
+        patch.setattr(backdoor_methods, "ekfac_scores", lambda *_, **__: EKFAC)
         return backdoor_methods.rankers_of(METHODS, mlp.frozen, mlp.file.parent, Sizes(DIM, SEED, BUDGET), Silent())
 
 

@@ -66,7 +66,7 @@ def rankers(mlp: RetrainedMlp, index_of, tmp_path_factory: pytest.TempPathFactor
         patch.setattr(brittleness, "frozen_index", index_of)
         patch.setattr(brittleness, "tune", lambda *_: NOISES)
         patch.setattr(brittleness, "ekfac_is_available", lambda: True)
-        patch.setattr(brittleness, "ekfac_scores", lambda *_: EKFAC)
+        patch.setattr(brittleness, "ekfac_scores", lambda *_, **__: EKFAC)
         patch.setattr(brittleness, "remove_and_retrain", catch)
         patch.setattr(brittleness, "report", lambda *_: None)
         settings = replace(SMOKE, dim=DIM, regularisation=REGULARISATION, methods=(*METHODS, *EXPLANATIONS))

@@ -215,9 +215,9 @@ def test_stability_is_told_in_words_and_in_json(points, tmp_path, capsys):
 def test_stopped_by_ctrl_c_an_append_says_how_to_go_on(points, tmp_path):
     program = (
         "import time, indexer.featurise as f, indexer.cli as c, sys\n"
-        "was = f.Featuriser.sketch_batch\n"
+        "was = f.Featuriser.sketch_and_keep\n"
         "def late(*a, **k):\n    time.sleep(1.5)\n    return was(*a, **k)\n"
-        "f.Featuriser.sketch_batch = late\n"
+        "f.Featuriser.sketch_and_keep = late\n"
         "c.main(sys.argv[1:])\n"
     )
     words = ["append", str(points), "--recipe", str(tmp_path / "points.py")]
