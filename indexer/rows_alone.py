@@ -20,7 +20,7 @@ TOLERANCE = 0.02
 """Relative change of a row's sketch with its batch, far above rounding and far below another row's gradient."""
 SHORT_TOLERANCE = 0.5
 """The same for passes in a shorter type, where a ReLU changes sides more often."""
-ROWS_A_LOOK = 32
+ROWS_A_LOOK = 64
 """One of so many rows of a batch is looked at, at least one: some percent of the time of a pass."""
 MOST_LOOKS = 4
 """At most so many rows of a batch; as many more where one of them differs."""
