@@ -179,7 +179,7 @@ def minilm(options: argparse.Namespace) -> Workload:
 
 
 def gpt2(options: argparse.Namespace) -> Workload:
-    """A fresh GPT-2 (width 256, 4 layers, 4 heads) on RTE's pairs as texts; linear layers only, the head among them."""
+    """A fresh GPT-2 (width 256, 4 layers, 4 heads) on RTE's pairs as texts; linear layers, not its tied head."""
     size: dict[str, OptionValue] = {"width": 256, "depth": 4, "heads": 4, "epochs": 1}
     recipe = load_recipe("causal-lm", data_dir=options.data_dir, options={"model": "new", "tokenizer": MINILM, **size})
     assert isinstance(recipe, CausalLanguageModel)
