@@ -1,12 +1,12 @@
 """An index pass against one training epoch of the same model, data and batch size, taken in turns in one process.
 
 The epoch is forward, cross-entropy (of labels; of all tokens for a language model), backward and step (SGD with
-momentum) of a copy of the model; the pass is what a
-build does with a row: forward, backward, gradients, sketch, its columns (predictions, representations), and the store
-(`stored_pass.py`): an index directory of the rows, synced and published in a folder of ``--store-dir``. A turn takes
-the same rows through the epoch and through every family, and the report has the median of the ratios of turns and the
-share of the store. ``--memory`` measures, each in a process of its own, how much the peak memory grows by a training
-step and by a kronecker pass of one batch.
+momentum) of a copy of the model; the pass is what a build does with a row: forward, backward, gradients, sketch, the
+comparison with some rows alone, its columns (predictions, representations), and the store (`stored_pass.py`): an index
+directory of the rows, synced and published in a folder of ``--store-dir``. A turn takes the same rows through the epoch
+and through every family, and the report has the median of the ratios of turns and the share of the store. ``--memory``
+measures, each in a process of its own, how much the peak memory grows by a training step and by a kronecker pass of one
+batch.
 
 Example:
     OMP_NUM_THREADS=2 python -m benchmarks.indexing_pass --data-dir DATA --rows 5000 --json

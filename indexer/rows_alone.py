@@ -6,6 +6,7 @@ later batch may be padded where theirs were not, put in another order, or cut up
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,9 +79,10 @@ def compare_alone(
             if looked >= looks and not changes:
                 break
             kept = featuriser.sketch_and_keep(alone(row), labels[row : row + 1], view)
-            change = float((found.sketches[row] - kept.sketches[0]).norm() / max(float(kept.sketches.norm()), least))
-            if change > tolerance:
-                changes.append((row, change))
+            off = float((found.sketches[row] - kept.sketches[0]).norm())
+            length = max(float(kept.sketches.norm()), least)
+            if off > tolerance * length:
+                changes.append((row, off / length if length else math.inf))
             if found.given is not None:
                 here = found.given[row : row + 1]
                 given_agrees &= kept.given is not None and is_same(kept.given, here, OTHER_BATCH_ROUNDING)

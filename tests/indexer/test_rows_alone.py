@@ -9,12 +9,17 @@ from torch import nn
 from indexer.build import build_index
 from indexer.build_settings import BuildSettings
 from indexer.check import check_recipe
-from indexer.parameters import ParameterSelectionError
+from indexer.featurise import Featuriser
+from indexer.measurement import make_measurement
+from indexer.parameters import ParameterSelectionError, select_parameters
 from indexer.preparation import prepare
 from indexer.reading import ExampleError
 from indexer.recipe import RecipeError
 from indexer.recipe_file import load_recipe
+from indexer.rows_alone import Compared, compare_alone
+from indexer.sketches import sketch_spec
 from sketchstore.reader import Index, open_index
+from tests.indexer.cases import PairsRecipe
 
 HEAD = """
 import torch
@@ -272,3 +277,15 @@ def test_complex_parameters_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ParameterSelectionError, match=r"'turn' is complex.*--exclude"):
         prepare(BuildSettings(written(tmp_path, source)))
+
+
+def test_rows_without_gradients_agree() -> None:
+    """A block of zero inputs has zero sketches, in a batch and alone."""
+    model = nn.Linear(4, 3, bias=False).eval()
+    parameters = select_parameters(model)
+    spec = sketch_spec("sjlt", 8, parameters.num_parameters)
+    featuriser = Featuriser(PairsRecipe(), model, spec, make_measurement("label_logit"), parameters)
+    inputs, labels = torch.zeros(6, 4), torch.zeros(6, dtype=torch.int64)
+    found = featuriser.sketch_and_keep(inputs, labels)
+    compared = compare_alone(featuriser, found, labels, "own", [range(6)], lambda row: inputs[row : row + 1], 0)
+    assert compared == Compared(given_agrees=True)
