@@ -6,7 +6,6 @@ later batch may be padded where theirs were not, put in another order, or cut up
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -82,7 +81,7 @@ def compare_alone(
             off = float((found.sketches[row] - kept.sketches[0]).norm())
             length = max(float(kept.sketches.norm()), least)
             if off > tolerance * length:
-                changes.append((row, off / length if length else math.inf))
+                changes.append((row, off / length))
             if found.given is not None:
                 here = found.given[row : row + 1]
                 given_agrees &= kept.given is not None and is_same(kept.given, here, OTHER_BATCH_ROUNDING)
