@@ -105,7 +105,8 @@ def report(
             bars.set_xlim(0, 1)
             bars.set_xlabel(f"Recall@{settings.per_class}")
             for lines in others:
-                draw_lines(lines, over_noise, x="relative_noise", y="recall")
+                draw_lines(lines, over_noise, x="relative_noise", y="recall", legend=False)
+                lines.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.02, 1.0))  # lines are everywhere
                 lines.set_xscale("log")
                 lines.set_ylim(0, 1.03)
                 lines.set_title("tuning queries", fontsize=10)
