@@ -267,10 +267,19 @@ class JobStore:
                     f"The index got revision {revision} before the job was over; it was begun anew on that revision.",
                 ]
             done = db.execute("SELECT count(*) FROM items WHERE job = ?", (job.number,)).fetchone()[0]
+            # No new version where a follower would see nothing new: it would be told of the same state twice.
             db.execute(
-                "UPDATE jobs SET revision = ?, total = ?, facts = ?, warnings = ?, done = ?, version = version + 1 "
-                "WHERE number = ?",
-                (revision, total, json.dumps(facts), json.dumps(warnings), done, job.number),
+                "UPDATE jobs SET revision = :revision, total = :total, facts = :facts, warnings = :warnings, "
+                "done = :done, version = version + ((revision, total, warnings, done) IS NOT "
+                "(:revision, :total, :warnings, :done)) WHERE number = :number",
+                {
+                    "revision": revision,
+                    "total": total,
+                    "facts": json.dumps(facts),
+                    "warnings": json.dumps(warnings),
+                    "done": done,
+                    "number": job.number,
+                },
             )
         self._changed(job.id)
 

@@ -4,6 +4,7 @@ import io
 import json
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -437,6 +438,29 @@ def test_a_job_cancelled_while_the_service_stopped_is_not_taken_up_again(tmp_pat
     assert again.get(job.id).state == "cancelled"
     assert again.claim() is None
     again.close()
+
+
+def test_a_job_that_begins_has_a_new_version_only_where_followers_see_something_new(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs.sqlite3")
+    store.create(NewJob("coreset", "margin", "r", json.dumps(CORESET), "d", 12), None, 9)
+    job = store.claim()
+    assert job is not None
+    seen = [job.version]
+    steps = [
+        lambda: store.begin(job, "r", 12, {"noise": 1.0}, []),  # as it was accepted
+        lambda: store.begin(job, "r", 12, {"noise": 1.0}, ["beware"]),
+        lambda: store.begin(job, "r", 11, {"noise": 1.0}, ["beware"]),
+        lambda: store.add(job, [(0, {})]),
+        lambda: store.begin(job, "r", 11, {"noise": 1.0}, ["beware"]),
+        lambda: store.begin(job, "r2", 11, {"noise": 1.0}, ["beware"]),  # and what it had is forgotten
+    ]
+    for step in steps:
+        step()
+        seen.append(store.get(job.id).version)
+    assert [after - before for before, after in pairwise(seen)] == [0, 1, 1, 1, 0, 1]
+    assert (store.get(job.id).revision, store.get(job.id).done) == ("r2", 0)
+    assert store.versions[job.id] == seen[-1]
+    store.close()
 
 
 def test_a_store_belongs_to_one_process_and_one_version(tmp_path: Path) -> None:
