@@ -224,7 +224,7 @@ class BlockSketcher:
         self, reader: ExampleReader, rows: CollatedRows, view: str, found: SketchedBatch, at_once: int
     ) -> bool:
         # Refuses rows that depend on their batch; says whether what the watched module was given does.
-        recipe = self.prepared.recipe
+        recipe, compute_dtype = self.prepared.recipe, self.prepared.featuriser.compute_dtype
         compared = compare_alone(
             self.prepared.featuriser,
             found,
@@ -241,8 +241,8 @@ class BlockSketcher:
                 rows.start + row,
                 f"its sketch in a batch of {beside} rows is {change:.0%} of its norm away from that of the row alone: "
                 "what the model makes of a row depends on the rows beside it (padding that is not masked, a batch that "
-                "is put in another order or cut up, a capacity that rows share). Mend the model or collate(); "
-                "`indexer check` says more, and --batch-rows 1 sketches every row alone",
+                f"is put in another order or cut up, a capacity that rows share{_short(compute_dtype)}). Mend the "
+                "model or collate(); `indexer check` says more, and --batch-rows 1 sketches every row alone",
             )
         return compared.given_agrees
 
@@ -339,3 +339,10 @@ class BlockSketcher:
         bad = (~torch.isfinite(outputs.flatten(1) if outputs.ndim > 1 else outputs[:, None]).all(1)).nonzero()
         if bad.numel():
             raise ExampleError(reader.split, rows.start + int(bad[0]), "the model's outputs hold NaN or an infinity")
+
+
+def _short(compute_dtype: str) -> str:
+    # A router that chooses an expert may choose another one where a short type rounds a row otherwise.
+    return (
+        "" if compute_dtype == "float32" else f"; or a choice that turns on how {compute_dtype} rounds: float32 tells"
+    )

@@ -5,7 +5,7 @@ Sound means that there is such a thing as *the* gradient of one example, which t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,6 +94,7 @@ class _Check:
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
         self.found: list[Finding] = []
+        self.reached = set[str]()  # parameters that autograd led to, were it with a gradient of zero
 
     def findings(self) -> list[Finding]:
         prepared = self.prepared
@@ -251,18 +252,21 @@ class _Check:
         for row in dict.fromkeys([order[0], order[len(order) // 2], order[-1]]):
             first = [row, *(other for other in order if other != row)]  # autograd differentiates the first of a batch
             together = self.prepared.train.collate_chosen(first)
-            inputs, labels = self._collated(together.examples[0])
-            found = _relative(
-                self._autograd(inputs, labels, view), self._autograd(together.inputs, together.labels, view)
-            )
+            alone = self._autograd(*self._collated(together.examples[0]), view)
+            found = _relative(alone, self._autograd(together.inputs, together.labels, view))
             if found > change:
                 change, changed = found, row
+        idle = [repr(name) for name in self.prepared.parameters.names if name not in self.reached]
+        if len(idle) == len(self.prepared.parameters):
+            raise _UnsoundError(_NO_GRADIENT)
         if change > GRADIENT_TOLERANCE:
             raise _UnsoundError(
                 f"the gradient of row {changed} changes by {change:.1%} with the other rows of its batch. "
                 f"{self._batch_mates()}"
             )
-        return f"largest relative change {change:.1e}"
+        shown = f"{', '.join(idle[:3])}{f' and {len(idle) - 3} more' if len(idle) > 3 else ''}"
+        unused = f"; no part in the measurement of the rows looked at: {shown}" if idle else ""
+        return f"largest relative change {change:.1e}{unused}"
 
     def _features(self) -> str:
         featuriser, rows, view = self.prepared.featuriser, self._batch(), self.prepared.views[0]
@@ -326,12 +330,14 @@ class _Check:
                 outputs = prepared.recipe.outputs(prepared.recipe.call(model, move(inputs, device)))  # type: ignore[arg-type]
                 targets = prepared.measurement.targets(view, labels.to(device))
                 value = prepared.measurement.value(outputs[0], targets[0])
-                gradients = torch.autograd.grad(value, chosen, allow_unused=True)
+                gradients = _gradients(value, chosen)
         finally:
             for parameter, flag in zip(chosen, before, strict=True):
                 parameter.requires_grad_(flag)
         parts = []
         for entry, parameter, gradient in zip(prepared.parameters, chosen, gradients, strict=True):
+            if gradient is not None:
+                self.reached.add(entry.name)
             found = torch.zeros_like(parameter) if gradient is None else gradient
             parts.append(found.detach().to_dense().flatten().float().cpu() * (entry.ntk_scale if scaled else 1.0))
         return torch.cat(parts)
@@ -345,6 +351,22 @@ _BATCH_MATES = (
     "An example must not see its batch-mates: put the model into eval mode (batch norm uses running statistics there), "
     "mask padding, and leave out normalisation over the batch"
 )
+_NO_GRADIENT = (
+    "no gradient reaches the chosen parameters from any row that was looked at: the model runs under torch.no_grad() "
+    "or torch.inference_mode(), detaches what it gives, checkpoints with use_reentrant=True, or --include, --exclude "
+    "and --layers leave parameters only that take no part in the measurement"
+)
+
+
+def _gradients(value: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    if not value.requires_grad:  # no parameter takes part, as one might not for some row
+        return (None,) * len(parameters)
+    try:
+        return torch.autograd.grad(value, parameters, allow_unused=True)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise _UnsoundError(f"torch.autograd cannot differentiate the measurement: {said(error)}") from error
 
 
 def _raised(error: Exception) -> str:

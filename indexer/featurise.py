@@ -370,6 +370,8 @@ class Featuriser:
     def slabs(self, examples: Sequence[Any], targets: Tensor | None = None, view: str = "own") -> Iterator[Slab]:
         """Unsketched tangent features in float32, every slab with all rows: for exact kernels of a few hundred rows.
 
+        No more rows go through the model together than where they are sketched.
+
         Args:
             examples: Items of the recipe's data sets.
             targets: Labels at which to measure them, shape [b]; None takes the examples' own.
@@ -381,7 +383,9 @@ class Featuriser:
         inputs, labels = self._recipe.collate(examples)
         labels = labels if targets is None else targets
         with self._lock, self._precision.full():
-            yield from self.features.slabs(move(inputs, self.device), labels.to(self.device), view, all_rows=True)
+            yield from self.features.slabs(
+                move(inputs, self.device), labels.to(self.device), view, all_rows=True, most_rows=self.compute_rows
+            )
 
     def _sketch_together(self, inputs: Batch, labels: Tensor, view: str) -> Tensor:
         inputs, labels = move(inputs, self.device), labels.to(self.device)

@@ -174,6 +174,8 @@ class GeneralRoute:
         with torch.enable_grad():
             logits = torch.func.functional_call(self.called, _inside(weights), (example,))
             value = self.measurement.value(logits[0], target)
+        if not value.requires_grad:  # none of them takes part, such as an expert that this example does not go to
+            return {}
         gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
         return {
             name: at_least_float(gradient.to_dense())  # of an embedding with sparse=True, gradients are sparse

@@ -115,6 +115,7 @@ class TangentFeatures:
         self._measured_together = True
         self._num_outputs: int | None = None
         self._probed = False
+        self._said = set[str]()  # parameters whose reason for the general route is among the notes
         self._asked_vmap = 0  # how many parameters took the general route when vmap was asked
 
     @property
@@ -172,7 +173,9 @@ class TangentFeatures:
 
         module.register_forward_pre_hook(note)
 
-    def slabs(self, inputs: Batch, labels: Tensor, view: str, *, all_rows: bool = False) -> Iterator[Slab]:
+    def slabs(
+        self, inputs: Batch, labels: Tensor, view: str, *, all_rows: bool = False, most_rows: int | None = None
+    ) -> Iterator[Slab]:
         """Tangent features of a batch; together the slabs cover every row and coordinate exactly once.
 
         Args:
@@ -181,6 +184,7 @@ class TangentFeatures:
             view: One of the measurement's views.
             all_rows: Whether every slab must hold all rows, as products between rows need; costs extra passes where
                 a layer's gradients for all rows exceed the memory budget.
+            most_rows: Most rows that a pass may see together then; None leaves it to the memory budget.
 
         Yields:
             Slabs; their order is fixed for a given model and batch size.
@@ -189,7 +193,7 @@ class TangentFeatures:
             JacobianError: If the numbers of rows disagree.
             MeasurementError: If the model's outputs are not logits, or a label is not one of them.
         """
-        for slab in self._slabs(inputs, labels, view, all_rows=all_rows, factored=False):
+        for slab in self._slabs(inputs, labels, view, all_rows=all_rows, factored=False, most_rows=most_rows):
             assert isinstance(slab, Slab)
             yield slab
 
@@ -211,13 +215,22 @@ class TangentFeatures:
         yield from self._slabs(inputs, labels, view, all_rows=False, factored=True)
 
     def _slabs(
-        self, inputs: Batch, labels: Tensor, view: str, *, all_rows: bool, factored: bool
+        self,
+        inputs: Batch,
+        labels: Tensor,
+        view: str,
+        *,
+        all_rows: bool,
+        factored: bool,
+        most_rows: int | None = None,
     ) -> Iterator[Slab | FactoredSlab]:
         targets = self._checked(inputs, labels, view)
         if len(targets) == 0:
             return
         with self._watched_passes(len(targets)):
-            for row, offset, found in self._hooks.slabs(inputs, targets, all_rows=all_rows, factored=factored):
+            for row, offset, found in self._hooks.slabs(
+                inputs, targets, all_rows=all_rows, factored=factored, most_rows=most_rows
+            ):
                 yield FactoredSlab(row, offset, found) if isinstance(found, Factors) else Slab(row, offset, found)
         yield from self._general_slabs(inputs, targets, all_rows)
 
@@ -273,6 +286,7 @@ class TangentFeatures:
 
     def _general_slabs(self, inputs: Batch, targets: Tensor, all_rows: bool) -> Iterator[Slab]:
         rest = self._general_parameters()
+        self._say_refused()
         if len(rest) > self._asked_vmap and self._general.vectorised:  # more than there were: hooks met what is new
             self._probe_vmap(take_rows(inputs, 0, PROBE_ROWS), targets[:PROBE_ROWS])
         for row, offset, gradients in self._general.slabs(rest, inputs, targets, all_rows=all_rows):
@@ -368,7 +382,9 @@ class TangentFeatures:
         # One sentence per reason, not one per parameter
         by_reason: dict[str, list[str]] = {}
         for name, reason in self._hooks.refused.items():
-            by_reason.setdefault(reason, []).append(name)
+            if name not in self._said:
+                by_reason.setdefault(reason, []).append(name)
+        self._said.update(self._hooks.refused)
         for reason, names in by_reason.items():
             shown = ", ".join(repr(name) for name in names[:3])
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""

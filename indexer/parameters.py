@@ -199,6 +199,8 @@ def select_parameters(
                     f"parameter {name!r} is complex, and a tangent feature is a derivative by a real number: hold its "
                     "real and imaginary part as two parameters, or leave it out with --exclude."
                 )
+            if parameter.numel() == 0:  # of a layer without outputs: it has no coordinate
+                continue
             scale = 1.0 if scales is None else scales[name]
             entries.append((name, tuple(parameter.shape), scale))
     if not entries:

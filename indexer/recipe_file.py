@@ -7,11 +7,12 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from blake3 import blake3
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ from indexer.recipe import (
     convert_option,
 )
 from indexer.recipe_failure import MODULE_PREFIX, said
+
+log = logging.getLogger("indexer.recipe")
 
 BUILTIN_RECIPES: Mapping[str, str] = {
     "digits": "indexer.recipes.digits",
@@ -138,6 +141,8 @@ class FileRecipe(Recipe):
                 given["data_dir"] = None
                 self._without_data.add(part)
             self._parts[part] = functools.partial(function, **given)
+        if data_dir is not None and not any("data_dir" in _extra_parameters(*part) for part in functions.items()):
+            log.warning("%s: no part has an argument data_dir, so --data-dir says nothing to it", self.path.name)
         names = getattr(module, "label_names", None)
         self.label_names = None if names is None else [str(name) for name in names]
         gain = getattr(module, "ntk_gain", None)
@@ -350,7 +355,8 @@ def _settings(functions: Mapping[str, Callable[..., Any]], path: Path) -> dict[s
                 continue
             default = parameter.default
             hint = hints.get(name)
-            kind = hint if hint in (bool, int, float, str) else type(default)
+            kinds = [kind for kind in (get_args(hint) or (hint,)) if kind in (bool, int, float, str)]
+            kind = kinds[0] if len(kinds) == 1 else type(default)  # of ``int | None`` the int
             if kind not in (bool, int, float, str):
                 kind = str
             if name in settings and settings[name] != (kind, default):

@@ -113,7 +113,13 @@ class HookRoute:
             )
 
     def slabs(
-        self, inputs: Batch, targets: Tensor, *, all_rows: bool, factored: bool = False
+        self,
+        inputs: Batch,
+        targets: Tensor,
+        *,
+        all_rows: bool,
+        factored: bool = False,
+        most_rows: int | None = None,
     ) -> Iterator[FactoredPiece]:
         """Gradients of the served parameters for a batch.
 
@@ -123,6 +129,7 @@ class HookRoute:
             all_rows: Whether every slab must hold all rows; costs extra passes where what the layers keep for all
                 rows exceeds the memory budget.
             factored: Whether factors may come in the place of gradients; not with ``all_rows``.
+            most_rows: With ``all_rows``, most rows of a pass; None leaves it to the memory budget.
 
         Yields:
             First row, coordinate and NTK-scaled gradients, float32 [rows of the slab, p], or their factors.
@@ -143,7 +150,7 @@ class HookRoute:
                     yield start + row, offset, gradients
             return
         for modules in self._groups(-(-rows // at_once)):
-            captured = self._captured(modules, inputs, targets)
+            captured = self._captured(modules, inputs, targets, most_rows)
             names = {place.name for entry in modules for place in entry.places}
             places = [place for place in self.served if place.name in names]
             yield from self._formed(places, captured, rows, targets.device, all_rows=True)
@@ -186,9 +193,11 @@ class HookRoute:
                 other = next(entry for entry in kept if entry.name == error.module)
                 self._drop({place.name: f"{error.reason} in {error.module!r}" for place in other.places})
 
-    def _captured(self, modules: Sequence[HookedModule], inputs: Batch, targets: Tensor) -> Captured:
+    def _captured(
+        self, modules: Sequence[HookedModule], inputs: Batch, targets: Tensor, most_rows: int | None = None
+    ) -> Captured:
         rows = num_rows(inputs)
-        chunk = max(1, min(rows, self._memory_budget_bytes // max(1, self.row_bytes)))
+        chunk = max(1, min(rows, most_rows or rows, self._memory_budget_bytes // max(1, self.row_bytes)))
         return joined(
             [
                 self._capture(take_rows(inputs, start, start + chunk), targets[start : start + chunk], modules)

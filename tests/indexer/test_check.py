@@ -131,3 +131,49 @@ def test_a_model_that_leaves_the_range_of_float16_is_found(tmp_path):
     found = failures(tmp_path, source, compute_dtype="float16")
     assert "in float16; bfloat16 has float32's range" in found["outputs are finite and deterministic"]
     assert failures(tmp_path, source, compute_dtype="bfloat16") == {}
+
+
+WITHOUT_GRADIENT = [
+    "with torch.no_grad():\n            return self.linear(x)",
+    "with torch.inference_mode():\n            return self.linear(x)",
+    "return self.linear(x).detach()",
+    "return torch.utils.checkpoint.checkpoint(self.linear, x, use_reentrant=True)",
+]
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # what torch says of such a checkpoint
+@pytest.mark.parametrize("body", WITHOUT_GRADIENT, ids=["no_grad", "inference_mode", "detach", "reentrant"])
+def test_a_model_that_no_gradient_comes_out_of_is_refused(tmp_path, body):
+    source = (
+        module(body)
+        .replace("model[:-1](inputs)", "None")
+        .replace("import torch\n", "import torch\nimport torch.utils.checkpoint\n", 1)
+    )
+    found = failures(tmp_path, source)
+    assert "no gradient reaches the chosen parameters" in found["gradients do not depend on the rest of the batch"]
+    with pytest.raises(RecipeError, match="no gradient reaches the chosen parameters"):
+        build_index(BuildSettings(str(tmp_path / "points.py"), dim=16), tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_gradient_that_is_zero_is_one(tmp_path):
+    """Of a hinge that every row satisfies."""
+    source = CLASSIFIER + "\n\ndef measurement(outputs, label):\n    return (outputs.sum() - 1e6).clamp(min=0)\n"
+    assert failures(tmp_path, source) == {}
+
+
+def test_what_autograd_cannot_differentiate_is_a_finding(tmp_path):
+    body = "hidden = self.linear(x).exp()\n        hidden += 1\n        return hidden"
+    found = failures(tmp_path, module(body).replace("model[:-1](inputs)", "None"))
+    assert "torch.autograd cannot differentiate" in found["gradients do not depend on the rest of the batch"]
+
+
+def test_parameters_that_take_no_part_are_named(tmp_path):
+    source = module("return self.linear(x)").replace(
+        "self.linear = nn.Linear(5, 3)", "self.linear, self.idle = nn.Linear(5, 3), nn.Linear(2, 2)"
+    )
+    findings = check_recipe(BuildSettings(str(write_recipe(tmp_path, source.replace("model[:-1](inputs)", "None")))))
+    assert next(found.detail for found in findings if "no part in the measurement" in found.detail).endswith(
+        "rows looked at: 'idle.weight', 'idle.bias'"
+    )
+    assert all(found.ok for found in findings)

@@ -151,6 +151,9 @@ def test_a_layer_that_behaves_otherwise_in_a_later_batch_takes_the_general_route
     model.more = 1
     torch.testing.assert_close(assemble(features, inputs, labels), before)
     assert not features.hooked_parameters
+    (note,) = features.notes
+    assert note.startswith("parameter 'inner.weight', 'inner.bias' ")
+    assert note.endswith("gradients take the general route")
 
 
 @pytest.mark.parametrize("label", [-1, 4])

@@ -113,6 +113,11 @@ def test_a_choice_that_leaves_nothing_is_refused() -> None:
         select_parameters(Net(), include=["head"], exclude=["*"])
 
 
+def test_parameters_without_numbers_are_left_out() -> None:
+    model = nn.ModuleDict({"none": nn.PReLU(0), "some": nn.Linear(3, 2)})
+    assert names(select_parameters(model)) == ["some.weight", "some.bias"]
+
+
 def test_frozen_parameters_are_left_out_unless_all_are_frozen() -> None:
     model = Net()
     model.encoder.requires_grad_(False)

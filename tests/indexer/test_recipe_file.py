@@ -91,6 +91,23 @@ def test_without_data_dir_its_default_stands(tmp_path, default, seen):
     assert load_recipe(write_recipe(tmp_path, source)).train_set()[0][0] == seen
 
 
+def test_data_dir_that_no_part_asks_for_is_said(tmp_path, caplog):
+    load_recipe(write_recipe(tmp_path, MINIMAL), data_dir="/some/where")
+    assert "no part has an argument data_dir" in caplog.text
+    caplog.clear()
+    load_recipe(write_recipe(tmp_path, MINIMAL.replace("train_set()", "train_set(data_dir)")), data_dir="/some/where")
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("hint", "text", "value"), [("int | None", "3", 3), ("Optional[float]", "0.5", 0.5), ("str | int", "3", "3")]
+)
+def test_an_option_that_may_be_none_has_the_type_of_its_annotation(tmp_path, hint, text, value):
+    source = "from typing import Optional\n" + MINIMAL.replace("train_set()", f"train_set(most: {hint} = None)")
+    assert load_recipe(write_recipe(tmp_path, source), options={"most": text}).options == {"most": value}
+    assert load_recipe(write_recipe(tmp_path, source)).options == {}
+
+
 @pytest.mark.parametrize("name", ["trainset", "train_sets", "label_name", "metadat", "ntk_gian", "previews"])
 def test_a_misspelt_part_is_an_error_that_says_what_was_meant(tmp_path, name):
     with pytest.raises(RecipeError, match=f"{name!r} is not a part of a recipe; did you mean"):

@@ -234,6 +234,18 @@ def test_rows_that_go_alone_are_right(tmp_path: Path, source: str) -> None:
     check_stored(built(tmp_path, source, batch_rows=1), str(tmp_path / "recipe.py"))
 
 
+def test_exact_kernels_are_of_rows_that_go_as_they_are_sketched(tmp_path: Path) -> None:
+    prepared = prepare(BuildSettings(written(tmp_path, SORTING), num_queries=0, sketch="identity"))
+    prepared.featuriser.compute_rows = 1
+    train = prepared.recipe.train_set()
+    examples = [train[row] for row in range(80, 100)]  # two of them of another length
+    found = torch.zeros(len(examples), prepared.parameters.num_parameters)
+    for slab in prepared.featuriser.slabs(examples):
+        found[:, slab.offset : slab.offset + slab.gradients.shape[1]] = slab.gradients
+    alone = torch.cat([prepared.featuriser.sketch([example]) for example in examples])
+    torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)  # padded to the longest here, alone there
+
+
 @pytest.mark.parametrize(
     "source", [HEADS, REPEATED, SPARSE, EXPERTS], ids=["stacked heads", "repeated token", "sparse", "experts"]
 )
@@ -261,6 +273,11 @@ def test_check_finds_padding_that_is_not_masked(tmp_path: Path, lengths: str) ->
     assert not found["gradients do not depend on the rest of the batch"].ok
     with pytest.raises(RecipeError, match="mask padding"):
         build_index(BuildSettings(recipe, sketch="sjlt", dim=64), tmp_path / "index")
+
+
+def test_a_short_type_is_named_as_a_reason(tmp_path: Path) -> None:
+    with pytest.raises(ExampleError, match=r"a choice that turns on how bfloat16 rounds: float32 tells\)"):
+        built(tmp_path, SORTING, compute_dtype="bfloat16")
 
 
 def test_padding_that_few_rows_have_is_found_in_their_batch(tmp_path: Path) -> None:
