@@ -142,9 +142,11 @@ class AsyncClient:
         """Return what :meth:`service.client.Client.sketches` returns."""
         return (await self._make(calls.sketches(index, queries, target))).sketches
 
-    async def examples(self, index: str, split: Split = "train", offset: int = 0, limit: int = 20) -> ExamplePage:
-        """Return a page of stored examples."""
-        return await self._make(calls.examples(index, split, offset, limit))
+    async def examples(
+        self, index: str, split: Split = "train", offset: int = 0, limit: int = 20, ids: Sequence[str] = ()
+    ) -> ExamplePage:
+        """Return a page of stored examples, or of those with some ids, in the order of the ids."""
+        return await self._make(calls.examples(index, split, offset, limit, ids))
 
     async def example(self, index: str, row: int, split: Split = "train") -> Example:
         """Return one stored example."""

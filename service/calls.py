@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypedDict, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ValidationError
 
@@ -56,6 +56,7 @@ class AttributionOptions(QuestionOptions, total=False):
 
     method: Method
     budget: int
+    include_metadata: bool
     filter: Mapping[str, Any] | None
     clip_budget: bool
     strategy: Strategy
@@ -268,11 +269,16 @@ def information(
     one = isinstance(queries, Mapping | BaseModel)
     fields = {
         "query" if one else "queries": queries if one else list(queries),
-        "groups": {"by": groups} if isinstance(groups, str) else {name: list(ids) for name, ids in groups.items()},
+        "groups": {"by": groups} if isinstance(groups, str) else _lists(groups),
         **options,
     }
     asked = checked(InformationRequest, fields)
     return Call("POST", index_path(index, "/information"), InformationResponse, encoded(asked))
+
+
+def _lists(groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    # A string is a sequence of strings, and not of ids: {"by": column} goes as it is, and anything else is refused.
+    return {name: ids if isinstance(ids, str) else list(ids) for name, ids in groups.items()}
 
 
 def sketches(index: str, queries: Sequence[QueryLike], target: Mapping[str, Any] | None) -> Call[SketchesResponse]:
@@ -282,10 +288,10 @@ def sketches(index: str, queries: Sequence[QueryLike], target: Mapping[str, Any]
     return Call("POST", index_path(index, "/sketches"), SketchesResponse, encoded(asked))
 
 
-def examples(index: str, split: Split, offset: int, limit: int) -> Call[ExamplePage]:
+def examples(index: str, split: Split, offset: int, limit: int, ids: Sequence[str]) -> Call[ExamplePage]:
     """Return the call of GET …/examples."""
-    resource = f"/examples?split={split}&offset={offset}&limit={limit}"
-    return Call("GET", index_path(index, resource), ExamplePage)
+    asked = urlencode({"split": split, "offset": offset, "limit": limit, "id": list(ids)}, doseq=True)
+    return Call("GET", index_path(index, f"/examples?{asked}"), ExamplePage)
 
 
 def example(index: str, row: int, split: Split) -> Call[Example]:

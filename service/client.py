@@ -200,7 +200,7 @@ class Client:
         Args:
             index: The index's name.
             queries: One query, or several over which nats are averaged.
-            groups: The name of a metadata column, or ids by the group's name.
+            groups: The name of a metadata column, plain or as ``{"by": name}``, or ids by the group's name.
             **options: The other fields of the request.
 
         Returns:
@@ -229,9 +229,11 @@ class Client:
         """
         return self._make(calls.sketches(index, queries, target)).sketches
 
-    def examples(self, index: str, split: Split = "train", offset: int = 0, limit: int = 20) -> ExamplePage:
-        """Return a page of stored examples."""
-        return self._make(calls.examples(index, split, offset, limit))
+    def examples(
+        self, index: str, split: Split = "train", offset: int = 0, limit: int = 20, ids: Sequence[str] = ()
+    ) -> ExamplePage:
+        """Return a page of stored examples, or of those with some ids, in the order of the ids."""
+        return self._make(calls.examples(index, split, offset, limit, ids))
 
     def example(self, index: str, row: int, split: Split = "train") -> Example:
         """Return one stored example."""

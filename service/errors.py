@@ -6,6 +6,7 @@ ServiceError
 ├ ForbiddenError             403  a key that may not do this
 ├ UnknownIndexError          404  no index of this name
 ├ UnknownExampleError        404  no such row in a path
+├ UnknownExampleIdError      404  no example has the id in a parameter
 ├ ContentNotFoundError       404  the row has no stored preview
 ├ UnknownJobError            404  no job of this id, or one that is forgotten
 ├ NotAcceptableError         406  a form of answer that there is none of
@@ -117,6 +118,12 @@ class UnknownExampleError(ServiceError, LookupError):
     """A path names a row that the split does not have."""
 
     status, code, title = 404, "unknown_row", "Unknown row"
+
+
+class UnknownExampleIdError(ServiceError, LookupError):
+    """A query parameter names an id that no example of the split has."""
+
+    status, code, title = 404, "unknown_id", "Unknown id"
 
 
 class ContentNotFoundError(ServiceError, LookupError):

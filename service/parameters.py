@@ -7,7 +7,7 @@ from pydantic import Field
 
 from service.schemas.jobs import JobState
 from service.schemas.questions import Split
-from service.schemas.values import LARGEST_INTEGER, Parameters
+from service.schemas.values import LARGEST_INTEGER, Id, Parameters
 
 IndexName = Annotated[
     str, Path(description="The name of an index, as GET /v1/indexes lists them.", examples=["digits"])
@@ -33,6 +33,10 @@ class Page(OfSplit):
     offset: int = Field(default=0, ge=0, le=LARGEST_INTEGER, description="The first row.")
     limit: int = Field(
         default=20, ge=1, le=LARGEST_INTEGER, description="How many rows, at most the max_page of /v1/info."
+    )
+    id: list[Id] = Field(
+        default_factory=list,
+        description="Only the examples with these ids, in this order; repeat it for several, at most max_page of them.",
     )
 
 

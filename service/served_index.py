@@ -168,6 +168,7 @@ class ServedIndex:
         attribution, query, timings = self._ask(asked)
         with naming_the_noise(self.index, query, asked.noise_variance):
             answer = self._facts(Answer, attribution, timings, check)
+            answer = answer.model_copy(update={"hits": self._with_metadata(asked, answer.hits)})
         self._observer.attributed(self.name, answer, time.perf_counter() - begun)
         return answer
 
@@ -188,7 +189,7 @@ class ServedIndex:
             yield start.model_copy(update={"index": self.reference})
             with naming_the_noise(self.index, query, asked.noise_variance):
                 for hit in attribution.steps():
-                    yield Hit.model_validate(hit, from_attributes=True)
+                    yield self._with_metadata(asked, [Hit.model_validate(hit, from_attributes=True)])[0]
                     check()
                 facts = self._facts(AnswerFacts, attribution, timings, check)
             # Not the time that passed: the client read meanwhile.
@@ -322,6 +323,11 @@ class ServedIndex:
             )
             with naming_the_noise(self.index, query, asked.noise_variance):
                 return self.attributor.ask(question), query, timings
+
+    def _with_metadata(self, asked: AttributionRequest, hits: list[Hit]) -> list[Hit]:
+        if not asked.include_metadata:
+            return hits
+        return [hit.model_copy(update={"metadata": self.index.examples.metadata(hit.row)}) for hit in hits]
 
     def _facts(
         self, kind: type[AnswerKind], attribution: Attribution, timings: dict[str, float], check: Check

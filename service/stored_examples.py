@@ -1,34 +1,45 @@
 """The stored examples of an index as the client sees them: pages, single ones, previews."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from service.errors import ContentNotFoundError, UnknownExampleError
+from service.errors import ContentNotFoundError, UnknownExampleError, UnknownExampleIdError
 from service.preview_images import UnshowableImageError, clean_png
 from service.schemas.cards import Example, ExamplePage
 from service.schemas.questions import Split
+from sketchstore.errors import UnknownIdError
 from sketchstore.examples import ExampleTable
 from sketchstore.manifest import NO_LABEL
 from sketchstore.reader import Index
 
 
-def page(index: Index, split: Split, offset: int, limit: int, *, previews: bool = True) -> ExamplePage:
-    """Return consecutive examples of a split.
+def page(
+    index: Index, split: Split, offset: int, limit: int, ids: Sequence[str] = (), *, previews: bool = True
+) -> ExamplePage:
+    """Return consecutive examples of a split, or of those with some ids.
 
     Args:
         index: The index.
         split: The split.
         offset: The first row.
         limit: How many.
+        ids: Only the examples with these ids, in their order; none: all.
         previews: Whether stored previews are shown.
 
     Returns:
-        The examples that exist, and how many the split has.
+        The examples that exist, and how many the split, or the ids, have.
+
+    Raises:
+        UnknownExampleIdError: If one of the ids is no example's.
     """
     table = _table(index, split)
-    if table is None:
+    if table is None and not ids:
         return ExamplePage(examples=[], total=0)
-    rows = range(min(offset, table.count), min(offset + limit, table.count))
-    return ExamplePage(examples=[_example(table, row, previews) for row in rows], total=table.count)
+    rows = [_row_of(table, split, id) for id in ids] if ids or table is None else range(table.count)
+    return ExamplePage(
+        examples=[_example(table, row, previews) for row in rows[offset : offset + limit] if table is not None],
+        total=len(rows),
+    )
 
 
 def single(index: Index, split: Split, row: int, *, previews: bool = True) -> Example:
@@ -92,6 +103,15 @@ def _table(index: Index, split: Split) -> ExampleTable | None:
     if split == "train":
         return index.examples
     return None if index.queries is None else index.queries.examples
+
+
+def _row_of(table: ExampleTable | None, split: Split, id: str) -> int:
+    if table is None:
+        raise UnknownExampleIdError(f"split {split} has no examples, and no id {id!r}", parameter="id")
+    try:
+        return table.row(id)
+    except UnknownIdError as error:
+        raise UnknownExampleIdError(str(error), parameter="id", allowed=error.allowed or None) from error
 
 
 def _example(table: ExampleTable, row: int, previews: bool) -> Example:

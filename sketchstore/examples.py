@@ -1,5 +1,6 @@
 """The examples table: for every row an external id, its label, metadata and a preview, in Parquet, read lazily."""
 
+import math
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -47,6 +49,9 @@ PREVIEW_TYPES = {
 METADATA_TYPES = (pa.bool_(), pa.int64(), pa.float64(), pa.string())
 
 Scalar = str | int | float | bool
+#: What a metadata value must be: this one, none, one of these, or within the bounds ``gt``, ``gte``, ``lt``, ``lte``.
+MetadataCondition = Scalar | None | Sequence[Scalar | None] | Mapping[str, Scalar]
+BOUNDS = {"gt": pc.greater, "gte": pc.greater_equal, "lt": pc.less, "lte": pc.less_equal}
 
 
 class ExampleTable:
@@ -252,31 +257,29 @@ class ExampleTable:
         places = pc.fill_null(pc.index_in(column, value_set=different), -1)
         return different.to_pylist(), torch.from_numpy(places.to_numpy().astype(np.int64))
 
-    def where(self, conditions: Mapping[str, Scalar | Sequence[Scalar]]) -> Tensor:
-        """Rows whose metadata have the given values; a list of values means any of them.
+    def where(self, conditions: Mapping[str, MetadataCondition]) -> Tensor:
+        """Rows whose metadata are as asked for.
 
         Args:
-            conditions: Values by metadata name; all conditions must hold.
+            conditions: By metadata name; all must hold. A row without a value is found by None alone.
 
         Returns:
             Rows, int64, ascending.
 
         Raises:
-            UnknownMetadataError: If a name is unknown, or a value is of another type than the metadata.
+            UnknownMetadataError: If a name is unknown, or a value is of another type than the metadata, or booleans
+                are given bounds.
         """
         keep = np.ones(self.count, dtype=bool)
         for name, wanted in conditions.items():
             if name not in self.metadata_names:
                 raise UnknownMetadataError(f"no metadata {name!r}; the metadata are {listed(self.metadata_names)}")
             column = self.column(METADATA + name)
-            values = list(wanted) if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
-            if pa.types.is_integer(column.type):  # JSON knows one kind of number: 5 may arrive as 5.0
-                values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
-            for value in values:
-                if not _is_of_type(value, column.type):
-                    raise UnknownMetadataError(f"metadata {name!r} is {column.type}; {value!r} is not of that type")
-            found = pc.is_in(column, value_set=pa.array(values, column.type))
-            keep &= found.to_numpy().astype(bool)
+            if isinstance(wanted, Mapping):
+                keep &= _within(name, column, wanted)
+            else:
+                values = list(wanted) if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
+                keep &= _among(name, column, values)
         return torch.from_numpy(np.flatnonzero(keep).astype(np.int64))
 
     def preview(self, row: int) -> tuple[str, bytes] | None:
@@ -311,6 +314,38 @@ class ExampleTable:
     def _check_row(self, row: int) -> None:
         if not 0 <= row < self.count:
             raise UnknownRowError(f"row {row} does not exist; the rows are 0 to {self.count - 1}")
+
+
+def _among(name: str, column: Any, values: Sequence[Scalar | None]) -> npt.NDArray[np.bool_]:
+    if pa.types.is_integer(column.type):  # JSON knows one kind of number: 5 may arrive as 5.0
+        values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
+    for value in values:
+        if value is not None and not _is_of_type(value, column.type):
+            raise _of_another_type(name, column, value)
+    found: npt.NDArray[np.bool_] = pc.is_in(column, value_set=pa.array(values, column.type)).to_numpy().astype(bool)
+    return found
+
+
+def _within(name: str, column: Any, bounds: Mapping[str, Scalar]) -> npt.NDArray[np.bool_]:
+    if column.type == pa.bool_():
+        raise UnknownMetadataError(f"metadata {name!r} is {column.type}, which has no bounds; give true or false")
+    keep = np.ones(len(column), dtype=bool)
+    for bound, value in bounds.items():
+        if bound not in BOUNDS:
+            raise UnknownMetadataError(
+                f"metadata {name!r}: there is no bound {bound!r}; the bounds are {', '.join(BOUNDS)}"
+            )
+        if pa.types.is_integer(column.type) and isinstance(value, float):  # the same rows, without rounding these
+            value = math.ceil(value) if bound in ("gte", "lt") else math.floor(value)
+        if not _is_of_type(value, column.type):
+            raise _of_another_type(name, column, value)
+        found = BOUNDS[bound](column, pa.scalar(value, column.type))
+        keep &= pc.fill_null(found, False).to_numpy().astype(bool)
+    return keep
+
+
+def _of_another_type(name: str, column: Any, value: object) -> UnknownMetadataError:
+    return UnknownMetadataError(f"metadata {name!r} is {column.type}; {value!r} is not of that type")
 
 
 def _without_numbers(name: str) -> str:

@@ -14,9 +14,10 @@ from indexer.attributor.errors import (
     UnknownMetadataError,
     UnknownViewError,
 )
-from indexer.attributor.questions import CandidateFilter, QuerySketch, Scalar
+from indexer.attributor.questions import CandidateFilter, QuerySketch
 from sketchstore.errors import UnknownIdError as StoreUnknownIdError
 from sketchstore.errors import UnknownMetadataError as StoreUnknownMetadataError
+from sketchstore.examples import MetadataCondition
 from sketchstore.reader import Index
 from sketchstore.view import View
 
@@ -264,12 +265,12 @@ def rows_to_exclude(index: Index, ids: Sequence[str], pointer: str) -> Tensor:
     return _rows_of_ids(index, ids, pointer, skip_withdrawn=True)
 
 
-def rows_where(index: Index, wanted: Mapping[str, Scalar | Sequence[Scalar]]) -> Tensor:
+def rows_where(index: Index, wanted: Mapping[str, MetadataCondition]) -> Tensor:
     """Look up training rows by their metadata.
 
     Args:
         index: The index.
-        wanted: Values by name; a list means any of its values.
+        wanted: Conditions by name (`ExampleTable.where`).
 
     Returns:
         Rows, int64, ascending.

@@ -17,9 +17,9 @@ from indexer.attributor.errors import (
     OptionError,
     StopRangeError,
 )
+from sketchstore.examples import MetadataCondition
 
 Target = int | Literal["predicted", "true"]
-Scalar = str | int | float | bool
 
 METHODS = ("infogain_approx", "infogain", "infoloss", "trak", "graddot", "repsim", "relatif", "random")
 CONDITIONS = ("comparable", "pool")
@@ -57,13 +57,13 @@ class CandidateFilter:
             query's label.
         ids: Only these examples.
         exclude_ids: Examples that leave the candidates and D.
-        where: Only rows with these metadata; a list means any of its values.
+        where: Only rows with these metadata (`ExampleTable.where`).
     """
 
     labels: Sequence[int] | None = None
     ids: Sequence[str] | None = None
     exclude_ids: Sequence[str] | None = None
-    where: Mapping[str, Scalar | Sequence[Scalar]] | None = None
+    where: Mapping[str, MetadataCondition] | None = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ COLUMNS: dict[str, list[tuple[str, pa.DataType]]] = {
         ("step_nats", pa.float64()),
         ("cumulative_nats", pa.float64()),
         ("represents", pa.int64()),
+        ("metadata", pa.string()),
     ],
     "coreset": [
         ("position", pa.int64()),
@@ -180,8 +181,15 @@ def rows_of(kind: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         "available_nats": information["available_nats"],
         "exact": found["search"]["exact"],
     }
-    hits = [{**hit, "represents": hit["represents"]["count"]} for hit in found["hits"]]
+    hits = [
+        {**hit, "represents": hit["represents"]["count"], "metadata": _json_of(hit.get("metadata"))}
+        for hit in found["hits"]
+    ]
     return [item | hit for hit in hits] or [item]
+
+
+def _json_of(metadata: dict[str, Any] | None) -> str | None:
+    return None if metadata is None else json.dumps(metadata, ensure_ascii=False)
 
 
 def _text(body: dict[str, Any]) -> str:

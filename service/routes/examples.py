@@ -12,13 +12,14 @@ router = APIRouter(tags=["examples"])
 
 @router.get("/v1/indexes/{index}/examples", response_model=ExamplePage, summary="A page of examples")
 async def list_examples(index: IndexName, asked: PageOf, service: Service) -> ExamplePage:
-    """Consecutive rows of a split; a page beyond the end is empty."""
+    """Consecutive rows of a split, or those with some ids; a page beyond the end is empty."""
     service.check_length("limit", asked.limit, "max_page", parameter=True)
+    service.check_length("id", len(asked.id), "max_page", parameter=True)
     return await service.workplace.run(
         lambda: service.engine.ask(
             index,
             lambda served: stored_examples.page(
-                served.index, asked.split, asked.offset, asked.limit, previews=service.shows_previews
+                served.index, asked.split, asked.offset, asked.limit, asked.id, previews=service.shows_previews
             ),
         ),
         service.deadline(),

@@ -44,6 +44,9 @@ class Hit(Response):
     step_nats: float
     cumulative_nats: float
     represents: Represents
+    metadata: dict[str, Any] | None = Field(
+        default=None, description="The example's metadata; null unless include_metadata asks for it."
+    )
 
 
 class Information(Response):

@@ -1,8 +1,16 @@
 """What a client may ask: the query in its four forms, the attribution request, scores, sketches."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from service.schemas.values import (
     Count,
@@ -18,6 +26,7 @@ from service.schemas.values import (
     Request,
     Scalar,
     TargetLabel,
+    Text,
 )
 
 Method = Literal["infogain_approx", "infogain", "infoloss", "trak", "graddot", "repsim", "relatif", "random"]
@@ -26,6 +35,7 @@ Criterion = Literal["infogain", "infoloss"]
 Split = Literal["train", "query"]
 Strategy = Literal["certified", "literal"]
 Condition = Literal["comparable", "pool"]
+Bound = Text | Number
 
 
 class RowQuery(Request):
@@ -78,16 +88,78 @@ class Target(Request):
     )
 
 
+class Bounds(Request):
+    """Bounds of a metadata value: numbers, or texts in the order of their characters, such as dates in ISO form."""
+
+    gt: Bound | None = Field(default=None, description="Greater than this.")
+    gte: Bound | None = Field(default=None, description="This or greater.")
+    lt: Bound | None = Field(default=None, description="Less than this.")
+    lte: Bound | None = Field(default=None, description="This or less.")
+
+    @model_validator(mode="after")
+    def some(self) -> Self:
+        """Refuse an object without a bound.
+
+        Returns:
+            The same bounds.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if not self.given():
+            raise ValueError("no bound")
+        return self
+
+    @model_serializer
+    def given(self) -> dict[str, str | float]:
+        """Return the bounds that there are."""
+        return {name: value for name in ("gt", "gte", "lt", "lte") if (value := getattr(self, name)) is not None}
+
+
+def name_the_conditions(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Validate a metadata condition and refuse anything else in one sentence instead of one for each union member.
+
+    Args:
+        value: What the request holds.
+        validate: Pydantic's own validation of the union.
+
+    Returns:
+        A value, null, a list or bounds.
+
+    Raises:
+        PydanticCustomError: If it is none of these.
+    """
+    try:
+        return validate(value)
+    except ValidationError as error:
+        raise PydanticCustomError(
+            "invalid_condition",
+            "a condition is a value, null, a list of them, or bounds",
+            {
+                "allowed": [
+                    "a string, number or boolean",
+                    "null",
+                    "an array of these",
+                    "an object with gt, gte, lt or lte",
+                ]
+            },
+        ) from error
+
+
+MetadataCondition = Annotated[Scalar | list[Scalar | None] | Bounds | None, WrapValidator(name_the_conditions)]
+
+
 class CandidateFilter(Request):
     """Which rows may be chosen. Several conditions are joined by and."""
 
     labels: list[Label] | None = Field(default=None, min_length=1, description="Only rows with one of these labels.")
     ids: Ids | None = Field(default=None, min_length=1, description="Only these rows.")
     exclude_ids: Ids | None = Field(default=None, description="Rows to leave out of the candidates and of D.")
-    where: dict[Id, Scalar | list[Scalar]] | None = Field(
+    where: dict[Id, MetadataCondition] | None = Field(
         default=None,
-        description="Only rows whose metadata have these values; a list means any of them.",
-        examples=[{"source": "web"}],
+        description="Only rows whose metadata have these values; a list means any of them, null a row without a value, "
+        "an object bounds: gt, gte, lt, lte.",
+        examples=[{"source": ["web", "book"], "year": {"gte": 2019, "lt": 2024}}],
     )
 
 
@@ -142,6 +214,7 @@ class AttributionRequest(Asked):
         default=None, description="Stop when the set carries this share of available_nats."
     )
     seed: Count = Field(default=0, description="The seed of method random.")
+    include_metadata: Flag = Field(default=False, description="Whether each hit comes with its example's metadata.")
 
 
 class ScoresRequest(Asked):

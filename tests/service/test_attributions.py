@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -113,6 +114,47 @@ async def test_filters_limit_the_candidates(http: httpx.AsyncClient) -> None:
         assert hit["label"] == 2
         example = (await http.get(f"/v1/indexes/margin/examples/{hit['row']}")).json()
         assert example["metadata"]["source"] == "web"
+
+
+@pytest.mark.parametrize(
+    ("where", "passes"),
+    [
+        ({"length": {"gte": 2, "lt": 5}}, lambda metadata: 2 <= metadata["length"] < 5),
+        ({"weight": {"gt": 3.5}, "source": ["web", "film"]}, lambda m: m["weight"] > 3.5 and m["source"] == "web"),
+        ({"source": {"lte": "cook"}}, lambda metadata: metadata["source"] == "book"),
+    ],
+    ids=["whole numbers", "with a list", "text"],
+)
+async def test_filters_take_bounds(
+    http: httpx.AsyncClient, where: dict[str, Any], passes: Callable[[Any], bool]
+) -> None:
+    answer = await ask(http, "margin", filter={"where": where}, budget=50, clip_budget=True, include_metadata=True)
+    pages = [await http.get("/v1/indexes/margin/examples", params={"offset": start}) for start in range(0, 60, 20)]
+    everything = [example for page in pages for example in page.json()["examples"]]
+    expected = {example["id"] for example in everything if passes(example["metadata"])}
+    assert {hit["id"] for hit in answer["hits"]} == expected
+    assert expected
+
+
+async def test_a_condition_on_missing_values(http: httpx.AsyncClient) -> None:
+    """Every example of this index has a source."""
+    for where, status in (({"source": None}, 422), ({"source": [None, "web"]}, 200)):
+        response = await http.post(
+            "/v1/indexes/margin/attributions",
+            json={"query": ROW, "budget": 3, "relative_noise": 1.0, "filter": {"where": where}},
+        )
+        assert response.status_code == status, response.text
+        if status == 422:
+            assert response.json()["code"] == "empty_pool"
+
+
+async def test_hits_come_with_metadata_if_wanted(http: httpx.AsyncClient) -> None:
+    plain = await ask(http, "margin", budget=3, relative_noise=1.0)
+    assert [hit["metadata"] for hit in plain["hits"]] == [None] * 3
+    told = await ask(http, "margin", budget=3, relative_noise=1.0, include_metadata=True)
+    assert [hit | {"metadata": None} for hit in told["hits"]] == plain["hits"]
+    for hit in told["hits"]:
+        assert hit["metadata"] == (await http.get(f"/v1/indexes/margin/examples/{hit['row']}")).json()["metadata"]
 
 
 async def test_a_clipped_budget_takes_the_whole_pool(http: httpx.AsyncClient) -> None:

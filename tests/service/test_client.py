@@ -60,11 +60,22 @@ def test_the_client_asks_everything(server: str):
         assert scores.set.infoloss_nats == pytest.approx(answer.information.infoloss_nats, rel=1e-9)
         one = client.information("own", ROW, "source", relative_noise=1.0, removal_order=2)
         assert [group.name for group in one.groups] == ["book", "web"]
+        assert (
+            client.information("own", ROW, {"by": "source"}, relative_noise=1.0, removal_order=2).groups == one.groups
+        )
+        with pytest.raises(ProblemError, match="/groups"):
+            client.information("own", ROW, {"few": "train:1"})
         two = client.information("own", [ROW, RowQuery(type="row", row=2)], {"a": ["train:1", "train:2"]})
         assert (two.num_queries, two.groups[0].num_rows) == (2, 2)
         (sketch,) = client.sketches("own", [ROW])
         assert len(sketch.values) == 16
         assert client.examples("own", limit=3).total == 60
+        named = client.examples("own", ids=["train:7", "train:3"])
+        assert ([example.id for example in named.examples], named.total) == (["train:7", "train:3"], 2)
+        with pytest.raises(ProblemError, match="train:60"):
+            client.examples("own", ids=["train:60"])
+        (first, *_) = client.attribute("own", ROW, budget=1, include_metadata=True).hits
+        assert first.metadata == client.example("own", first.row).metadata
         assert client.example("own", 2, "query").id == "query:2"
         assert client.content("own", 2)[0] == "image/png"
 

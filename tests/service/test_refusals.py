@@ -162,6 +162,30 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], int, str, str | None, Any]] = {
         "/filter/where/colour",
         "source",
     ),
+    "a condition that is none": (
+        "own",
+        {"query": ROW, "filter": {"where": {"source": {"over": 1}}}},
+        422,
+        "invalid_value",
+        "/filter/where/source",
+        "an object with gt, gte, lt or lte",
+    ),
+    "bounds that are none": (
+        "own",
+        {"query": ROW, "filter": {"where": {"source": {}}}},
+        422,
+        "invalid_value",
+        "/filter/where/source",
+        "null",
+    ),
+    "bounds of another type": (
+        "own",
+        {"query": ROW, "filter": {"where": {"length": {"gte": "2"}}}},
+        422,
+        "unknown_metadata",
+        "/filter/where/length",
+        "length",
+    ),
     "unknown method": ("own", {"query": ROW, "method": "ekfac"}, 422, "invalid_value", "/method", "infoloss"),
     "trak without margins": (
         "own",
@@ -404,7 +428,7 @@ async def test_bad_parameters_are_refused_by_name(
 async def test_an_unknown_parameter_is_refused_beside_what_else_is_wrong(http: httpx.AsyncClient) -> None:
     problem = check_problem(await http.get("/v1/indexes/own/examples?limti=5&offset=-1"), 422, "invalid_request")
     assert [(item["code"], item["parameter"], item["allowed"]) for item in problem["errors"]] == [
-        ("unknown_field", "limti", ["limit", "offset", "split"]),
+        ("unknown_field", "limti", ["id", "limit", "offset", "split"]),
         ("out_of_range", "offset", {"ge": 0}),
     ]
     assert "did you mean limit?" in problem["errors"][0]["detail"]

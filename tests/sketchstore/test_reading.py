@@ -206,6 +206,64 @@ def test_where_refuses_unknown_metadata_and_values_of_another_type(index, condit
         index.examples.where(conditions)
 
 
+YEARS = [1999, 2001, None, 2001, 2010]
+DATES = ["1999-12-31", None, "2001-02-03", "2001-02-03T04:05", "2010-01-01"]
+
+
+@pytest.fixture
+def dated(tmp_path):
+    rows = [
+        ExampleRow(
+            id=f"{row}", label=0, metadata={"year": year, "date": date, "share": year and year / 4, "old": year == 1999}
+        )
+        for row, (year, date) in enumerate(zip(YEARS, DATES, strict=True))
+    ]
+    write_examples_table(tmp_path / "examples.parquet", rows, len(rows))
+    return ExampleTable(PublishedFiles(tmp_path), "examples.parquet", len(rows), "train")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "rows"),
+    [
+        ({"year": {"gte": 2001}}, [1, 3, 4]),
+        ({"year": {"gt": 2001}}, [4]),
+        ({"year": {"lt": 2001}}, [0]),
+        ({"year": {"lte": 2001}}, [0, 1, 3]),
+        ({"year": {"gt": 1999, "lt": 2010}}, [1, 3]),
+        ({"year": {"gte": 2000.5}}, [1, 3, 4]),
+        ({"year": {"gt": 2000.5, "lt": 2009.5}}, [1, 3]),
+        ({"year": {"lte": 2000.5}}, [0]),
+        ({"year": {"lt": 2001.0}}, [0]),
+        ({"share": {"gte": 500.25}}, [1, 3, 4]),
+        ({"share": {"gt": 500}}, [1, 3, 4]),
+        ({"date": {"gte": "2001", "lt": "2002"}}, [2, 3]),
+        ({"year": None}, [2]),
+        ({"date": None}, [1]),
+        ({"year": [None, 1999]}, [0, 2]),
+        ({"year": None, "date": None}, []),
+        ({"old": True}, [0]),
+    ],
+    ids=str,
+)
+def test_where_takes_bounds_and_none(dated, conditions, rows):
+    assert dated.where(conditions).tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        ({"year": {"gte": "2001"}}, "is int64; '2001' is not"),
+        ({"date": {"lt": 3}}, "is string; 3 is not"),
+        ({"old": {"gt": False}}, "has no bounds"),
+        ({"year": {"over": 3}}, "no bound 'over'; the bounds are gt, gte, lt, lte"),
+    ],
+    ids=str,
+)
+def test_where_refuses_bounds_that_say_nothing(dated, conditions, message):
+    with pytest.raises(UnknownMetadataError, match=message):
+        dated.where(conditions)
+
+
 def test_queries_are_those_written(index, written):
     queries = index.queries
     assert queries.count == 6
