@@ -336,7 +336,8 @@ def _print_plan(report: PlanReport) -> None:
         )
     )
     table.append(("model", _MODEL_SOURCES[report.model_source].format(duration(report.model_seconds))))
-    table.append(("build", f"about {duration(report.build_seconds)}, {duration(report.block_seconds)} a block"))
+    times = f"about {duration(report.build_seconds)}, {duration(report.block_seconds)} a block"
+    table.append(("build", f"{times}; the distortion and the derived files come on top"))
     table.append(("query", f"{report.query_sketch_seconds:.3g} s to sketch one by example; by row it costs nothing"))
     for line in report.parts:
         table.append(("part", line))

@@ -17,8 +17,10 @@ import typer
 from indexer.attributor import Answer, Attributor, CandidateFilter, QuerySketch, Question
 from indexer.attributor.noise import naming_the_noise
 from indexer.build_settings import BuildSettingsError
-from indexer.cli_previews import preview_lines
+from indexer.cli_previews import example_lines
 from indexer.terminal import aligned, counted
+from sketchstore.examples import ExampleTable
+from sketchstore.manifest import NO_LABEL
 from sketchstore.reader import Index, open_index
 
 # Where a mistake stands in a request of the API → the flag that says the same here.
@@ -106,7 +108,7 @@ def query(
     elif as_csv:
         typer.echo(hits_csv(answer), nl=False)
     else:
-        typer.echo(readable(index, answer, asked_preview(index, row=row, train_id=train_id)))
+        typer.echo(readable(index, answer, asked_example(index, row=row, train_id=train_id)))
 
 
 def flag_of(pointer: str) -> str | None:
@@ -217,8 +219,8 @@ def hits_csv(answer: Answer) -> str:
     return stream.getvalue()
 
 
-def asked_preview(index: Index, *, row: int | None, train_id: str | None) -> tuple[str, bytes] | None:
-    """Find the preview of what was asked about.
+def asked_example(index: Index, *, row: int | None, train_id: str | None) -> tuple[ExampleTable, int] | None:
+    """Find the stored example that was asked about.
 
     Args:
         index: The index.
@@ -226,20 +228,20 @@ def asked_preview(index: Index, *, row: int | None, train_id: str | None) -> tup
         train_id: The id of a training example, or None.
 
     Returns:
-        Media type and content; None for a sketch, or where there is no preview.
+        Its table and row; None for a sketch.
     """
     if row is not None and index.queries is not None:
-        return index.queries.examples.preview(row)
-    return None if train_id is None else index.examples.preview(index.examples.row(train_id))
+        return index.queries.examples, row
+    return None if train_id is None else (index.examples, index.examples.row(train_id))
 
 
-def readable(index: Index, answer: Answer, asked_about: tuple[str, bytes] | None = None) -> str:
-    """Write an answer for a person; hits whose previews are text follow the table in full.
+def readable(index: Index, answer: Answer, asked_about: tuple[ExampleTable, int] | None = None) -> str:
+    """Write an answer for a person; hits with metadata, or with previews that are text, follow the table.
 
     Args:
-        index: The index, for the names of labels and for previews.
+        index: The index, for the names of labels, metadata and previews.
         answer: The answer.
-        asked_about: Preview of the query.
+        asked_about: Table and row of the query's example.
 
     Returns:
         Several lines.
@@ -250,9 +252,11 @@ def readable(index: Index, answer: Answer, asked_about: tuple[str, bytes] | None
         return "-" if label is None else names.get(str(label), str(label))
 
     asked, told, search = answer.query, answer.information, answer.search
+    true = None if asked_about is None else asked_about[0].label(asked_about[1])
+    truly = "" if true is None or true == NO_LABEL else f", truly {named(true)}"
     lines = [
         ("index", f"{answer.index.name}, revision {answer.index.revision}"),
-        ("query", f"explained as {named(asked.label)}, predicted {named(asked.predicted_label)}"),
+        ("query", f"explained as {named(asked.label)}, predicted {named(asked.predicted_label)}{truly}"),
         ("noise", f"relative {answer.relative_noise:.4g}, σ² {answer.noise_variance:.4g}"),
         ("variance", f"{asked.prior_variance:.4g} before, {asked.posterior_variance:.4g} after"),
     ]
@@ -277,9 +281,9 @@ def readable(index: Index, answer: Answer, asked_about: tuple[str, bytes] | None
             ),
         ]
     )
-    said = [aligned(lines), *preview_lines(asked_about), "", table, ""]
+    said = [aligned(lines), *([] if asked_about is None else example_lines(*asked_about)), "", table, ""]
     for hit in answer.hits:
-        shown = preview_lines(index.examples.preview(hit.row))
+        shown = example_lines(index.examples, hit.row)
         if shown:
             sign = "+" if hit.covariance >= 0 else "-"
             said += [f"{hit.rank}. {hit.id}, {named(hit.label)}, {hit.step_nats:.4f} nats, {sign}", *shown, ""]

@@ -237,6 +237,11 @@ def _readable(index: Index, tuning: NoiseTuning, revision: str, stored: bool) ->
         table.append(
             ("each alone", f"{parts}, each tuned by itself, would take noises from {spread[0]:g} to {spread[-1]:g}")
         )
+    if tuning.relative_noise < 1.0:
+        said = (
+            "below 1 the default method, an approximation, shares fewer picks with infogain: ask by --method infogain"
+        )
+        table.append(("advice", said))
     return aligned(table)
 
 

@@ -1,12 +1,14 @@
 """Withdrawing rows from an index: out of every answer with the next revision, and with a purge out of its files."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
+from torch import Tensor
 
 from sketchstore.arrays import Array, map_npy, tensor_file_bytes
 from sketchstore.earlier_rows import forget_rows, noise_of_other_rows, rows_changed
@@ -60,24 +62,23 @@ def remove_rows(index: Index, ids: Collection[str], *, purge: bool = False) -> R
 
     Args:
         index: The open index.
-        ids: External ids of the rows; each must be there. May be empty with ``purge``.
+        ids: External ids of the rows; each must be there, or have been until it was withdrawn: a list of all
+            withdrawals can be handed in again. May be empty with ``purge``.
         purge: Whether the bytes leave the files.
 
     Returns:
         What was done.
 
     Raises:
-        UnknownIdError: If an id is none of a row's, or of one withdrawn before; nothing is removed then.
+        UnknownIdError: If an id is neither a row's nor a withdrawn one's; nothing is removed then.
         EveryRowRemovedError: If no row would be left.
         NothingToPurgeError: If no id is given and no row is withdrawn.
     """
     sweep(index.path)
     manifest = index.manifest
-    try:
-        rows = index.examples.rows(sorted(set(ids)))
-    except UnknownIdError as error:
-        error.args = (f"{error}. Nothing was removed.",)
-        raise
+    rows, earlier = _rows_of(index, ids)
+    if earlier and not rows.numel() and not purge:
+        return RemoveReport(index.revision, 0, 0, 0, index.num_rows, [], [_said_of(earlier)])
     if not rows.numel() and not (purge and manifest.removed):
         raise NothingToPurgeError(
             f"index {index.name!r}: no id is given"
@@ -99,7 +100,7 @@ def remove_rows(index: Index, ids: Collection[str], *, purge: bool = False) -> R
         if rows.numel():
             rows_changed(fields)
         stale = noise_of_other_rows(manifest.default_relative_noise, fields["noise_tuning"], kept.num_rows)
-        notes = [] if stale is None else [stale]
+        notes = [*([_said_of(earlier)] if earlier else []), *([] if stale is None else [stale])]
         if purge and (dropped := forget_rows(fields)):
             notes.append(f"computed with rows that are purged, and dropped: {', '.join(dropped)}")
         stays, proof, wanted = set(manifest.files), PurgeProof(index), set(ids)
@@ -125,6 +126,25 @@ def remove_rows(index: Index, ids: Collection[str], *, purge: bool = False) -> R
             rewritten=sorted(set(draft.files) - stays),
             notes=notes,
         )
+
+
+def _rows_of(index: Index, ids: Collection[str]) -> tuple[Tensor, list[str]]:
+    # Rows of the ids, and those ids that were withdrawn already.
+    rows, earlier = list[int](), list[str]()
+    for id in sorted(set(ids)):
+        try:
+            rows.append(index.examples.row(id))
+        except UnknownIdError as error:
+            if not error.withdrawn:
+                error.args = (f"{error}. Nothing was removed.",)
+                raise
+            earlier.append(id)
+    return torch.tensor(rows, dtype=torch.int64), earlier
+
+
+def _said_of(earlier: Sequence[str]) -> str:
+    shown = ", ".join(repr(id) for id in earlier[:3]) + (f" and {len(earlier) - 3} more" if len(earlier) > 3 else "")
+    return f"withdrawn before: {shown}"
 
 
 def _column(index: Index, name: str) -> Array:

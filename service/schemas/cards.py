@@ -107,7 +107,8 @@ class IndexCard(Response):
         "have come or gone since; `num_rows` is of then."
     )
     query_sketch_seconds: float | None = Field(
-        description="What one query by example costs to sketch, measured here; null without a recipe."
+        description="What the latest query by example cost to sketch, measured here; null without a recipe, and before "
+        "the first where no stored preview can be read as an example."
     )
     distortion: Any = Field(
         description="How far the sketched kernel and its nats are from the exact ones, as measured at build; "

@@ -78,10 +78,10 @@ def test_remove_takes_ids_from_flags_and_from_a_file(points, tmp_path, capsys):
     assert "37 training, 8 queries" in printed
     assert "3 rows are in no answer and still in the files" in printed
     assert {"faiss", "spectrum"} <= {entry.kind for entry in open_index(points).derived.entries().values()}
-    assert run("remove", points, "--ids", "train:0", "--ids", "train:1") == 1
-    refused = capsys.readouterr().err
-    assert "id 'train:0' was withdrawn from the training set (indexer remove). Nothing was removed." in refused
-    assert open_index(points).num_rows == 37
+    revision = open_index(points).revision
+    assert run("remove", points, "--ids", "train:0", "--ids", "train:3") == 0
+    assert "withdrawn before: 'train:0', 'train:3'" in capsys.readouterr().out
+    assert (open_index(points).num_rows, open_index(points).revision) == (37, revision)
     assert run("remove", points, "--purge", "--no-derive", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["removed_rows"], report["purged_rows"], report["num_rows"], report["derived"]) == (0, 3, 37, [])
@@ -122,6 +122,7 @@ def test_tune_stores_the_noise_draws_the_curve_and_ends_the_warning(points, tmp_
     printed = capsys.readouterr().out
     assert f"relative {dry['relative_noise']:g}" in printed
     assert "stored as the default" in printed
+    assert ("ask by --method infogain" in printed) == (dry["relative_noise"] < 1)
     assert (tmp_path / "noise.svg").read_text().startswith("<svg")
     assert run("tune", points, "--plot", tmp_path / "nowhere" / "noise.svg") == 2
     assert "there is no folder" in capsys.readouterr().err
