@@ -19,7 +19,7 @@ information methods have NTK scales, as the other configurations', where the pap
 The work is ordered query by query, so that what is finished at any moment is a balanced table.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,8 +84,8 @@ PAPER = Settings(
     mlp=PAPER_MLP,
     queries=100,
     stored_queries=100,
-    tuning_queries=10,
-    tuning=TuningSettings(queries=6, noises=(0.1, 1.0, 10.0, 100.0)),
+    tuning_queries=25,
+    tuning=TuningSettings(queries=25, noises=(0.1, 1.0, 10.0, 100.0, 1000.0)),
     sizes=(50, 100, 200, 400),
     dim=4096,
 )
@@ -213,7 +213,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     index = frozen_index(mlp.file, out / "class-logit", Sketched("class_logit", True, settings.dim), progress, device)
     attributor = Attributor(index, engine="brute_force")
     journal = Journal(out / "trainings.jsonl", {"mlp": str(settings.mlp), "dim": settings.dim})
-    tuning = settings.tuning
+    tuning = replace(settings.tuning, methods=tuned_methods(settings.methods))
     progress.phase("tuning the noise", tuning.queries * len(tuning.noises) * len(tuning.methods))
     noises = tune(mlp, attributor, tuning, journal, lambda: progress.advance(1))
     progress.note(f"relative noise by margin drop on the tuning queries: {noises}")
@@ -221,24 +221,48 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     every = {
         **information_rankers(mlp, attributor, noises),
         **baseline_rankers(mlp, MarginBaselines(mlp.frozen, margin, settings.regularisation)),
-        "infogain_margin": information_ranker(Attributor(margin, engine="brute_force"), "infogain", noises["infogain"]),
+        **(
+            {
+                "infogain_margin": information_ranker(
+                    Attributor(margin, engine="brute_force"), "infogain", noises["infogain"]
+                )
+            }
+            if "infogain" in noises
+            else {}
+        ),
         **(ekfac_ranker(mlp, out, progress) if "ekfac" in settings.methods else {}),
     }
     rankers = {method: every[method] for method in settings.methods if method in every}
     remove_and_retrain(settings, mlp, rankers, journal, progress)
-    return report(settings.sizes, settings.tuning, mlp, list(rankers), noises, journal)
+    return report(settings.sizes, tuning, mlp, list(rankers), noises, journal)
+
+
+def tuned_methods(methods: Sequence[str]) -> tuple[str, ...]:
+    """Return the methods whose noise must be tuned before some methods are asked; approximate InfoGain's is InfoGain's.
+
+    Args:
+        methods: Those asked.
+    """
+    users = {"infogain": ("infogain", "infogain_approx", "infogain_margin"), "infoloss": ("infoloss", OWN_LABEL)}
+    return tuple(method for method, uses in users.items() if any(use in methods for use in uses))
 
 
 def information_rankers(mlp: RetrainedMlp, attributor: Attributor, noises: Mapping[str, float]) -> dict[str, Ranker]:
-    """Return the information methods' rankings of the rows of a query's class, and a random one."""
+    """Return rankings of the rows of a query's class by the information methods that have a noise, and a random one."""
     labels = mlp.frozen.train.labels
 
     def at_random(query: int, label: int, budget: int) -> list[int]:
         return random_rows(torch.nonzero(labels == label).squeeze(1), budget, seed=query)
 
     return {
-        **{method: information_ranker(attributor, method, noises[method]) for method in INFORMATION},
-        OWN_LABEL: information_ranker(attributor, "infoloss", noises["infoloss"], condition="pool"),
+        **{
+            method: information_ranker(attributor, method, noises[method]) for method in INFORMATION if method in noises
+        },
+        **(
+            {OWN_LABEL: information_ranker(attributor, "infoloss", noises["infoloss"], condition="pool")}
+            if "infoloss" in noises
+            else {}
+        ),
         "random": at_random,
     }
 

@@ -61,7 +61,7 @@ def tune(
         method: min(settings.noises, key=lambda noise: mean_margin(settings, journal, method, noise))
         for method in settings.methods
     }
-    return {**chosen, "infogain_approx": chosen.get("infogain", settings.noises[0])}
+    return {**chosen, **({"infogain_approx": chosen["infogain"]} if "infogain" in chosen else {})}
 
 
 def mean_margin(settings: TuningSettings, journal: Journal, method: str, noise: float) -> float:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments import brittleness
-from experiments.brittleness import EXPLANATIONS, METHODS, OWN_LABEL, SMOKE
+from experiments.brittleness import EXPLANATIONS, METHODS, OWN_LABEL, SMOKE, information_rankers, tuned_methods
 from experiments.brittleness_report import report
 from experiments.indexing import Sketched
 from experiments.information import METHODS as INFORMATION
@@ -19,6 +19,7 @@ from experiments.margin_baselines import MarginBaselines
 from experiments.mlp_training import linear_weights
 from experiments.noise_by_removal import TuningSettings
 from experiments.retrained_mlp import RetrainedMlp
+from indexer.attributor import Attributor
 from indexer.progress import Silent
 from sketchstore.reader import Index
 from tests.experiments.expected_rows import largest, picks, shared_indexes
@@ -136,3 +137,21 @@ def test_the_table_has_the_share_lost_and_each_querys_own_margin_drop(mlp, tmp_p
     assert [(row["removed"], row["flipped"]) for row in found] == [(5, 0.0), (20, 0.5)]
     assert found[0]["margin_drop"] is None
     assert found[1]["margin_drop"] == pytest.approx(3.5)
+
+
+@pytest.mark.parametrize(
+    ("methods", "tuned"),
+    [
+        (("random", "trak"), ()),
+        (("infogain_approx", "trak"), ("infogain",)),
+        (("infogain_margin",), ("infogain",)),
+        (("infoloss_own_label",), ("infoloss",)),
+        (("infoloss", "infogain"), ("infogain", "infoloss")),
+    ],
+)
+def test_the_noise_is_tuned_of_what_is_asked(mlp, scaled, methods: tuple[str, ...], tuned: tuple[str, ...]):
+    assert tuned_methods(methods) == tuned
+    noises = {method: NOISES[method] for method in NOISES if method.removesuffix("_approx") in tuned}
+    rankers = information_rankers(mlp, Attributor(scaled, engine="brute_force"), noises)
+    assert {method for method in methods if method in (*NOISES, "infoloss_own_label", "random")} <= {*rankers}
+    assert ("infoloss" in rankers) == ("infoloss" in tuned)
