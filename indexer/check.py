@@ -5,7 +5,7 @@ Sound means that there is such a thing as *the* gradient of one example, which t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,12 +15,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from indexer.batches import Batch, move, take_rows
 from indexer.build_settings import BuildSettings
 from indexer.out_of_memory import is_out_of_memory
+from indexer.plain_gradients import plain_gradients
 from indexer.preparation import Prepared, check_labels, prepare
 from indexer.previews import preview_of
 from indexer.progress import Progress, Silent
 from indexer.reading import CollatedRows, ExampleError, ExampleReader
 from indexer.recipe import Example, RecipeError
-from indexer.recipe_failure import said
+from indexer.recipe_failure import is_of_recipe, said
 from indexer.sketches import make_sketch
 from indexer.terminal import counted
 from indexer.training import cpu_threads
@@ -318,28 +319,24 @@ class _Check:
 
     def _autograd(self, inputs: object, labels: Tensor, view: str, *, scaled: bool = False) -> Tensor:
         # Gradient of row 0's measurement by plain autograd through the whole batch, float32 [P]
-        prepared = self.prepared
-        model, device = prepared.model, torch.device(prepared.settings.device)
-        named = dict(model.named_parameters())
-        chosen = [named[parameter.name] for parameter in prepared.parameters]
-        before = [parameter.requires_grad for parameter in chosen]
-        for parameter in chosen:
-            parameter.requires_grad_(True)
+        prepared, device = self.prepared, torch.device(self.prepared.settings.device)
+
+        def measured() -> Tensor:
+            outputs = prepared.recipe.outputs(prepared.recipe.call(prepared.model, move(inputs, device)))  # type: ignore[arg-type]
+            targets = prepared.measurement.targets(view, labels.to(device))
+            return prepared.measurement.value(outputs[0], targets[0])
+
         try:
-            with torch.enable_grad():
-                outputs = prepared.recipe.outputs(prepared.recipe.call(model, move(inputs, device)))  # type: ignore[arg-type]
-                targets = prepared.measurement.targets(view, labels.to(device))
-                value = prepared.measurement.value(outputs[0], targets[0])
-                gradients = _gradients(value, chosen)
-        finally:
-            for parameter, flag in zip(chosen, before, strict=True):
-                parameter.requires_grad_(flag)
+            found = plain_gradients(prepared.model, prepared.parameters, measured)
+        except RuntimeError as error:
+            if is_out_of_memory(error) or is_of_recipe(error):
+                raise
+            raise _UnsoundError(f"torch.autograd cannot differentiate the measurement: {said(error)}") from error
+        self.reached.update(found)
         parts = []
-        for entry, parameter, gradient in zip(prepared.parameters, chosen, gradients, strict=True):
-            if gradient is not None:
-                self.reached.add(entry.name)
-            found = torch.zeros_like(parameter) if gradient is None else gradient
-            parts.append(found.detach().to_dense().flatten().float().cpu() * (entry.ntk_scale if scaled else 1.0))
+        for entry in prepared.parameters:
+            gradient = found.get(entry.name, torch.zeros(entry.shape))
+            parts.append(gradient.flatten().float().cpu() * (entry.ntk_scale if scaled else 1.0))
         return torch.cat(parts)
 
 
@@ -356,17 +353,6 @@ _NO_GRADIENT = (
     "or torch.inference_mode(), detaches what it gives, checkpoints with use_reentrant=True, or --include, --exclude "
     "and --layers leave parameters only that take no part in the measurement"
 )
-
-
-def _gradients(value: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    if not value.requires_grad:  # no parameter takes part, as one might not for some row
-        return (None,) * len(parameters)
-    try:
-        return torch.autograd.grad(value, parameters, allow_unused=True)
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise
-        raise _UnsoundError(f"torch.autograd cannot differentiate the measurement: {said(error)}") from error
 
 
 def _raised(error: Exception) -> str:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from indexer.batches import Batch, map_tensors, num_rows, take_rows
-from indexer.layers.gradients import Piece, at_least_float, merged
+from indexer.layers.gradients import Piece, merged
 from indexer.measurement import Measurement
 from indexer.parameters import Parameter
+from indexer.plain_gradients import plain_gradients
 
 ROWS_WORTH_A_TILE = 128
 """A sketch of fewer rows spends noticeable time on its random numbers, so parameters are grouped to allow so many."""
@@ -169,19 +170,9 @@ class GeneralRoute:
         Returns:
             Name of each parameter that takes part to its gradient, of its shape and at least float32.
         """
-        held = dict(self.called.model.named_parameters())
-        weights = {place.name: held[place.name].detach().clone().requires_grad_() for place in group}
-        with torch.enable_grad():
-            logits = torch.func.functional_call(self.called, _inside(weights), (example,))
-            value = self.measurement.value(logits[0], target)
-        if not value.requires_grad:  # none of them takes part, such as an expert that this example does not go to
-            return {}
-        gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
-        return {
-            name: at_least_float(gradient.to_dense())  # of an embedding with sparse=True, gradients are sparse
-            for name, gradient in zip(weights, gradients, strict=True)
-            if gradient is not None
-        }
+        return plain_gradients(
+            self.called.model, group, lambda: self.measurement.value(self.called(example)[0], target)
+        )
 
 
 def _inside(weights: dict[str, Tensor]) -> dict[str, Tensor]:
