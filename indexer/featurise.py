@@ -389,6 +389,15 @@ class Featuriser:
 
     def _sketch_together(self, inputs: Batch, labels: Tensor, view: str) -> Tensor:
         inputs, labels = move(inputs, self.device), labels.to(self.device)
+        self.features.settle(inputs, labels, view)
+        while True:
+            served = self.features.hooked_parameters
+            out = self._sketched_once(inputs, labels, view)
+            # A parameter that left the hooks amid the batch may be in some of its rows already, or in a part's sum.
+            if self.features.hooked_parameters == served:
+                return out.cpu()
+
+    def _sketched_once(self, inputs: Batch, labels: Tensor, view: str) -> Tensor:
         out = torch.zeros(num_rows(inputs), self.spec.dim, device=self.device)
         begun = self._now()
         slabs: Iterator[Slab | FactoredSlab]
@@ -416,7 +425,32 @@ class Featuriser:
             begun = done
         # A kronecker sketch grows within the passes; they count as gradients altogether.
         self.seconds.gradient_seconds += self._now() - begun
-        return out.cpu()
+        return out
+
+    def sketch_plainly(self, inputs: Batch, labels: Tensor, view: str = "own") -> SketchedBatch:
+        """Sketch one row by plain autograd and its whole gradient: what the faster ways must agree with.
+
+        Args:
+            inputs: A batch of one example.
+            labels: Its label, shape [1].
+            view: One of the measurement's views.
+
+        Returns:
+            Its sketch, and what came with it.
+        """
+        inputs, labels = move(inputs, self.device), labels.to(self.device)
+        with self._lock:
+            found = self.features.plain_gradients(inputs, labels, view)
+            out = torch.zeros(1, self.spec.dim, device=self.device)
+            for place in self.parameters:
+                if place.name in found:
+                    gradient = found[place.name].reshape(1, -1).float() * place.ntk_scale
+                    self._sketch.add(self._precision.rounded(gradient), place.offset, out)
+            kept = [
+                None if last is None else last.float().cpu()
+                for last in (self.features.last_outputs, self.features.last_given)
+            ]
+        return SketchedBatch(out.cpu(), *kept)
 
     def _now(self) -> float:
         if self.device.type == "cuda":

@@ -22,6 +22,7 @@ from indexer.layers.route import HookRoute
 from indexer.layers.taps import CaptureError, Receiver
 from indexer.measurement import Measurement, MeasurementError, check_targets
 from indexer.parameters import Parameter, ParameterList
+from indexer.plain_gradients import plain_gradients
 
 PROBE_ROWS = 4
 """Rows on which the routes of the gradients are decided, in two orders."""
@@ -233,6 +234,31 @@ class TangentFeatures:
             ):
                 yield FactoredSlab(row, offset, found) if isinstance(found, Factors) else Slab(row, offset, found)
         yield from self._general_slabs(inputs, targets, all_rows)
+
+    def settle(self, inputs: Batch, labels: Tensor, view: str) -> None:
+        """Find out, if that has not been done, which routes the gradients of this model take.
+
+        Args:
+            inputs: A batch of b examples, on the model's device.
+            labels: Their labels, shape [b].
+            view: One of the measurement's views.
+        """
+        self._checked(inputs, labels, view)
+
+    def plain_gradients(self, inputs: Batch, labels: Tensor, view: str) -> dict[str, Tensor]:
+        """Gradients of one example by plain autograd.
+
+        Args:
+            inputs: A batch of one example, on the model's device.
+            labels: Its label, shape [1].
+            view: One of the measurement's views.
+
+        Returns:
+            Name of each parameter that takes part to its gradient, not NTK-scaled.
+        """
+        targets = self._checked(inputs, labels, view)
+        with self._watched_passes(1):
+            return plain_gradients(self._called.model, self.parameters, lambda: self.values(inputs, targets)[0])
 
     def pass_layers(
         self, inputs: Batch, labels: Tensor, view: str, receiver: Callable[[int, int], Receiver]

@@ -77,7 +77,7 @@ def compare_alone(
         for looked, row in enumerate(drawn if len(batch) > 1 else ()):
             if looked >= looks and not changes:
                 break
-            kept = featuriser.sketch_and_keep(alone(row), labels[row : row + 1], view)
+            kept = featuriser.sketch_plainly(alone(row), labels[row : row + 1], view)
             off = float((found.sketches[row] - kept.sketches[0]).norm())
             length = max(float(kept.sketches.norm()), least)
             if off > tolerance * length:

@@ -135,19 +135,38 @@ def vector_gradients(entry: HookedModule, given: Tensor | None, delta: Tensor) -
     return [(place, gradient) for place, gradient in found if place is not None]
 
 
-def joined(parts: list[Captured]) -> Captured:
-    """What was kept of consecutive parts of a batch, as if of the whole.
+def uneven_names(parts: list[Captured]) -> set[str]:
+    """Parameters that parts of a batch have other calls of, or none: no gradients of all rows are made of these.
 
     Args:
-        parts: At least one, all of the same calls; emptied on the way, so that only one weight's numbers exist twice.
+        parts: What was kept of consecutive parts of a batch.
+
+    Returns:
+        Their names.
+    """
+    shapes = [
+        {
+            **{name: [call.delta.shape[1:] for call in calls] for name, calls in part.calls.items()},
+            **{name: [vector.shape[1:]] for name, vector in part.vectors.items()},
+        }
+        for part in parts
+    ]
+    return {name for part in shapes for name in part if any(other.get(name) != part[name] for other in shapes)}
+
+
+def joined(parts: list[Captured]) -> Captured:
+    """What was kept of consecutive parts of a batch, as if of the whole, without what is uneven (`uneven_names`).
+
+    Args:
+        parts: At least one; emptied on the way, so that only one weight's numbers exist twice.
 
     Returns:
         One for all rows.
     """
     if len(parts) == 1:
         return parts[0]
-    whole = Captured()
-    for name in list(parts[0].calls):
+    whole, uneven = Captured(), uneven_names(parts)
+    for name in [name for name in parts[0].calls if name not in uneven]:
         of_parts = [part.calls.pop(name) for part in parts]
         whole.calls[name] = [
             Call(
@@ -157,7 +176,7 @@ def joined(parts: list[Captured]) -> Captured:
             )
             for together in zip(*of_parts, strict=True)
         ]
-    for name in list(parts[0].vectors):
+    for name in [name for name in parts[0].vectors if name not in uneven]:
         whole.vectors[name] = torch.cat([part.vectors.pop(name) for part in parts])
     return whole
 

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from indexer.batches import Batch, map_tensors, num_rows, take_rows
-from indexer.layers.gradients import Call, Captured, FactoredPiece, SlabSizes, even_parts, joined, matrix_slabs, merged
+from indexer.layers.gradients import (
+    Call,
+    Captured,
+    FactoredPiece,
+    SlabSizes,
+    even_parts,
+    joined,
+    matrix_slabs,
+    merged,
+    uneven_names,
+)
 from indexer.layers.modules import HookedModule, hooked_modules, without
 from indexer.layers.norms import ScaleAndShift
 from indexer.layers.taps import CaptureError, Receiver, UnforeseenCallError, run_passes
@@ -181,13 +191,15 @@ class HookRoute:
     ) -> ReceiverKind:
         # A module that is called otherwise than before is left to the general route from here on. Where it was not
         # called at all its gradients are zero by either route, so that no number depends on when that happens.
+        names = {entry.name for entry in modules}
         while True:
             received = receiver()
-            kept = [entry for entry in modules if entry in self.modules]
+            kept = [entry for entry in self.modules if entry.name in names]
             try:
-                run_passes(
+                wrong = run_passes(
                     self._model, kept, lambda: self._values(inputs, targets), len(targets), received, self._unproven
                 )
+                self._drop(wrong)
                 return received
             except UnforeseenCallError as error:
                 other = next(entry for entry in kept if entry.name == error.module)
@@ -198,12 +210,12 @@ class HookRoute:
     ) -> Captured:
         rows = num_rows(inputs)
         chunk = max(1, min(rows, most_rows or rows, self._memory_budget_bytes // max(1, self.row_bytes)))
-        return joined(
-            [
-                self._capture(take_rows(inputs, start, start + chunk), targets[start : start + chunk], modules)
-                for start in range(0, rows, chunk)
-            ]
-        )
+        parts = [
+            self._capture(take_rows(inputs, start, start + chunk), targets[start : start + chunk], modules)
+            for start in range(0, rows, chunk)
+        ]
+        self._drop(dict.fromkeys(uneven_names(parts), "belongs to a module that is not called for all rows"))
+        return joined(parts)
 
     def _formed(
         self,

@@ -6,15 +6,17 @@ training step's work, without its optimiser.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from indexer.layers.kinds import UnfitInputError
 from indexer.layers.modules import HookedModule
+from indexer.out_of_memory import is_out_of_memory
 
 
 class CaptureError(RuntimeError):
@@ -62,7 +64,7 @@ def run_passes(
     rows: int,
     receiver: Receiver,
     unproven: Collection[str] = (),
-) -> None:
+) -> dict[str, str]:
     """Run a forward and a backward pass.
 
     Args:
@@ -73,16 +75,27 @@ def run_passes(
         receiver: Takes inputs and gradients at outputs.
         unproven: Names of modules that must not be called.
 
+    Returns:
+        Name of each parameter whose gradient does not follow from what the receiver got, to the reason: it is used
+        otherwise than by calls of its module, or one was fed positions of which it cannot be told whose they are.
+
     Raises:
-        UnforeseenCallError: If one of them is called, or a module's input does not tell the examples apart.
+        UnforeseenCallError: If a module is called that must not be, or its input does not tell the examples apart, or
+            the forward pass fails where a module was given one row.
+        RuntimeError: If the forward pass fails otherwise.
     """
     sources: list[Tensor] = []
+    flat: list[_Flat] = []
+    widened: list[str] = []
+    weighing = [False]
+    uses = _Uses(held for entry in modules for held in entry.module._parameters.values() if held is not None)
 
     def watch(entry: HookedModule) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Tensor]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Tensor:
             if not torch.is_grad_enabled():  # the model itself says that nothing is to be differentiated here
                 untouched: Tensor = output
                 return untouched
+            uses.expect(module._parameters.values())
             if entry.name in unproven:
                 raise UnforeseenCallError(entry.name, "is called for some examples only")
             given = inputs[0] if inputs else next(iter(named.values()))
@@ -91,6 +104,7 @@ def run_passes(
             # Positions, for one, may be looked up once for all rows: every row then gets an output of its own.
             shared = rows > 1 and given.shape[:1] == (1,) and output.shape[:1] == (1,)
             if shared:
+                widened.append(entry.name)
                 given, output = (tensor.expand(rows, *tensor.shape[1:]) for tensor in (given, output))
             if shared or not output.requires_grad:
                 source = torch.zeros((), dtype=output.dtype, device=output.device, requires_grad=True)
@@ -100,9 +114,16 @@ def run_passes(
                 kept = receiver.given(entry, entry.kind.split(given.detach(), rows))
             except UnfitInputError as error:
                 raise UnforeseenCallError(entry.name, str(error)) from None
-            output.register_hook(
-                lambda delta: receiver.delta(entry, kept, entry.kind.split_delta(delta.detach(), rows))
-            )
+            if given.shape[0] != rows:
+                flat.append(_Flat(entry, kept))
+
+            def take(delta: Tensor, of: _Flat | None = flat[-1] if given.shape[0] != rows else None) -> None:
+                if of is not None:
+                    of.take(delta.detach(), weighing[0])
+                elif not weighing[0]:
+                    receiver.delta(entry, kept, entry.kind.split_delta(delta.detach(), rows))
+
+            output.register_hook(take)
             watched: Tensor = output
             return watched
 
@@ -111,13 +132,123 @@ def run_passes(
     with _only_activations(model), torch.enable_grad():
         handles = [entry.module.register_forward_hook(watch(entry), with_kwargs=True) for entry in modules]
         try:
-            total = forward().sum()
+            with uses:
+                values = forward()
+        except RuntimeError as error:
+            if not widened or isinstance(error, CaptureError) or is_out_of_memory(error):
+                raise
+            # What looked like one for all rows was one row's, and the model does not know what to do with more.
+            raise UnforeseenCallError(widened[0], "is called with a single row of several") from error
         finally:
             for handle in handles:
                 handle.remove()
-        if total.requires_grad:
-            torch.autograd.grad(total, sources, allow_unused=True)
+        if values.requires_grad:
+            if flat:
+                weighing[0] = True
+                total = (values * _weights(rows, values)).sum()
+                torch.autograd.grad(total, sources, allow_unused=True, retain_graph=True)
+                weighing[0] = False
+            torch.autograd.grad(values.sum(), sources, allow_unused=True)
+    wrong = {
+        place.name: "takes part in the measurement otherwise than by calls of its module"
+        for entry in modules
+        for leaf, place in (("weight", entry.weight), ("bias", entry.bias))
+        if place is not None and uses.is_unexpected(entry.module._parameters[leaf])
+    }
+    for each in flat:
+        if not each.is_in_order(rows):
+            wrong |= {place.name: "is fed positions of which a row may have any number" for place in each.entry.places}
+    for each in flat:
+        if each.delta is not None and not any(place.name in wrong for place in each.entry.places):
+            receiver.delta(each.entry, each.kept, each.entry.kind.split_delta(each.delta, rows))
     receiver.done()
+    return wrong
+
+
+class _Uses(TorchFunctionMode):
+    """Counts the operations on some parameters, of which every call of their module is to be one.
+
+    Args:
+        parameters: The parameters.
+    """
+
+    #: Operations whose result the parameter's numbers do not reach, or not with a gradient.
+    _APART = frozenset(
+        {
+            *("detach", "new_empty", "new_full", "new_ones", "new_tensor", "new_zeros"),
+            *("empty_like", "full_like", "ones_like", "rand_like", "randn_like", "zeros_like"),
+        }
+    )
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._left = {id(parameter): 0 for parameter in parameters}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        given = func(*args, **named)
+        if torch.is_grad_enabled() and _holds_tensor(given) and getattr(func, "__name__", "") not in self._APART:
+            for value in (*args, *named.values()):
+                for item in value if isinstance(value, list | tuple) else (value,):
+                    if id(item) in self._left:
+                        self._left[id(item)] += 1
+        return given
+
+    def expect(self, parameters: Iterable[Tensor | None]) -> None:
+        """Take one use of some parameters for what it should be."""
+        for parameter in parameters:
+            if parameter is not None:
+                self._left[id(parameter)] -= 1
+
+    def is_unexpected(self, parameter: Tensor | None) -> bool:
+        """Say whether a parameter was used more often, or less, than was expected.
+
+        Returns:
+            Whether it was.
+        """
+        return self._left.get(id(parameter), 0) != 0
+
+
+def _holds_tensor(given: Any) -> bool:
+    if isinstance(given, list | tuple):
+        return any(isinstance(item, Tensor) for item in given)
+    return isinstance(given, Tensor)
+
+
+class _Flat:
+    """A call whose input has the positions of all examples one after the other, in place of an example each.
+
+    Whose they are is taken from their number: as many of every example. Where a model takes padding out before its
+    layers, that may be false though the numbers fit. So a backward pass goes ahead in which every example has a weight
+    of its own: what comes back at a position must have its example's weight.
+    """
+
+    def __init__(self, entry: HookedModule, kept: Any) -> None:
+        self.entry, self.kept = entry, kept
+        self.delta: Tensor | None = None
+        self._weighted: Tensor | None = None
+
+    def take(self, delta: Tensor, weighing: bool) -> None:
+        if weighing:
+            self._weighted = delta.flatten(1).float().norm(dim=1)
+        else:
+            self.delta = delta
+
+    def is_in_order(self, rows: int) -> bool:
+        if self.delta is None or self._weighted is None:
+            return self.delta is None and self._weighted is None
+        plain = self.delta.flatten(1).float().norm(dim=1)
+        expected = plain * _weights(rows, plain).repeat_interleave(len(plain) // rows)
+        # Powers of two change no digit of a row's numbers; what they are weighed against differs by a factor of two.
+        off = (self._weighted - expected).abs()
+        return bool((off <= 0.1 * expected + 1e-6 * expected.max()).all())
+
+
+def _weights(rows: int, like: Tensor) -> Tensor:
+    # Neighbours up to the fourth differ, and no weight makes a short type overflow soon.
+    return torch.exp2((torch.arange(rows, device=like.device) % 5).to(like.dtype))
 
 
 @contextmanager

@@ -15,32 +15,10 @@ from indexer.parameters import ParameterSelectionError, select_parameters
 from indexer.preparation import prepare
 from indexer.reading import ExampleError
 from indexer.recipe import RecipeError
-from indexer.recipe_file import load_recipe
 from indexer.rows_alone import Compared, compare_alone
 from indexer.sketches import sketch_spec
-from sketchstore.reader import Index, open_index
 from tests.indexer.cases import PairsRecipe
-
-HEAD = """
-import torch
-from torch import nn
-"""
-
-TEXTS = """
-GENERATOR = torch.Generator().manual_seed(0)
-TEXTS = [torch.randint(1, 30, (length,), generator=GENERATOR) for length in LENGTHS]
-
-def train_set():
-    return [(text, row % 3) for row, text in enumerate(TEXTS)]
-
-def collate(examples):
-    texts = nn.utils.rnn.pad_sequence([text for text, _ in examples], batch_first=True)
-    return texts, torch.tensor([label for _, label in examples])
-
-def model():
-    torch.manual_seed(0)
-    return Net().eval()
-"""
+from tests.indexer.odd_recipes import HEAD, TEXTS, VECTORS, built, check_stored, written
 
 # Sorted by length within the forward pass, and back at the end; lengths are equal but for two rows of the third batch.
 SORTING = (
@@ -81,16 +59,6 @@ class Net(nn.Module):
         return self.head(self.embedding(texts).tanh().mean(1))
 """
 )
-
-VECTORS = """
-def train_set():
-    generator = torch.Generator().manual_seed(0)
-    return [(torch.randn(SHAPE, generator=generator), row % 3) for row in range(128)]
-
-def model():
-    torch.manual_seed(0)
-    return Net().eval()
-"""
 
 # The batch goes through in parts of 64 rows with their positions flattened, so a call has more positions than rows.
 IN_PARTS = (
@@ -188,38 +156,10 @@ class Net(nn.Module):
 )
 
 
-def written(folder: Path, source: str) -> str:
-    (folder / "recipe.py").write_text(source, "utf-8")
-    return str(folder / "recipe.py")
-
-
-def built(folder: Path, source: str, **options: object) -> Index:
-    settings = BuildSettings(written(folder, source), num_queries=0, **{"sketch": "identity", **options})  # type: ignore[arg-type]
-    build_index(settings, folder / "index", faiss=None, spectra=False)
-    return open_index(folder / "index")
-
-
-def check_stored(index: Index, recipe: str) -> None:
-    """Every row of an identity sketch is its gradient by autograd, alone."""
-    loaded = load_recipe(recipe)
-    model: nn.Module = loaded.model()
-    stored = torch.from_numpy(index.view("own").shard(0))
-    for row, example in enumerate(loaded.train_set()):
-        inputs, label = loaded.collate([example])
-        model.zero_grad()
-        model(inputs)[0, int(label)].backward()
-        alone = torch.cat(
-            [(torch.zeros_like(p) if p.grad is None else p.grad.to_dense()).flatten() for p in model.parameters()]
-        )
-        # float32 sums in batches of other sizes
-        torch.testing.assert_close(stored[row], alone, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("sketch", ["identity", "sjlt", "rademacher", "kronecker"])
-@pytest.mark.parametrize("source", [SORTING, IN_PARTS], ids=["sorting", "in parts"])
-def test_gradients_of_other_rows_are_refused(tmp_path: Path, source: str, sketch: str) -> None:
+def test_gradients_of_other_rows_are_refused(tmp_path: Path, sketch: str) -> None:
     with pytest.raises(ExampleError, match="depends on the rows beside it"):
-        built(tmp_path, source, sketch=sketch, dim=None if sketch == "identity" else 64)
+        built(tmp_path, SORTING, sketch=sketch, dim=None if sketch == "identity" else 64)
     assert not (tmp_path / "index").exists()
 
 
@@ -247,7 +187,9 @@ def test_exact_kernels_are_of_rows_that_go_as_they_are_sketched(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "source", [HEADS, REPEATED, SPARSE, EXPERTS], ids=["stacked heads", "repeated token", "sparse", "experts"]
+    "source",
+    [HEADS, REPEATED, SPARSE, EXPERTS, IN_PARTS],
+    ids=["stacked heads", "repeated token", "sparse", "experts", "in parts"],
 )
 def test_what_hooks_cannot_see_takes_the_general_route(tmp_path: Path, source: str) -> None:
     check_stored(built(tmp_path, source, batch_rows=32), str(tmp_path / "recipe.py"))
