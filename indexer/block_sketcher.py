@@ -22,8 +22,8 @@ from indexer.jacobians import PROBE_ROWS, JacobianError
 from indexer.out_of_memory import BlockMemoryError, halving
 from indexer.preparation import Prepared
 from indexer.reading import CollatedRows, ExampleError, ExampleReader, UnstableDataError
-from indexer.representation_place import module_that_reads
-from indexer.rows_alone import compare_alone
+from indexer.representation_place import is_same, module_that_reads
+from indexer.rows_alone import REPRESENTATION_ROUNDING, compare_alone, looked_at
 from sketchstore.plan import Block
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -110,7 +110,7 @@ class BlockSketcher:
         for view in self.prepared.views:
             found, at_once = self._sketched(reader, rows, rows.labels, view, pad=True)
             if not sketches:  # what a row has to do with its batch is the same in every view
-                given_agrees = self._given_agrees(reader, rows, view, found, at_once)
+                given_agrees = self._given_agrees(reader, rows, rows.labels, view, found, at_once)
             sketches[view], fitted = found.sketches, min(fitted, at_once)
             outputs = found.outputs if outputs is None else outputs
             features = found.given if features is None and given_agrees else features
@@ -147,7 +147,14 @@ class BlockSketcher:
             )
 
     def sketch(
-        self, reader: ExampleReader, rows: CollatedRows, targets: Tensor, view: str, *, pad: bool = True
+        self,
+        reader: ExampleReader,
+        rows: CollatedRows,
+        targets: Tensor,
+        view: str,
+        *,
+        pad: bool = True,
+        compare: bool = False,
     ) -> tuple[Tensor, int]:
         """Sketch rows, in parts where memory runs out.
 
@@ -157,6 +164,7 @@ class BlockSketcher:
             targets: Labels at which to measure them, shape [b].
             view: The view.
             pad: Whether a short batch goes through products of the same sizes as a full one.
+            compare: Whether some of the rows are compared with themselves alone.
 
         Returns:
             float32 [b, d] on the CPU, and how many rows went together.
@@ -166,6 +174,8 @@ class BlockSketcher:
             BlockMemoryError: If one row alone does not fit into memory.
         """
         found, fitted = self._sketched(reader, rows, targets, view, pad=pad)
+        if compare:
+            self._given_agrees(reader, rows, targets, view, found, fitted)
         return found.sketches, fitted
 
     def _sketched(
@@ -221,14 +231,20 @@ class BlockSketcher:
             prepared.featuriser.watch(found[0])
 
     def _given_agrees(
-        self, reader: ExampleReader, rows: CollatedRows, view: str, found: SketchedBatch, at_once: int
+        self,
+        reader: ExampleReader,
+        rows: CollatedRows,
+        targets: Tensor,
+        view: str,
+        found: SketchedBatch,
+        at_once: int,
     ) -> bool:
         # Refuses rows that depend on their batch; says whether what the watched module was given does.
         recipe, compute_dtype = self.prepared.recipe, self.prepared.featuriser.compute_dtype
         compared = compare_alone(
             self.prepared.featuriser,
             found,
-            rows.labels,
+            targets,
             view,
             batches_of(len(rows.examples), at_once, reader.lengths(rows)),
             lambda row: recipe.collate([rows.examples[row]])[0],
@@ -318,7 +334,26 @@ class BlockSketcher:
             if features is None:
                 features = torch.empty(len(rows.labels), part.shape[1])
             features[positions] = part.float().cpu()
+            self._check_representation(reader, rows, positions, part)
         return features
+
+    def _check_representation(
+        self, reader: ExampleReader, rows: CollatedRows, positions: Tensor, features: Tensor
+    ) -> None:
+        # The model may mask padding where representation() does not.
+        for place in looked_at(len(positions), f"{rows.start} {int(positions[0])}"):
+            row = int(positions[place])
+            inputs = move(self.prepared.recipe.collate([rows.examples[row]])[0], self.prepared.device)
+            with torch.no_grad():
+                alone = self.prepared.recipe.representation(self.prepared.model, inputs)
+            here = features[place : place + 1].float()
+            if alone is None or (here.any() and not is_same(alone.float(), here, REPRESENTATION_ROUNDING)):
+                raise ExampleError(
+                    reader.split,
+                    rows.start + row,
+                    "representation() gives it other features in a batch than alone: they depend on the rows beside it "
+                    "(padding that is not masked, say). RepSim compares them; mend representation(), or leave it out",
+                )
 
     def _outputs(self, reader: ExampleReader, rows: CollatedRows, at_once: int) -> Tensor:
         found: Tensor | None = None

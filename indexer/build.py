@@ -298,10 +298,10 @@ class _Build:
         self, reader: ExampleReader, rows: CollatedRows, positions: Tensor, targets: Tensor, view: str
     ) -> Tensor:
         try:
-            return self.blocks.sketch(reader, rows, targets, view, pad=False)[0]
+            return self.blocks.sketch(reader, rows, targets, view, pad=False, compare=True)[0]
         except ExampleError as error:  # its row counts within the chosen positions
             row = rows.start + int(positions[error.row - rows.start])
-            raise ExampleError(reader.split, row, str(error.__cause__)) from error
+            raise ExampleError(reader.split, row, error.said) from error
 
     def _distortion(self) -> JsonValue:
         if self.part is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from indexer.batches import Batch, move, take_rows
@@ -138,9 +138,9 @@ class _Check:
         reader = reader or self.prepared.train
         return reader.collate(0, min(ROWS, reader.num_rows))
 
-    def _where_rows_fit(self, look: Callable[[list[int]], str]) -> str:
+    def _where_rows_fit(self, look: Callable[[list[int]], str], reader: ExampleReader | None = None) -> str:
         # At rows from all over, where lengths differ if they do anywhere: data sets may be sorted by length
-        last, count = self.prepared.train.num_rows - 1, 2 * ROWS
+        last, count = (reader or self.prepared.train).num_rows - 1, 2 * ROWS
         while True:
             try:
                 return look(list(dict.fromkeys(last * part // (count - 1) for part in range(count))))
@@ -199,10 +199,15 @@ class _Check:
         return f"shape {list(outputs.shape)}, the same bits twice"
 
     def _outputs_alone(self) -> str:
-        return self._where_rows_fit(self._outputs_of)
+        queries = self.prepared.queries
+        of_rows = self._where_rows_fit(self._outputs_of)
+        if queries is not None and queries.num_rows > 1:  # their lengths may differ where those of rows do not
+            self._where_rows_fit(lambda order: self._outputs_of(order, queries), queries)
+        return of_rows
 
-    def _outputs_of(self, order: list[int]) -> str:
-        featuriser, rows = self.prepared.featuriser, self.prepared.train.collate_chosen(order)
+    def _outputs_of(self, order: list[int], reader: ExampleReader | None = None) -> str:
+        reader = reader or self.prepared.train
+        featuriser, rows = self.prepared.featuriser, reader.collate_chosen(order)
         with featuriser.in_float32():  # a shorter type may round a row otherwise in a batch of another size
             together = featuriser.outputs_batch(rows.inputs)
             try:
@@ -220,7 +225,8 @@ class _Check:
         change = float((together - alone).abs().max() / together.abs().max().clamp_min(1e-30))
         if change > OUTPUT_TOLERANCE:
             raise _UnsoundError(
-                f"outputs of a row alone and among others differ by {change:.1%}. {self._batch_mates()}"
+                f"outputs of a {'query' if reader.split == 'query' else 'row'} alone and among others differ by "
+                f"{change:.1%}. {self._batch_mates()}"
             )
         return f"largest relative change {change:.1e}"
 
@@ -234,6 +240,16 @@ class _Check:
 
     def _batch_mates(self) -> str:
         norms = self._batch_norms()
+        by_frequency = [
+            name
+            for name, module in self.prepared.model.named_modules()
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.scale_grad_by_freq
+        ]
+        if by_frequency:
+            return (
+                f"{', '.join(by_frequency)} divides gradients by how often a token occurs in the batch "
+                "(scale_grad_by_freq=True): set it to False in model(), which changes no output"
+            )
         if not norms:
             return _BATCH_MATES
         keeps = "keeps" if len(norms) == 1 else "keep"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from indexer.featurise import Featuriser
-from indexer.measurement import Measurement
+from indexer.jacobians import JacobianError
+from indexer.measurement import Measurement, MeasurementError
+from indexer.out_of_memory import is_out_of_memory
 from indexer.parameters import ParameterList
 from indexer.reading import ExampleReader
-from indexer.recipe import Recipe
+from indexer.recipe import Example, Recipe
 from indexer.sketches import SketchSpec
 from indexer.sketches.kronecker_plan import (
     SIDE,
@@ -69,7 +74,9 @@ def fitted_kronecker_spec(
     _, labels = recipe.collate(examples)
     if measurement.name != "custom":
         labels = labels.clamp(0, num_outputs - 1)  # a missing label is refused later, with its row
-    squares = featuriser.sketch(examples, labels, measurement.views(num_outputs)[0]).double().square().mean(0)
+    squares = _mean_squares(featuriser, examples, labels, measurement.views(num_outputs)[0])
+    if squares is None:
+        return kronecker_spec(parameters, dim, seed, plan_parts(parameters, dim))
     weights = {}
     start = 0
     for part in parts:
@@ -77,6 +84,16 @@ def fitted_kronecker_spec(
         weights[name] = float(squares[start : start + part.dim].sum())
         start += part.dim
     return kronecker_spec(parameters, dim, seed, plan_parts(parameters, dim, weights))
+
+
+def _mean_squares(featuriser: Featuriser, examples: Sequence[Example], labels: Tensor, view: str) -> Tensor | None:
+    # None where the model fails: what is wrong with it is said where its rows are looked at, before one is sketched.
+    try:
+        return featuriser.sketch(examples, labels, view).double().square().mean(0)
+    except (RuntimeError, ValueError, TypeError) as error:
+        if isinstance(error, JacobianError | MeasurementError) or is_out_of_memory(error):
+            raise
+        return None
 
 
 def _probe_parts(parameters: ParameterList) -> list[Part]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from indexer.sketch_like import sketch_like
 from indexer.sketches import SketchSpec, sketch_spec
 from sketchstore.plan import BuildPlan
 from sketchstore.reader import open_index
+
+log = logging.getLogger("indexer.preparation")
 
 DEFAULT_DIM = 4096
 NUM_QUERIES = 1000
@@ -143,6 +146,7 @@ def prepare(
         layers=settings.layers or recipe.default_layers,
         scales=None if gain is None else ntk_scales(model, gain),
     )
+    _say_short_weights(model, parameters)
     if like is not None:
         spec = sketch_like(like, parameters)
     elif spec is None and settings.sketch == "kronecker":
@@ -224,6 +228,17 @@ def check_labels(prepared: Prepared, labels: Tensor) -> None:
             f"label {int(labels[row])} is not an output of the model, which has 0 to {prepared.num_outputs - 1}; "
             f"the measurement {prepared.measurement.name} is taken at each row's own label. Number the labels from 0, "
             "give the model an output for each, or choose --measurement class_logit, which needs no labels",
+        )
+
+
+def _say_short_weights(model: nn.Module, parameters: ParameterList) -> None:
+    held = dict(model.named_parameters())
+    short = {held[name].dtype for name in parameters.names} & {torch.bfloat16, torch.float16}
+    if short:
+        log.warning(
+            "the model's weights are %s, and so are its gradients, with two or three digits; return model.float() from "
+            "model(), and choose --compute-dtype for passes in a short type whose sums are float32",
+            " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in short)),
         )
 
 

@@ -22,6 +22,8 @@ SHORT_TOLERANCE = 0.5
 """The same for passes in a shorter type, where a ReLU changes sides more often."""
 ROWS_A_LOOK = 64
 """One of so many rows of a batch is looked at, at least one: some percent of the time of a pass."""
+REPRESENTATION_ROUNDING = 0.01
+"""The same for a representation, in units of its largest number: a short type's activations round to so much."""
 MOST_LOOKS = 4
 """At most so many rows of a batch; as many more where one of them differs."""
 LEAST_NORM = 1e-3
@@ -40,6 +42,21 @@ class Compared:
 
     given_agrees: bool
     changed: tuple[int, int, float] | None = None
+
+
+def looked_at(rows: int, drawn_by: str) -> list[int]:
+    """Choose rows of a batch to look at.
+
+    Args:
+        rows: Rows of the batch.
+        drawn_by: Decides which.
+
+    Returns:
+        Places in the batch, at most `MOST_LOOKS`; none where there is one row only.
+    """
+    if rows < 2:
+        return []
+    return random.Random(drawn_by).sample(range(rows), min(MOST_LOOKS, max(1, rows // ROWS_A_LOOK), rows))
 
 
 def compare_alone(

@@ -62,6 +62,24 @@ def test_batch_norm_without_running_statistics_is_refused(tmp_path):
         build_index(BuildSettings(str(tmp_path / "points.py")), tmp_path / "index")
 
 
+@pytest.mark.parametrize("sketch", ["kronecker", "sjlt"])
+def test_it_is_refused_by_a_build_whatever_the_sketch(tmp_path, sketch):
+    layer = "nn.BatchNorm1d(width, track_running_stats=False)"
+    norm = f"nn.Sequential(nn.Linear(5, width), {layer}, nn.Linear(width, 3)).eval()"
+    settings = BuildSettings(str(write_recipe(tmp_path, CLASSIFIER.replace(MODEL, norm))), sketch=sketch, dim=24)
+    with pytest.raises(RecipeError, match="keeps no running statistics"):
+        build_index(settings, tmp_path / "index")
+
+
+def test_gradients_by_frequency_are_refused_by_name(tmp_path):
+    source = module("return self.linear(self.embedding((x > 0).long()).mean(2))").replace(
+        "self.linear = nn.Linear(5, 3)",
+        "self.linear, self.embedding = nn.Linear(5, 3), nn.Embedding(2, 4, scale_grad_by_freq=True)",
+    )
+    found = failures(tmp_path, source.replace("model[:-1](inputs)", "None"))
+    assert "embedding divides gradients" in found["gradients do not depend on the rest of the batch"]
+
+
 def test_a_model_in_training_mode_is_refused_by_check_and_by_build(tmp_path):
     source = CLASSIFIER.replace(MODEL, MODEL.removesuffix(".eval()"))
     assert "returned a model in training mode" in failures(tmp_path, source)["the recipe loads"]

@@ -229,6 +229,48 @@ def test_padding_that_few_rows_have_is_found_in_their_batch(tmp_path: Path) -> N
         built(tmp_path, source, batch_rows=4)
 
 
+# The mean of queries' texts runs over padding; training texts have one length.
+QUERIES_OF_MANY_LENGTHS = (
+    UNMASKED.replace("3 if row in (70, 75, 81) else 9", "9")
+    + """
+def query_set():
+    return [(text[: 3 + row % 7], row % 3) for row, text in enumerate(TEXTS[:40])]
+"""
+)
+
+
+def test_queries_are_compared_as_well(tmp_path: Path) -> None:
+    settings = BuildSettings(written(tmp_path, QUERIES_OF_MANY_LENGTHS), sketch="sjlt", dim=64)
+    with pytest.raises(RecipeError, match="outputs of a query alone and among others differ"):
+        build_index(settings, tmp_path / "index")
+    found = {finding.check: finding for finding in check_recipe(settings)}
+    assert not found["outputs do not depend on the rest of the batch"].ok
+
+
+def test_so_are_queries_that_few_rows_pad(tmp_path: Path) -> None:
+    """Sixteen of these queries, spread over all, have one length."""
+    source = QUERIES_OF_MANY_LENGTHS.replace("3 + row % 7", "4 if row % 39 in (1, 3, 4, 6, 8, 9, 11, 12, 14) else 9")
+    with pytest.raises(ExampleError, match=r"query row \d+: its sketch in a batch"):
+        build_index(BuildSettings(written(tmp_path, source), sketch="sjlt", dim=64), tmp_path / "index")
+
+
+def test_a_representation_that_depends_on_other_rows_is_refused(tmp_path: Path) -> None:
+    source = SORTING.replace("LENGTHS = [9 if row in (90, 95) else 6", "LENGTHS = [3 + row % 7").replace(
+        "return model.hidden(texts)", "return model.embedding(texts).tanh().mean(1)"
+    )
+    source = source.replace("texts[order]))[order.argsort()]", "texts))")
+    with pytest.raises(ExampleError, match=r"train row \d+: representation\(\) gives it other features in a batch"):
+        built(tmp_path, source)
+
+
+def test_short_weights_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = IN_PARTS.replace("return Net().eval()", "return Net().eval().bfloat16()").replace(
+        "for part in rows.split(64)", "for part in rows.bfloat16().split(64)"
+    )
+    prepare(BuildSettings(written(tmp_path, source), sketch="sjlt", dim=64))
+    assert "weights are bfloat16, and so are its gradients" in caplog.text
+
+
 def test_complex_parameters_are_refused(tmp_path: Path) -> None:
     source = IN_PARTS.replace(
         "self.inner, self.head =",
