@@ -251,7 +251,7 @@ def test_so_are_queries_that_few_rows_pad(tmp_path: Path) -> None:
     """Sixteen of these queries, spread over all, have one length."""
     source = QUERIES_OF_MANY_LENGTHS.replace("3 + row % 7", "4 if row % 39 in (1, 3, 4, 6, 8, 9, 11, 12, 14) else 9")
     with pytest.raises(ExampleError, match=r"query row \d+: its sketch in a batch"):
-        build_index(BuildSettings(written(tmp_path, source), sketch="sjlt", dim=64), tmp_path / "index")
+        build_index(BuildSettings(written(tmp_path, source), sketch="sjlt", dim=64, batch_rows=8), tmp_path / "index")
 
 
 def test_a_representation_that_depends_on_other_rows_is_refused(tmp_path: Path) -> None:
