@@ -17,6 +17,7 @@ from experiments.margin_baselines import MarginBaselines
 from experiments.retrained_mlp import RetrainedMlp
 from indexer.progress import Silent
 from sketchstore.reader import Index
+from tests import oracles
 from tests.experiments.small_network import ROWS, SETTINGS, small_network
 
 TRAINED = replace(SETTINGS, training=replace(SETTINGS.training, epochs=2))
@@ -109,3 +110,18 @@ def test_a_baseline_keeps_the_rows_with_the_largest_mean_score(selector, mlp, in
         mine = [row for row in balanced if labels[row] == label]
         others = [row for row in torch.nonzero(labels == label).squeeze(1).tolist() if row not in mine]
         assert float(scores[mine].min()) >= float(scores[others].max())
+
+
+@pytest.mark.parametrize("dim", [64, 256], ids=["more rows than d", "fewer"])
+def test_infoloss_selects_what_the_dense_rule_does_at_its_noise_with_inverse_variances(mlp, tmp_path: Path, dim: int):
+    how = Sketched("margin", False, dim)
+    index = frozen_index(mlp.file, tmp_path / "margin", how, Silent())
+    selector, view, labels = Selector(SMALL, mlp, index, None), index.view("margin"), mlp.frozen.queries.labels
+    rows = view.sketches(torch.arange(ROWS), dtype=torch.float64)
+    queries = torch.stack([index.queries.sketch(row, "margin", int(labels[row])) for row in mlp.query_rows])
+    noise = 0.1 * view.mean_squared_norm()
+    found = selector.select("infoloss", 8, False, 0.1, tuning=False)
+    assert found == oracles.greedy_many(queries, rows, noise, 8, rule="infoloss")
+    # What must show: another noise, and queries that weigh alike.
+    assert found != oracles.greedy_many(queries, rows, 100 * noise, 8, rule="infoloss")
+    assert found != oracles.greedy_many(queries, rows, noise, 8, rule="infoloss", inverse_variance=False)

@@ -1,11 +1,11 @@
-"""EK-FAC: labels of the Fisher matrix; through kronfluence shape, sign and that it is computed once."""
+"""EK-FAC: labels of the Fisher matrix, scores against dense ones in float64, their sign, and that they are kept."""
 
 import pytest
 import torch
 
 from experiments.datasets import read_images
 from experiments.ekfac import ekfac_scores, is_available, training_loss
-from experiments.frozen import Frozen
+from experiments.frozen import Frozen, Vectors
 from experiments.mlp_training import linear_weights, train_mlp
 from experiments.networks import initial_network
 from indexer.training import TrainingSettings
@@ -46,3 +46,61 @@ def test_a_training_duplicate_of_the_query_scores_positive_and_scores_are_kept(t
     written = (tmp_path / "ekfac.safetensors").stat().st_mtime_ns
     assert torch.equal(ekfac_scores(frozen, tmp_path), scores)
     assert (tmp_path / "ekfac.safetensors").stat().st_mtime_ns == written
+
+
+def of_one_layer() -> Frozen:
+    """A layer whose Fisher matrix does not depend on which labels are drawn, but on whether they are.
+
+    Logits are 30 times the first three inputs. The first rows are torn between two classes, so that the error at the
+    logits is half of their difference, with one sign or the other; the last ones are sure, and their true label is
+    another: drawn labels give them no gradient, true labels one as large as any.
+    """
+    generator = torch.Generator().manual_seed(3)
+    pairs = torch.tensor([[1.0, 1.0, 0.0]] * 11 + [[1.0, 0.0, 1.0]] * 7 + [[0.0, 1.0, 1.0]] * 4)
+    sure = torch.eye(3)[[0, 1, 2, 0, 0]]
+    logits = torch.cat([pairs, sure]) + 0.5 * torch.randn(27, 1, generator=generator)  # softmax does not see a shift
+    vectors = torch.cat([logits, torch.randn(27, 3, generator=generator)], dim=1)
+    labels = torch.tensor([0, 1] * 5 + [0] + [0, 2] * 3 + [0] + [1, 2] * 2 + [1, 2, 0, 2, 1])
+    queries = Vectors(0.1 * torch.randn(4, 6, generator=generator), torch.tensor([0, 1, 2, 2]))
+    weight = torch.cat([30 * torch.eye(3), torch.zeros(3, 3)], dim=1)
+    state = dict.fromkeys(initial_network("mlp 6 3", seed=0).state_dict(), weight)
+    return Frozen("mlp 6 3", state, Vectors(vectors, labels), queries)
+
+
+def dense_ekfac(frozen: Frozen, drawn: torch.Tensor) -> torch.Tensor:
+    """George et al. 2018 of one linear layer in float64: variances of the gradients in the Kronecker factors' basis.
+
+    Scores are ∇margin · (Λ + 0.1 mean Λ)⁻¹ · −∇loss; only the Fisher matrix has the labels ``drawn``.
+    """
+    (weight,) = (value.double() for value in frozen.weights.values())
+    rows, queries = frozen.train.inputs(True).double(), frozen.queries.inputs(True).double()
+    classes = torch.eye(3, dtype=torch.float64)
+
+    def errors(labels: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(rows @ weight.T, dim=1) - classes[labels]
+
+    basis_in = torch.linalg.eigh(rows.T @ rows / len(rows)).eigenvectors
+    basis_out = torch.linalg.eigh(errors(drawn).T @ errors(drawn) / len(rows)).eigenvectors
+
+    def turned(out: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("no,op,ni,ij->npj", out, basis_out, read, basis_in)
+
+    variances = turned(errors(drawn), rows).square().mean(dim=0)
+    scaled = 1 / (variances + 0.1 * variances.mean())
+    others = torch.softmax((queries @ weight.T).masked_fill(classes[frozen.queries.labels] == 1, -torch.inf), dim=1)
+    of_margins = turned(classes[frozen.queries.labels] - others, queries)
+    return torch.einsum("qpj,pj,npj->qn", of_margins, scaled, -turned(errors(frozen.train.labels), rows))
+
+
+@pytest.mark.skipif(not is_available(), reason="EK-FAC's scores need kronfluence")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_scores_are_those_of_the_dense_layer_with_drawn_labels_and_the_packages_damping(tmp_path):
+    frozen = of_one_layer()
+    likeliest = frozen.logits(frozen.train).argmax(dim=1)  # of two as likely the first; either gives the same
+    expected = dense_ekfac(frozen, likeliest)
+    found = ekfac_scores(frozen, tmp_path, rows_a_batch=8).double()
+    # float32 gradients and factors; their eigenvalues lie apart, so that the basis has the factors' accuracy.
+    largest = float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * largest)
+    of_true_labels = dense_ekfac(frozen, frozen.train.labels)
+    assert float((of_true_labels - expected).abs().max()) > 0.05 * largest, "true labels must show"

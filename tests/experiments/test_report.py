@@ -16,9 +16,9 @@ ROWS = [
 MANY = [{"method": "infogain_approx", "count": 12345} | {f"measure_{n}_of_it": 0.125 + n for n in range(9)}]
 
 
-def printed(rows: list[dict], width: int) -> str:
+def printed(rows: list[dict], width: int, seeds: int = 1, errors_over: str = "2 queries") -> str:
     file = io.StringIO()
-    report = Report("Title", rows, {"seeds": 1, "errors_over": "2 queries"}, lambda path: None)
+    report = Report("Title", rows, {"seeds": seeds, "errors_over": errors_over}, lambda path: None)
     print_report(report, Console(file=file, width=width))
     return file.getvalue()
 
@@ -43,3 +43,9 @@ def test_many_numbers_make_long_lines_before_one_is_cut(width):
 
 def test_a_table_that_fits_is_no_wider_than_the_console():
     assert max(map(len, printed(ROWS, 80).splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("seeds", "errors_over"), [(1, "25 queries"), (3, "3 seeds")])
+def test_what_is_printed_last_says_how_many_seeds_there_are_and_what_the_errors_are_over(seeds: int, errors_over: str):
+    *_, last = printed(ROWS, 80, seeds, errors_over).splitlines()
+    assert last == f"seeds: {seeds}; ± is one standard error over {errors_over}"

@@ -161,18 +161,20 @@ def test_evidence_is_below_its_best_and_agrees_with_removal_at_neighbours_of_the
 ):
     noises = (0.01, 0.1, 1.0, 10.0)
     tuning = TuningSettings(queries=3, noises=noises, methods=("infogain",))
+    # By how much each query's margin falls: on average by 2 more at the noise that removal chooses than anywhere else.
+    lost = {1.0: (1.0, 4.0, 7.0), **dict.fromkeys((0.01, 0.1, 10.0), (2.0, 1.0, 3.0))}
+    before = mlp.query_margins(linear_weights(mlp.frozen.model()), [0, 1, 2]).tolist()
 
     def tuned(mlp: RetrainedMlp, attributor: Any, settings: TuningSettings, journal: Journal, _: Any) -> Any:
-        for row in range(3):
-            for noise in noises:
-                journal.once(f"tune/{row}/infogain/{noise:g}", lambda: 0.0)
+        for noise, drops in lost.items():
+            for row, drop in enumerate(drops):
+                journal.once(f"tune/{row}/infogain/{noise:g}", lambda row=row, drop=drop: before[row] - drop)
         return {"infogain": 1.0}
 
     log_evidence = [-5.0 if noise == of_evidence else -9.0 for noise in noises]
     evidence = SimpleNamespace(log_evidence=log_evidence, relative_noise=of_evidence, at_edge=None)
     monkeypatch.setattr(noise_tuning, "RetrainedMlp", lambda *_, **__: mlp)
     monkeypatch.setattr(noise_tuning, "frozen_index", lambda *_: margin)  # nothing is asked of it
-    monkeypatch.setattr(noise_tuning, "margin_drops", lambda *_: {("infogain", noise): [1.0, 2.0] for noise in noises})
     monkeypatch.setattr(noise_tuning, "tune", tuned)
     monkeypatch.setattr(noise_tuning, "tune_noise", lambda *_, **__: evidence)
     settings = replace(noise_tuning.SIZES["smoke"], mlp=BRIEF, dim=DIM, tuning=tuning)
@@ -181,3 +183,8 @@ def test_evidence_is_below_its_best_and_agrees_with_removal_at_neighbours_of_the
     assert below == [0.0 if noise == of_evidence else -4.0 for noise in noises]
     assert report.facts["agree_within_a_grid_step"] == {"infogain": agree}
     assert report.facts["noise_by_evidence"] == of_evidence
+    assert [row["infogain_margin_drop"] for row in report.rows] == pytest.approx([2.0, 2.0, 4.0, 2.0])
+    # Of the three queries -1, 3 and 4, whose squared distances to 2 are 9, 1 and 4; the larger drop's own error is √3.
+    mean, error = (0.0, 0.0) if of_evidence == 1.0 else (2.0, (14 / 2 / 3) ** 0.5)
+    given_up = report.facts["drop_given_up_with_the_noise_of_evidence"]["infogain"]
+    assert given_up == {"mean": pytest.approx(mean), "mean_standard_error": pytest.approx(error)}
