@@ -20,10 +20,10 @@ TOLERANCE = 0.02
 """Relative change of a row's sketch with its batch, far above rounding and far below another row's gradient."""
 SHORT_TOLERANCE = 0.5
 """The same for passes in a shorter type, where a ReLU changes sides more often."""
-ROWS_A_LOOK = 64
-"""One of so many rows of a batch is looked at, at least one: some percent of the time of a pass."""
 REPRESENTATION_ROUNDING = 0.01
 """The same for a representation, in units of its largest number: a short type's activations round to so much."""
+ROWS_A_LOOK = 64
+"""One of so many rows of a batch is looked at, at least one: some percent of the time of a pass."""
 MOST_LOOKS = 4
 """At most so many rows of a batch; as many more where one of them differs."""
 LEAST_NORM = 1e-3
