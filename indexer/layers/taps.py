@@ -114,12 +114,13 @@ def run_passes(
                 kept = receiver.given(entry, entry.kind.split(given.detach(), rows))
             except UnfitInputError as error:
                 raise UnforeseenCallError(entry.name, str(error)) from None
-            if given.shape[0] != rows:
-                flat.append(_Flat(entry, kept))
+            mixed = _Flat(entry, kept) if rows > 1 and given.shape[0] != rows else None
+            if mixed is not None:
+                flat.append(mixed)
 
-            def take(delta: Tensor, of: _Flat | None = flat[-1] if given.shape[0] != rows else None) -> None:
-                if of is not None:
-                    of.take(delta.detach(), weighing[0])
+            def take(delta: Tensor) -> None:
+                if mixed is not None:
+                    mixed.take(delta.detach(), weighing[0])
                 elif not weighing[0]:
                     receiver.delta(entry, kept, entry.kind.split_delta(delta.detach(), rows))
 
