@@ -60,6 +60,7 @@ class HookRoute:
         self._sizes = SlabSizes.chosen(slab_bytes, memory_budget_bytes, many_rows)
         # A slab of all rows spans few weights where it is small, and every slab unfolds its layer's inputs anew.
         self._sizes_of_all_rows = SlabSizes.chosen(slab_bytes, memory_budget_bytes, many_rows=True)
+        self._flattened = set[str]()  # modules that were fed positions of several rows one after the other
         self._unproven: frozenset[str] = frozenset()  # modules that no row called when the routes were chosen
         self._drop({})
 
@@ -197,7 +198,13 @@ class HookRoute:
             kept = [entry for entry in self.modules if entry.name in names]
             try:
                 wrong = run_passes(
-                    self._model, kept, lambda: self._values(inputs, targets), len(targets), received, self._unproven
+                    self._model,
+                    kept,
+                    lambda: self._values(inputs, targets),
+                    len(targets),
+                    received,
+                    self._unproven,
+                    self._flattened,
                 )
                 self._drop(wrong)
                 return received

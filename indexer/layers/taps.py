@@ -64,6 +64,7 @@ def run_passes(
     rows: int,
     receiver: Receiver,
     unproven: Collection[str] = (),
+    flattened: set[str] | None = None,
 ) -> dict[str, str]:
     """Run a forward and a backward pass.
 
@@ -74,6 +75,8 @@ def run_passes(
         rows: Number of examples.
         receiver: Takes inputs and gradients at outputs.
         unproven: Names of modules that must not be called.
+        flattened: Names of modules that were fed positions of several examples one after the other; those that are now
+            are added. What they are fed may have as many entries as there are examples by chance, and be others'.
 
     Returns:
         Name of each parameter whose gradient does not follow from what the receiver got, to the reason: it is used
@@ -86,6 +89,7 @@ def run_passes(
     """
     sources: list[Tensor] = []
     flat: list[_Flat] = []
+    flattened = set() if flattened is None else flattened
     widened: list[str] = []
     weighing = [False]
     uses = _Uses(held for entry in modules for held in entry.module._parameters.values() if held is not None)
@@ -114,9 +118,11 @@ def run_passes(
                 kept = receiver.given(entry, entry.kind.split(given.detach(), rows))
             except UnfitInputError as error:
                 raise UnforeseenCallError(entry.name, str(error)) from None
-            mixed = _Flat(entry, kept) if rows > 1 and given.shape[0] != rows else None
-            if mixed is not None:
+            mixed = None
+            if rows > 1 and (given.shape[0] != rows or entry.name in flattened):
+                mixed = _Flat(entry, kept)
                 flat.append(mixed)
+                flattened.add(entry.name)
 
             def take(delta: Tensor) -> None:
                 if mixed is not None:

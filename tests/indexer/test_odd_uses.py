@@ -179,3 +179,37 @@ def test_exact_kernels_are_of_all_parts(tmp_path: Path) -> None:
     settings = BuildSettings(written(tmp_path, SOME_PARTS), sketch="sjlt", dim=64, num_queries=0, memory_budget_mib=1)
     build_index(settings, tmp_path / "index", faiss=None, spectra=False)
     assert open_index(tmp_path / "index").manifest.distortion is not None
+
+
+# A layer that is fed the tokens of some rows, all others' taken out: in the last batch as many as there are rows.
+BY_CHANCE = (
+    HEAD
+    + "LENGTHS = [4] * 64"
+    + TEXTS
+    + """
+for row, text in enumerate(TEXTS):
+    text[:] = text.clamp(min=10)
+    text[: 2 if row < 48 else {48: 4, 52: 4, 56: 4, 60: 2, 63: 2}.get(row, 0)] = 5
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.inner, self.head = nn.Embedding(30, 8), nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def forward(self, texts):
+        chosen = texts == 5
+        hidden = self.inner(self.embedding(texts)[chosen] + 0.1 * texts.sum(1)[chosen.nonzero()[:, 0], None]).tanh()
+        return self.head(torch.zeros(len(texts), 12).index_add(0, chosen.nonzero()[:, 0], hidden))
+"""
+)
+
+
+@pytest.mark.parametrize("sketch", ["identity", "kronecker"])
+def test_as_many_positions_as_rows_are_weighed_too(tmp_path: Path, sketch: str) -> None:
+    options = {"sketch": sketch, "dim": None if sketch == "identity" else 128}
+    index = built(tmp_path, BY_CHANCE, batch_rows=16, **options)
+    if sketch == "identity":
+        check_stored(index, str(tmp_path / "recipe.py"))
+    alone = built(tmp_path / "index", BY_CHANCE, batch_rows=1, **options)
+    stored, expected = (torch.from_numpy(one.view("own").shard(0)) for one in (index, alone))
+    torch.testing.assert_close(stored, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
