@@ -25,6 +25,7 @@ from experiments.recipes import frozen_resnet
 from experiments.report import Report
 from experiments.retrieval import recall_at
 from experiments.statistics import with_error
+from experiments.units import units_of
 from indexer.ntk import ntk_scales
 from indexer.progress import Progress
 
@@ -62,14 +63,12 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     frozen = backdoor.network(settings.backdoor, data_dir, out / f"seed-{seed}", seed, progress)
     labels = frozen.queries.labels[: settings.backdoor.stored_tuning]
     found: dict[tuple[str, str], list[float]] = {}
-    progress.phase("ranking by exact kernels", len(settings.classes))
-    for label in settings.classes:
+    for label in units_of(progress, "ranking by exact kernels", settings.classes):
         pool = torch.nonzero(frozen.train.labels == label).squeeze(1)
         truth = set(torch.nonzero(frozen.metadata["poisoned"][pool] == 1).squeeze(1).tolist())
         asked = torch.nonzero(labels == label).squeeze(1)
         for kernel, part, scores in _rankings(frozen, label, pool, asked, settings):
             found.setdefault((kernel, part), []).append(recall_at(ranking(scores)[:k], truth, k))
-        progress.advance(1)
     table: list[dict[str, Any]] = [
         {"kernel": kernel, "ranked_by": part, **with_error("recall", values)}
         for (kernel, part), values in found.items()

@@ -199,24 +199,30 @@ Ranker = Callable[[int, int, int], list[int]]
 """Ranks training rows: (stored query, its label, how many) → rows, most influential first."""
 
 
+def check(settings: Settings) -> None:
+    """Refuse methods that there are not (``chosen_methods.check_methods``)."""
+    check_methods(settings.methods, (*METHODS, *EXPLANATIONS))
+
+
 def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress) -> Report:
     """Train, index, tune, remove and retrain; continue where an earlier run stopped."""
-    check_methods(settings.methods, (*METHODS, *EXPLANATIONS))
+    check(settings)
     mlp = retrained(
         settings.mlp,
         data_dir,
         out / "network.safetensors",
         num_tuning=settings.tuning_queries,
         num_queries=settings.stored_queries,
+        progress=progress,
     )
     device = settings.mlp.training.device
     index = frozen_index(mlp.file, out / "class-logit", Sketched("class_logit", True, settings.dim), progress, device)
     attributor = Attributor(index, engine="brute_force")
     journal = Journal(out / "trainings.jsonl", {"mlp": str(settings.mlp), "dim": settings.dim})
     tuning = replace(settings.tuning, methods=tuned_methods(settings.methods))
-    progress.phase("tuning the noise", tuning.queries * len(tuning.noises) * len(tuning.methods))
-    noises = tune(mlp, attributor, tuning, journal, lambda: progress.advance(1))
-    progress.note(f"relative noise by margin drop on the tuning queries: {noises}")
+    noises = tune(mlp, attributor, tuning, journal, progress)
+    if noises:
+        progress.note(f"relative noise by margin drop on the tuning queries: {noises}")
     margin = frozen_index(mlp.file, out / "margin", Sketched("margin", False, settings.dim), progress, device)
     every = {
         **information_rankers(mlp, attributor, noises),

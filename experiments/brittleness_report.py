@@ -10,6 +10,7 @@ from experiments.plots import draw_lines, figure
 from experiments.report import Report
 from experiments.retrained_mlp import RetrainedMlp
 from experiments.statistics import with_error
+from experiments.units import StoppedError
 
 
 def report(
@@ -83,10 +84,14 @@ def report(
 
 
 def finished(mlp: RetrainedMlp, methods: Sequence[str], sizes: Sequence[int], journal: Journal) -> list[int]:
-    """Return the queries for which every method has an outcome at every size; at least one."""
+    """Return the queries for which every method has an outcome at every size.
+
+    Raises:
+        StoppedError: If there is none: it is not told from a run that was stopped before the first.
+    """
     rows = [row for row in mlp.query_rows if all(next_size(journal, row, method, sizes) is None for method in methods)]
     if not rows:
-        raise ValueError("no query is finished yet: start the experiment again, it continues where it stopped")
+        raise StoppedError("no query is finished yet")
     return rows
 
 

@@ -16,6 +16,7 @@ from experiments.panel_figures import Panel, draw_panels
 from experiments.report import Report
 from experiments.retrained_mlp import TooManyQueriesError
 from experiments.statistics import with_error
+from experiments.units import units_of
 from indexer.attributor import Attributor, CandidateFilter, Question
 from indexer.build import build_index
 from indexer.preparation import BuildSettings
@@ -75,10 +76,8 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
             f"has right; allowed are 1 to {len(rows)}, or another --out for an index of more"
         )
     found: dict[int, dict[str, list[dict[str, Any]]]] = {}
-    progress.phase("asking", len(rows))
-    for row in rows:
+    for row in units_of(progress, "asking", rows):
         found[row] = {method: _picks(attributor, settings, row, method) for method in attributor.methods}
-        progress.advance(1)
     table: list[dict[str, Any]] = []
     for method in attributor.methods:
         cosines = [_mean_cosine(index, [pick["row"] for pick in found[row][method]]) for row in rows]

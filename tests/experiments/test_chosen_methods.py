@@ -17,6 +17,11 @@ def test_an_unknown_method_is_named_with_those_allowed():
         check_methods(["trak", "trac"], ["trak", "ekfac"])
 
 
+def test_a_method_named_twice_is_refused():
+    with pytest.raises(UnknownMethodError, match="trak more than once; name every method once"):
+        check_methods(["trak", "ekfac", "trak"], ["trak", "ekfac"])
+
+
 def test_ekfac_alone_needs_kronfluence(ekfac):
     ekfac(False)
     with pytest.raises(UnknownMethodError, match="kronfluence is not installed"):
