@@ -28,6 +28,7 @@ from experiments.statistics import with_error
 from experiments.units import units_of
 from indexer.ntk import ntk_scales
 from indexer.progress import Progress
+from indexer.terminal import counted
 
 TITLE = "backdoor-kernel: which part of the kernel loses poisoned images"
 _ROWS_AT_ONCE = 250
@@ -76,7 +77,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     queries = len(next(iter(found.values())))
     facts = {
         "seeds": 1,
-        "errors_over": f"{queries} tuning queries",
+        "errors_over": counted(queries, "tuning query", "tuning queries"),
         "queries": queries,
         "train_rows": len(frozen.train),
         "network": frozen.network,

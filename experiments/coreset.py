@@ -43,6 +43,7 @@ from experiments.statistics import with_error
 from experiments.units import units_of
 from indexer.attributor.spectra import Spectra
 from indexer.progress import Progress
+from indexer.terminal import counted
 from indexer.training import TrainingSettings
 from sketchstore.reader import Index
 
@@ -346,7 +347,7 @@ def report(
     largest = settings.sizes[0]
     facts = {
         "seeds": len(settings.seeds),
-        "errors_over": f"{len(settings.seeds)} seeds",
+        "errors_over": counted(len(settings.seeds), "seed"),
         "train_rows": len(labels),
         "accuracy_of_the_whole_training_set": float(whole.float().mean()),
         "queries": settings.queries,

@@ -27,6 +27,7 @@ from experiments.units import units_of
 from indexer.attributor import Attributor
 from indexer.attributor.spectra import Spectra
 from indexer.progress import Progress
+from indexer.terminal import counted
 from indexer.training import TrainingSettings
 from sketchstore.reader import Index
 
@@ -116,7 +117,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     facts = {
         "queries": settings.queries,
         "seeds": 1,
-        "errors_over": f"{settings.queries} queries a network",
+        "errors_over": f"{counted(settings.queries, 'query', 'queries')} a network",
         "size_of_noise_sweep": settings.size,
         "relative_noise_of_size_sweep": settings.noise,
         "sketch_dim": settings.dim,

@@ -27,6 +27,7 @@ from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
 from experiments.statistics import with_error
 from experiments.units import units_of
 from indexer.progress import Progress
+from indexer.terminal import counted
 from indexer.training import TrainingSettings
 
 TITLE = "linear datamodelling score, 50 half-subsets (not in the paper)"
@@ -116,7 +117,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
         "queries": settings.queries,
         "subsets": settings.subsets,
         "seeds": 1,
-        "errors_over": f"{settings.queries} queries",
+        "errors_over": counted(settings.queries, "query", "queries"),
         "train_rows": len(mlp.frozen.train),
         "chosen_on_tuning_queries": chosen,
         "over_regularisation": over_lambda,

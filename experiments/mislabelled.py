@@ -25,6 +25,7 @@ from experiments.retrained_mlp import PAPER_MLP, MlpSettings
 from experiments.statistics import with_error
 from experiments.units import units_of
 from indexer.progress import Progress
+from indexer.terminal import counted
 from indexer.training import TrainingSettings
 from sketchstore.reader import Index
 
@@ -92,7 +93,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     ]
     facts = {
         "seeds": len(settings.seeds),
-        "errors_over": f"{len(settings.seeds)} seeds",
+        "errors_over": counted(len(settings.seeds), "seed"),
         "flipped": settings.flipped,
         "relative_noise": settings.relative_noise,
         "train_rows": index.num_rows,

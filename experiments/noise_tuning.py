@@ -20,6 +20,7 @@ from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
 from experiments.statistics import with_error
 from indexer.attributor import Attributor
 from indexer.progress import Progress
+from indexer.terminal import counted
 from indexer.training import TrainingSettings
 from indexer.tune import tune_noise
 
@@ -92,7 +93,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     by_removal = {method: chosen[method] for method in tuning.methods}
     facts = {
         "seeds": 1,
-        "errors_over": f"{tuning.queries} queries",
+        "errors_over": counted(tuning.queries, "query", "queries"),
         "queries": tuning.queries,
         "removed": tuning.num_removed,
         "train_rows": len(mlp.frozen.train),

@@ -22,6 +22,7 @@ from indexer.build import build_index
 from indexer.preparation import BuildSettings
 from indexer.progress import Progress
 from indexer.recipe import OptionValue
+from indexer.terminal import counted
 from sketchstore.reader import Index, open_index
 
 TITLE = "panels: a query and the top examples of every method, images (appendix F)"
@@ -85,7 +86,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
         table.append({"method": method, **with_error("infogain_nats", nats), **with_error("mean_cosine", cosines)})
     facts = {
         "seeds": 1,
-        "errors_over": f"{len(rows)} queries",
+        "errors_over": counted(len(rows), "query", "queries"),
         "queries": len(rows),
         "picks_each": settings.picks,
         "relative_noise": settings.relative_noise,

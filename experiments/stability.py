@@ -24,6 +24,7 @@ from experiments.statistics import with_error
 from experiments.units import units_of
 from indexer.attributor import Attributor
 from indexer.progress import Progress
+from indexer.terminal import counted
 from indexer.training import TrainingSettings
 
 TITLE = "stability of the picks under another sketch seed, and their diversity (not in the paper)"
@@ -102,7 +103,8 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     table = summarise(settings, rows, journal)
     facts = {
         "seeds": len(settings.sketch_seeds),
-        "errors_over": f"{len(rows)} queries, each the mean over pairs of {len(settings.sketch_seeds)} sketch seeds",
+        "errors_over": f"{counted(len(rows), 'query', 'queries')}, each the mean over pairs of "
+        f"{len(settings.sketch_seeds)} sketch seeds",
         "queries": len(rows),
         "picks": settings.picks,
         "train_rows": len(mlp.frozen.train),
