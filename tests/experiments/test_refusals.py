@@ -60,6 +60,16 @@ def test_a_network_that_was_cut_off_is_named_with_the_cure(tmp_path, said):
     assert line.startswith(f"lds: {file} is cut off")
 
 
+def test_an_index_that_was_damaged_is_one_line(tmp_path, said, monkeypatch):
+    monkeypatch.setenv("NATTRIBUTE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "manifest.json").write_text("{", encoding="utf-8")
+    status, line = said("panels", "--size", "smoke", "--out", str(tmp_path))
+    assert status == 1
+    assert line.startswith("panels: ")
+    assert "manifest.json" in line
+
+
 def test_another_safetensors_file_is_no_network(tmp_path):
     from safetensors.torch import save_file
     from torch import zeros
