@@ -59,7 +59,11 @@ def main() -> None:
         "--queries", type=int, help="how many queries, where an experiment asks about queries one by one"
     )
     parser.add_argument("--seeds", type=int, help="how many of its seeds, where an experiment has several")
-    parser.add_argument("--methods", help="which of its methods, with commas, where an experiment can leave some out")
+    parser.add_argument(
+        "--methods",
+        help="which of its methods, with commas, where an experiment can leave some out; in brittleness an information "
+        "method may be METHOD@NOISE, its relative noise named and not tuned",
+    )
     parser.add_argument(
         "--device",
         choices=DEVICES,
