@@ -14,17 +14,21 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from experiments.catalogue import Experiment, experiments
 from experiments.chosen_methods import UnknownMethodError
 from experiments.devices import DEVICES, DeviceError, on_device
-from experiments.journal import OtherSettingsError, claim
-from experiments.report import print_report, write_report
+from experiments.journal import DamagedFileError, OtherSettingsError, claim, unclaim
+from experiments.report import Report, print_report, write_report
 from experiments.retrained_mlp import TooManyQueriesError
+from experiments.units import StoppedError
+from indexer.build import BuildInterruptedError
 from indexer.recipe import RecipeError
 from indexer.terminal import duration, progress_on
+from sketchstore.errors import IndexDirectoryError
 
 
 def main() -> None:
@@ -55,7 +59,11 @@ def main() -> None:
         "--queries", type=int, help="how many queries, where an experiment asks about queries one by one"
     )
     parser.add_argument("--seeds", type=int, help="how many of its seeds, where an experiment has several")
-    parser.add_argument("--methods", help="which of its methods, with commas, where an experiment can leave some out")
+    parser.add_argument(
+        "--methods",
+        help="which of its methods, with commas, where an experiment can leave some out; in brittleness an information "
+        "method may be METHOD@NOISE, its relative noise named and not tuned",
+    )
     parser.add_argument(
         "--device",
         choices=DEVICES,
@@ -94,19 +102,35 @@ def main() -> None:
         settings = replace(settings, methods=tuple(arguments.methods.split(",")))
     try:
         settings = on_device(settings, arguments.device)
-    except DeviceError as error:
+        experiment.check(settings)
+    except (DeviceError, UnknownMethodError) as error:
         parser.error(str(error))
+    run = f"{arguments.name}, configuration {configuration}, size {arguments.size}"
     began = time.monotonic()
-    try:
-        claim(arguments.out, f"{arguments.name}, configuration {configuration}, size {arguments.size}")
-        with progress_on(Console(stderr=True)) as progress:
-            report = experiment.run(settings, arguments.data_dir, arguments.out, progress)
-    except (OtherSettingsError, RecipeError, TooManyQueriesError, UnknownMethodError) as error:
-        sys.exit(f"{arguments.name}: {error}")
+    report, files = _run(experiment, settings, arguments, run)
     console = Console()
-    files = write_report(report, arguments.out, arguments.name)
     print_report(report, console)
     console.print(f"{duration(time.monotonic() - began)}; written: {', '.join(str(file) for file in files)}")
+
+
+def _run(experiment: Experiment, settings: Any, arguments: argparse.Namespace, run: str) -> tuple[Report, list[Path]]:
+    # What can be mended from outside is one line; a traceback is left for mistakes of this program.
+    out: Path = arguments.out
+    try:
+        claim(out, run)
+        with progress_on(Console(stderr=True)) as progress:
+            report = experiment.run(settings, arguments.data_dir, out, progress)
+        return report, write_report(report, out, arguments.name)
+    except (StoppedError, BuildInterruptedError, KeyboardInterrupt):
+        sys.stderr.write(f"{arguments.name}: stopped; start it again with the same arguments to go on\n")
+        sys.exit(130)
+    except (RecipeError, TooManyQueriesError) as error:
+        unclaim(out)
+        sys.exit(f"{arguments.name}: {error}")
+    except (DamagedFileError, IndexDirectoryError, OtherSettingsError) as error:
+        sys.exit(f"{arguments.name}: {error}")
+    except OSError as error:
+        sys.exit(f"{arguments.name}: {error.filename or 'the system'}: {error.strerror or error}")
 
 
 def _described(experiment: Experiment) -> str:

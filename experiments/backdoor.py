@@ -32,6 +32,7 @@ from experiments.networks import RESNET9_TRAINING, initial_network, is_flat
 from experiments.poisoning import Triggers, poisoned, relabelled
 from experiments.report import Report
 from experiments.retrieval import recall_at, reciprocal_rank
+from experiments.units import stop_if_asked, units_of
 from indexer.progress import Progress
 from indexer.training import TrainingSettings, train_classifier
 
@@ -155,9 +156,14 @@ CONFIGURATIONS = {
 }
 
 
+def check(settings: Settings) -> None:
+    """Refuse methods that there are not (``chosen_methods.check_methods``)."""
+    check_methods(settings.methods, METHODS)
+
+
 def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress) -> Report:
     """Poison, train and index once for every seed; ask the tuning queries, choose the noises, ask the others."""
-    check_methods(settings.methods, METHODS)
+    check(settings)
     kept = replace(settings, seeds=(), queries=0, tuning_queries=0, noises=(), methods=())
     journal = Journal(out / "rankings.jsonl", {"settings": str(kept)})
     networks = {seed: network(settings, data_dir, out / f"seed-{seed}", seed, progress) for seed in settings.seeds}
@@ -177,20 +183,15 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     tuning = range(settings.tuning_queries)
     reported = range(settings.stored_tuning, settings.stored_tuning + settings.queries)
     for seed, frozen in networks.items():
-        progress.phase(f"tuning queries, seed {seed}", len(tuning) * len(settings.noises))
-        for query in tuning:
-            for noise in settings.noises:
-                for method in tuned:
-                    ask(settings, frozen, rankers[seed], journal, seed, query, method, noise)
-                progress.advance(1)
+        units = [(seed, query, method, noise) for query in tuning for noise in settings.noises for method in tuned]
+        for unit in units_of(progress, f"tuning queries, seed {seed}", units, lambda unit: key_of(*unit) in journal):
+            ask(settings, frozen, rankers[seed], journal, *unit)
     chosen = chosen_noises(settings, tuned, tuning, journal)
     progress.note(f"noise, and λ, by recall on the tuning queries: {chosen}")
     for seed, frozen in networks.items():
-        progress.phase(f"queries, seed {seed}", len(reported))
-        for query in reported:
-            for method in asked:
-                ask(settings, frozen, rankers[seed], journal, seed, query, method, chosen.get(method))
-            progress.advance(1)
+        wanted = [(seed, query, method, chosen.get(method)) for query in reported for method in asked]
+        for of_query in units_of(progress, f"queries, seed {seed}", wanted, lambda unit: key_of(*unit) in journal):
+            ask(settings, frozen, rankers[seed], journal, *of_query)
     success = {seed: float(frozen.metadata["success_percent"][0]) / 100 for seed, frozen in networks.items()}
     return report(settings, asked, tuning, reported, chosen, success, journal)
 
@@ -202,6 +203,7 @@ def network(settings: Settings, data_dir: Path | None, folder: Path, seed: int, 
         folder.mkdir(parents=True, exist_ok=True)
         progress.phase(f"training on poisoned images, seed {seed}", 0)
         save_frozen(trained(settings, data_dir, seed, progress), file)
+        stop_if_asked(progress)
     return load_frozen(file)
 
 

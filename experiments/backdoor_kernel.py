@@ -25,8 +25,10 @@ from experiments.recipes import frozen_resnet
 from experiments.report import Report
 from experiments.retrieval import recall_at
 from experiments.statistics import with_error
+from experiments.units import units_of
 from indexer.ntk import ntk_scales
 from indexer.progress import Progress
+from indexer.terminal import counted
 
 TITLE = "backdoor-kernel: which part of the kernel loses poisoned images"
 _ROWS_AT_ONCE = 250
@@ -62,14 +64,12 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     frozen = backdoor.network(settings.backdoor, data_dir, out / f"seed-{seed}", seed, progress)
     labels = frozen.queries.labels[: settings.backdoor.stored_tuning]
     found: dict[tuple[str, str], list[float]] = {}
-    progress.phase("ranking by exact kernels", len(settings.classes))
-    for label in settings.classes:
+    for label in units_of(progress, "ranking by exact kernels", settings.classes):
         pool = torch.nonzero(frozen.train.labels == label).squeeze(1)
         truth = set(torch.nonzero(frozen.metadata["poisoned"][pool] == 1).squeeze(1).tolist())
         asked = torch.nonzero(labels == label).squeeze(1)
         for kernel, part, scores in _rankings(frozen, label, pool, asked, settings):
             found.setdefault((kernel, part), []).append(recall_at(ranking(scores)[:k], truth, k))
-        progress.advance(1)
     table: list[dict[str, Any]] = [
         {"kernel": kernel, "ranked_by": part, **with_error("recall", values)}
         for (kernel, part), values in found.items()
@@ -77,7 +77,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     queries = len(next(iter(found.values())))
     facts = {
         "seeds": 1,
-        "errors_over": f"{queries} tuning queries",
+        "errors_over": counted(queries, "tuning query", "tuning queries"),
         "queries": queries,
         "train_rows": len(frozen.train),
         "network": frozen.network,

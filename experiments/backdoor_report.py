@@ -8,6 +8,7 @@ from experiments.journal import Journal
 from experiments.plots import draw_lines, figure, style_of
 from experiments.report import Report
 from experiments.statistics import mean_and_error, with_error
+from indexer.terminal import counted
 
 
 class Asked(Protocol):
@@ -86,7 +87,7 @@ def report(
     several = len(settings.seeds) > 1
     facts = {
         "seeds": len(settings.seeds),
-        "errors_over": f"{len(settings.seeds)} seeds" if several else f"{len(reported)} queries",
+        "errors_over": counted(len(settings.seeds), "seed") if several else counted(len(reported), "query", "queries"),
         "queries": len(reported),
         "tuning_queries": len(tuning),
         "success": dict(success),

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 from experiments.brittleness_report import next_size, report
-from experiments.chosen_methods import check_methods
+from experiments.chosen_methods import check_methods, named_noise
 from experiments.ekfac import ekfac_scores
 from experiments.ekfac import is_available as ekfac_is_available
 from experiments.indexing import Sketched, frozen_index
@@ -51,6 +51,8 @@ METHODS = (*INFORMATION, OWN_LABEL, "random", *BASELINES, "ekfac")
 #: Explanations of the order of the methods, asked with ``--methods`` only: InfoGain of what is flipped, the margin,
 #: without NTK scales, as the baselines have it; and TRAK as its package sets λ, to nothing.
 EXPLANATIONS = ("infogain_margin", "trak_undamped")
+#: Methods that are also asked as METHOD@NOISE, at a relative noise that nothing is tuned for.
+WITH_NOISE = (*INFORMATION, OWN_LABEL, "infogain_margin")
 
 
 @dataclass(frozen=True)
@@ -199,34 +201,39 @@ Ranker = Callable[[int, int, int], list[int]]
 """Ranks training rows: (stored query, its label, how many) → rows, most influential first."""
 
 
+def check(settings: Settings) -> None:
+    """Refuse methods that there are not (``chosen_methods.check_methods``)."""
+    check_methods(settings.methods, (*METHODS, *EXPLANATIONS), WITH_NOISE)
+
+
 def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress) -> Report:
     """Train, index, tune, remove and retrain; continue where an earlier run stopped."""
-    check_methods(settings.methods, (*METHODS, *EXPLANATIONS))
+    check(settings)
     mlp = retrained(
         settings.mlp,
         data_dir,
         out / "network.safetensors",
         num_tuning=settings.tuning_queries,
         num_queries=settings.stored_queries,
+        progress=progress,
     )
     device = settings.mlp.training.device
     index = frozen_index(mlp.file, out / "class-logit", Sketched("class_logit", True, settings.dim), progress, device)
     attributor = Attributor(index, engine="brute_force")
     journal = Journal(out / "trainings.jsonl", {"mlp": str(settings.mlp), "dim": settings.dim})
     tuning = replace(settings.tuning, methods=tuned_methods(settings.methods))
-    progress.phase("tuning the noise", tuning.queries * len(tuning.noises) * len(tuning.methods))
-    noises = tune(mlp, attributor, tuning, journal, lambda: progress.advance(1))
-    progress.note(f"relative noise by margin drop on the tuning queries: {noises}")
+    noises = tune(mlp, attributor, tuning, journal, progress)
+    if noises:
+        progress.note(f"relative noise by margin drop on the tuning queries: {noises}")
     margin = frozen_index(mlp.file, out / "margin", Sketched("margin", False, settings.dim), progress, device)
+    of_margin = Attributor(margin, engine="brute_force")
+    at_noise = {method: noise for method in settings.methods if (noise := named_noise(method)[1]) is not None}
     every = {
         **information_rankers(mlp, attributor, noises),
+        **{method: ranker_at_noise(attributor, of_margin, method) for method in at_noise},
         **baseline_rankers(mlp, MarginBaselines(mlp.frozen, margin, settings.regularisation)),
         **(
-            {
-                "infogain_margin": information_ranker(
-                    Attributor(margin, engine="brute_force"), "infogain", noises["infogain"]
-                )
-            }
+            {"infogain_margin": information_ranker(of_margin, "infogain", noises["infogain"])}
             if "infogain" in noises
             else {}
         ),
@@ -234,11 +241,13 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     }
     rankers = {method: every[method] for method in settings.methods if method in every}
     remove_and_retrain(settings, mlp, rankers, journal, progress)
-    return report(settings.sizes, tuning, mlp, list(rankers), noises, journal)
+    return report(settings.sizes, tuning, mlp, list(rankers), {**noises, **at_noise}, journal)
 
 
 def tuned_methods(methods: Sequence[str]) -> tuple[str, ...]:
-    """Return the methods whose noise must be tuned before some methods are asked; approximate InfoGain's is InfoGain's.
+    """Return the methods whose noise must be tuned before some methods are asked.
+
+    Approximate InfoGain has InfoGain's noise, and METHOD@NOISE its own.
 
     Args:
         methods: Those asked.
@@ -274,6 +283,23 @@ def information_ranker(
     return lambda query, label, budget: select_rows(
         attributor, query, label, method, budget, relative_noise, condition=condition
     )
+
+
+def ranker_at_noise(of_logit: Attributor, of_margin: Attributor, method: str) -> Ranker:
+    """Return the ranking of METHOD@NOISE, one of ``WITH_NOISE``.
+
+    Args:
+        of_logit: Over the index of the class logits.
+        of_margin: Over the index of the margins.
+        method: The method with its noise.
+    """
+    rule, noise = named_noise(method)
+    assert noise is not None
+    if rule == "infogain_margin":
+        return information_ranker(of_margin, "infogain", noise)
+    if rule == OWN_LABEL:
+        return information_ranker(of_logit, "infoloss", noise, condition="pool")
+    return information_ranker(of_logit, rule, noise)
 
 
 def baseline_rankers(mlp: RetrainedMlp, baselines: MarginBaselines) -> dict[str, Ranker]:
@@ -320,6 +346,7 @@ def remove_and_retrain(
     progress.phase("removing and retraining", len(units), done=len(units) - len(left))
     for row, method in left:
         if progress.stop_requested():
+            progress.note("stopped: reported are the queries that all methods have finished; the same arguments go on")
             return
         label = int(mlp.frozen.queries.labels[row])
         rows = journal.once(

@@ -9,7 +9,9 @@ from experiments.noise_by_removal import TuningSettings, mean_margin
 from experiments.plots import draw_lines, figure
 from experiments.report import Report
 from experiments.retrained_mlp import RetrainedMlp
-from experiments.statistics import with_error
+from experiments.statistics import mcnemar_p, with_error
+from experiments.units import StoppedError
+from indexer.terminal import counted
 
 
 def report(
@@ -30,15 +32,18 @@ def report(
         tuning: What the noise was tuned on.
         mlp: The network.
         methods: The methods.
-        noises: Noise of each information method.
+        noises: Noise of each information method, tuned or named.
         journal: The finished trainings.
     """
     rows = finished(mlp, methods, sizes, journal)
+    flips = {
+        method: {size: [bool(flipped_at(journal, row, method, sizes, size)) for row in rows] for size in sizes}
+        for method in methods
+    }
     before = mlp.query_margins(list(mlp.frozen.weights.values()), list(mlp.query_rows))
     table: list[dict[str, Any]] = []
     for method in methods:
         for size in sizes:
-            flips = [float(flipped_at(journal, row, method, sizes, size)) for row in rows]
             drops = [
                 float(before[row - mlp.num_tuning]) - journal[f"removed/{row}/{method}/{sizes[-1]}"]["margin"]
                 for row in rows
@@ -46,14 +51,14 @@ def report(
             drop = with_error("margin_drop", drops)
             if size != sizes[-1]:
                 drop = dict.fromkeys(drop)
-            table.append({"method": method, "removed": size, **with_error("flipped", flips), **drop})
+            table.append({"method": method, "removed": size, **with_error("flipped", flips[method][size]), **drop})
     trainings = sum(key.startswith("removed/") for key in journal)
     facts = {
         "queries": len(rows),
         "queries_wanted": mlp.num_queries,
         "trainings": trainings,
         "seeds": 1,
-        "errors_over": f"{len(rows)} queries",
+        "errors_over": counted(len(rows), "query", "queries"),
         "network": mlp.settings.network,
         "train_rows": len(mlp.frozen.train),
         **({} if mlp.frozen.test_accuracy is None else {"test_accuracy": mlp.frozen.test_accuracy}),
@@ -67,8 +72,15 @@ def report(
                 for method in tuning.methods
             },
         },
-        "largest_size": {
-            method: [int(flipped_at(journal, row, method, sizes, sizes[-1])) for row in rows] for method in methods
+        "query_rows": rows,
+        "flips": {
+            method: {str(size): [int(flipped) for flipped in found] for size, found in of_size.items()}
+            for method, of_size in flips.items()
+        },
+        "infogain_mcnemar_p": {
+            method: {str(size): mcnemar_p(flips["infogain"][size], flips[method][size]) for size in sizes}
+            for method in methods
+            if "infogain" in methods and method != "infogain"
         },
     }
 
@@ -77,16 +89,20 @@ def report(
             draw_lines(axis, table, x="removed", y="flipped")
             axis.set_xlabel("examples of the query's class removed")
             axis.set_ylabel("share of predictions lost")
-            axis.set_title(f"{len(rows)} queries, one seed", fontsize=10)
+            axis.set_title(f"{counted(len(rows), 'query', 'queries')}, one seed", fontsize=10)
 
     return Report("Brittleness: share of correct predictions lost after retraining", table, facts, draw)
 
 
 def finished(mlp: RetrainedMlp, methods: Sequence[str], sizes: Sequence[int], journal: Journal) -> list[int]:
-    """Return the queries for which every method has an outcome at every size; at least one."""
+    """Return the queries for which every method has an outcome at every size.
+
+    Raises:
+        StoppedError: If there is none: it is not told from a run that was stopped before the first.
+    """
     rows = [row for row in mlp.query_rows if all(next_size(journal, row, method, sizes) is None for method in methods)]
     if not rows:
-        raise ValueError("no query is finished yet: start the experiment again, it continues where it stopped")
+        raise StoppedError("no query is finished yet")
     return rows
 
 

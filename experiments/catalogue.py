@@ -34,11 +34,13 @@ class Experiment:
         configurations: Data set and network by name, the default first; for each, settings by size: ``small``,
             ``paper``, and ``smoke`` for the tests.
         run: Does it: (settings, data folder, output folder, progress) → report.
+        check: Refuses settings that cannot be run, before anything is written.
     """
 
     title: str
     configurations: Mapping[str, Mapping[str, Any]]
     run: Callable[[Any, Path | None, Path, Progress], Report]
+    check: Callable[[Any], None]
 
 
 def experiments() -> dict[str, Experiment]:
@@ -57,6 +59,11 @@ def experiments() -> dict[str, Experiment]:
         "mislabelled": mislabelled,
     }
     return {
-        name: Experiment(module.TITLE, getattr(module, "CONFIGURATIONS", {DEFAULT: module.SIZES}), module.run)
+        name: Experiment(
+            module.TITLE,
+            getattr(module, "CONFIGURATIONS", {DEFAULT: module.SIZES}),
+            module.run,
+            getattr(module, "check", lambda settings: None),
+        )
         for name, module in modules.items()
     }

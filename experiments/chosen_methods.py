@@ -1,28 +1,62 @@
-"""``--methods``: some of an experiment's methods instead of all."""
+"""``--methods``: some of an experiment's methods instead of all, and METHOD@NOISE where one can name its noise."""
 
+import math
 from collections.abc import Sequence
 
 from experiments.ekfac import is_available as ekfac_is_available
 
 
 class UnknownMethodError(ValueError):
-    """A method that the experiment does not have, or that cannot be run here."""
+    """A method that the experiment does not have, that cannot be run here or that is named twice."""
 
 
-def check_methods(methods: Sequence[str], allowed: Sequence[str]) -> None:
-    """Refuse methods that an experiment does not have, and EK-FAC alone where kronfluence is not installed.
+def named_noise(method: str) -> tuple[str, float | None]:
+    """Part METHOD@NOISE.
+
+    Args:
+        method: A method as it is asked.
+
+    Returns:
+        The method, and its relative noise; None where it names none.
+
+    Raises:
+        UnknownMethodError: If what stands after the @ is no relative noise.
+    """
+    rule, at, text = method.partition("@")
+    if not at:
+        return rule, None
+    try:
+        noise = float(text)
+    except ValueError:
+        noise = math.nan
+    if not (math.isfinite(noise) and noise > 0):
+        raise UnknownMethodError(f"--methods {method}: after the @ stands a relative noise, a positive number")
+    return rule, noise
+
+
+def check_methods(methods: Sequence[str], allowed: Sequence[str], with_noise: Sequence[str] = ()) -> None:
+    """Refuse methods that an experiment does not have or that are named twice, and EK-FAC alone without kronfluence.
 
     Args:
         methods: Those asked.
         allowed: Those it has.
+        with_noise: Those of them that can name their noise.
 
     Raises:
-        UnknownMethodError: It names them, and those allowed.
+        UnknownMethodError: It names them, and what is allowed.
     """
-    if unknown := [method for method in methods if method not in allowed]:
+    asked = [named_noise(method) for method in methods]
+    if unknown := [
+        method
+        for method, (rule, noise) in zip(methods, asked, strict=True)
+        if rule not in (allowed if noise is None else with_noise)
+    ]:
+        noisy = f", and {', '.join(f'{rule}@NOISE' for rule in with_noise)}" if with_noise else ""
         raise UnknownMethodError(
-            f"--methods: no method {', '.join(map(repr, unknown))}; allowed are {', '.join(allowed)}"
+            f"--methods: no method {', '.join(map(repr, unknown))}; allowed are {', '.join(allowed)}{noisy}"
         )
+    if twice := sorted({method for method, of in zip(methods, asked, strict=True) if asked.count(of) > 1}):
+        raise UnknownMethodError(f"--methods: {', '.join(twice)} more than once; name every method once")
     if set(methods) == {"ekfac"} and not ekfac_is_available():
         raise UnknownMethodError(
             "--methods ekfac: kronfluence is not installed (`make` installs it), and no other method is asked"

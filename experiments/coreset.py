@@ -40,8 +40,10 @@ from experiments.plots import draw_lines, figure
 from experiments.report import Report
 from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
 from experiments.statistics import with_error
+from experiments.units import units_of
 from indexer.attributor.spectra import Spectra
 from indexer.progress import Progress
+from indexer.terminal import counted
 from indexer.training import TrainingSettings
 from sketchstore.reader import Index
 
@@ -127,6 +129,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
         out / "network.safetensors",
         num_tuning=settings.tuning_queries,
         num_queries=settings.queries,
+        progress=progress,
     )
     index = frozen_index(mlp.file, out / "margin", Sketched("margin", False, settings.dim), progress)
     without = replace(settings, sizes=(), seeds=(), noises=())
@@ -171,17 +174,18 @@ def measure(
     progress: Progress,
 ) -> None:
     """Fill the journal: ``rows/…`` selected for the queries, and their ``accuracy/…`` on the reported half."""
-    units = [(balanced, size) for balanced in (False, True) for size in settings.sizes]
-    progress.phase("selecting and training", len(units) * len(methods) * len(settings.seeds))
-    for balanced, size in units:
-        for method in methods:
-            for seed in settings.seeds:
-                key = f"{method}/{'balanced' if balanced else 'plain'}/{size}"
-                rows = _selected(settings, selector, journal, key, method, balanced, size, noises.get(method), seed)
-                journal.once(
-                    f"accuracy/{key}/{seed}", partial(accuracy, settings, selector.mlp, rows, halves.reported, seed)
-                )
-                progress.advance(1)
+    units = [
+        (f"{method}/{balance}/{size}", method, balance == "balanced", size, seed)
+        for balance in ("plain", "balanced")
+        for size in settings.sizes
+        for method in methods
+        for seed in settings.seeds
+    ]
+    for key, method, balanced, size, seed in units_of(
+        progress, "selecting and training", units, lambda unit: f"accuracy/{unit[0]}/{unit[-1]}" in journal
+    ):
+        rows = _selected(settings, selector, journal, key, method, balanced, size, noises.get(method), seed)
+        journal.once(f"accuracy/{key}/{seed}", partial(accuracy, settings, selector.mlp, rows, halves.reported, seed))
 
 
 def _selected(
@@ -298,17 +302,15 @@ def tuned(
     settings: Settings, selector: Selector, halves: Halves, journal: Journal, progress: Progress
 ) -> dict[str, float]:
     """Return the noise of each information method with the best accuracy on the tuning half."""
-    progress.phase("tuning the noise", len(INFORMATION) * len(settings.noises))
     found: dict[str, dict[float, float]] = {method: {} for method in INFORMATION}
-    for method in INFORMATION:
-        for noise in settings.noises:
+    units = [(method, noise, f"tune/{method}/{noise:g}") for method in INFORMATION for noise in settings.noises]
+    for method, noise, key in units_of(progress, "tuning the noise", units, lambda unit: unit[-1] in journal):
 
-            def measured(method: str = method, noise: float = noise) -> float:
-                rows = selector.select(method, settings.tuning_size, False, noise, tuning=True)
-                return accuracy(settings, selector.mlp, rows, halves.tuning, 0)
+        def measured(method: str = method, noise: float = noise) -> float:
+            rows = selector.select(method, settings.tuning_size, False, noise, tuning=True)
+            return accuracy(settings, selector.mlp, rows, halves.tuning, 0)
 
-            found[method][noise] = journal.once(f"tune/{method}/{noise:g}", measured)
-            progress.advance(1)
+        found[method][noise] = journal.once(key, measured)
     return {method: max(by_noise, key=lambda noise: by_noise[noise]) for method, by_noise in found.items()}
 
 
@@ -345,7 +347,7 @@ def report(
     largest = settings.sizes[0]
     facts = {
         "seeds": len(settings.seeds),
-        "errors_over": f"{len(settings.seeds)} seeds",
+        "errors_over": counted(len(settings.seeds), "seed"),
         "train_rows": len(labels),
         "accuracy_of_the_whole_training_set": float(whole.float().mean()),
         "queries": settings.queries,

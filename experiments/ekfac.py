@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from experiments.frozen import Frozen
+from experiments.journal import DamagedFileError
 from experiments.mlp_training import margins
 from experiments.networks import is_flat
 
@@ -49,6 +51,9 @@ def ekfac_scores(frozen: Frozen, folder: Path, *, rows_a_batch: int = 100, devic
 
     Returns:
         float32 ``[q, n]``.
+
+    Raises:
+        DamagedFileError: If the file of the scores is cut off.
     """
     file = folder / "ekfac.safetensors"
     if not file.exists():
@@ -56,7 +61,10 @@ def ekfac_scores(frozen: Frozen, folder: Path, *, rows_a_batch: int = 100, devic
         temporary = file.with_suffix(".tmp")
         save_file({"scores": _computed(frozen, folder, rows_a_batch, device)}, temporary)
         temporary.rename(file)
-    scores: Tensor = load_file(file)["scores"]
+    try:
+        scores: Tensor = load_file(file)["scores"]
+    except (SafetensorError, KeyError) as error:
+        raise DamagedFileError(f"{file} holds no scores ({error}); remove it, and they are computed again") from error
     return scores
 
 

@@ -5,16 +5,18 @@ An experiment changes the training set (it poisons it, halves it, keeps two clas
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from experiments.journal import DamagedFileError
 from experiments.networks import initial_network, is_flat
 
 
@@ -147,16 +149,46 @@ def save_frozen(frozen: Frozen, path: Path) -> None:
     temporary.rename(path)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise DamagedFileError(
+            f"{path} is cut off or no frozen network ({error}); remove it, and the network is trained again"
+        ) from error
+
+
+def _described(file: Any) -> dict[str, Any]:
+    described: dict[str, Any] = json.loads(file.metadata()["frozen"])
+    return described
+
+
 def frozen_network(path: Path) -> str:
-    """Return the network's description without reading the rest."""
-    with safe_open(path, framework="pt") as file:
-        return str(json.loads(file.metadata()["frozen"])["network"])
+    """Return the network's description without reading the rest.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DamagedFileError: If it is cut off, or no frozen network.
+    """
+    with _opened(path) as file:
+        return str(_described(file)["network"])
 
 
 def load_frozen(path: Path) -> Frozen:
-    """Read what :func:`save_frozen` wrote."""
-    with safe_open(path, framework="pt") as file:
-        described: dict[str, Any] = json.loads(file.metadata()["frozen"])
+    """Read what :func:`save_frozen` wrote.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DamagedFileError: If it is cut off, or no frozen network.
+    """
+    with _opened(path) as file:
+        described = _described(file)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — the file is no mapping
 
     def named(prefix: str) -> dict[str, Tensor]:

@@ -23,9 +23,11 @@ from experiments.plots import draw_lines, figure
 from experiments.report import Report
 from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp, TooManyQueriesError
 from experiments.statistics import with_error
+from experiments.units import units_of
 from indexer.attributor import Attributor
 from indexer.attributor.spectra import Spectra
 from indexer.progress import Progress
+from indexer.terminal import counted
 from indexer.training import TrainingSettings
 from sketchstore.reader import Index
 
@@ -104,6 +106,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
             out / name / "network.safetensors",
             num_tuning=10,
             num_queries=settings.stored_queries,
+            progress=progress,
         )
         rows = asked_rows(mlp, settings)
         how = Sketched("class_logit", True, settings.dim, views=settings.views)
@@ -114,7 +117,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     facts = {
         "queries": settings.queries,
         "seeds": 1,
-        "errors_over": f"{settings.queries} queries a network",
+        "errors_over": f"{counted(settings.queries, 'query', 'queries')} a network",
         "size_of_noise_sweep": settings.size,
         "relative_noise_of_size_sweep": settings.noise,
         "sketch_dim": settings.dim,
@@ -149,16 +152,12 @@ def measure(
     """Fill the journal with InfoLoss of every selection's prefixes, by ``query/noise``; one class after the other."""
     attributor, spectra = Attributor(index, engine="brute_force"), Spectra(index, 1 << 30)
     noises = sorted({*settings.noises, settings.noise})
-    progress.phase(f"sweeping {index.name}", len(rows) * len(noises))
     labels = mlp.frozen.queries.labels
-    for row in sorted(rows, key=lambda row: int(labels[row])):
-        for noise in noises:
-            label = int(labels[row])
-            journal.once(
-                f"{row}/{noise:g}",
-                lambda: losses(settings, attributor, spectra, row, label, noise),  # noqa: B023
-            )
-            progress.advance(1)
+    ordered = sorted(rows, key=lambda row: int(labels[row]))
+    units = [(row, noise, f"{row}/{noise:g}") for row in ordered for noise in noises]
+    for row, noise, key in units_of(progress, f"sweeping {index.name}", units, lambda unit: unit[-1] in journal):
+        label = int(labels[row])
+        journal.once(key, lambda: losses(settings, attributor, spectra, row, label, noise))  # noqa: B023
 
 
 def losses(

@@ -25,7 +25,9 @@ from experiments.plots import figure, style_of
 from experiments.report import Report
 from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
 from experiments.statistics import with_error
+from experiments.units import units_of
 from indexer.progress import Progress
+from indexer.terminal import counted
 from indexer.training import TrainingSettings
 
 TITLE = "linear datamodelling score, 50 half-subsets (not in the paper)"
@@ -88,20 +90,21 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
         out / "network.safetensors",
         num_tuning=settings.tuning_queries,
         num_queries=settings.queries,
+        progress=progress,
     )
     halves, trained = train_halves(settings, mlp, out, progress)
     index = frozen_index(mlp.file, out / "margin", Sketched("margin", False, settings.dim), progress)
     reported = list(mlp.query_rows)
     baselines = MarginBaselines(mlp.frozen, index, settings.regularisations[0])
-    progress.phase("scoring", len(settings.regularisations) + 1)
     over_lambda, chosen = tuned(settings, mlp, baselines, halves, trained, progress)
     table: list[dict[str, Any]] = []
-    for method in ("graddot", "trak", "relatif", "repsim"):
+    for method in units_of(progress, "scoring the queries", ("graddot", "trak", "relatif", "repsim")):
         regularisation = chosen.get(method)
         baselines = baselines.regularised(regularisation or 1.0)
         (values,) = correlations(baselines, reported, (method,), halves, trained).values()
         table.append({"method": method, "regularisation": regularisation, **with_error("lds", values)})
     if ekfac_is_available():
+        progress.phase("EK-FAC influence", 0)
         scores = ekfac_scores(mlp.frozen, out / "ekfac")
         values = [spearman(_sums(scores[row], halves), trained[:, row]) for row in reported]
         table.append({"method": "ekfac", "regularisation": None, **with_error("lds", values)})
@@ -110,12 +113,11 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
         for row in reported
     ]
     table.append({"method": "random", "regularisation": None, **with_error("lds", values)})
-    progress.advance(1)
     facts = {
         "queries": settings.queries,
         "subsets": settings.subsets,
         "seeds": 1,
-        "errors_over": f"{settings.queries} queries",
+        "errors_over": counted(settings.queries, "query", "queries"),
         "train_rows": len(mlp.frozen.train),
         "chosen_on_tuning_queries": chosen,
         "over_regularisation": over_lambda,
@@ -133,14 +135,13 @@ def tuned(
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Return the LDS of the tuning queries by method and λ, and the λ of each method at which it is highest."""
     over_lambda: list[dict[str, Any]] = []
-    for regularisation in settings.regularisations:
+    for regularisation in units_of(progress, "tuning λ", settings.regularisations):
         baselines = baselines.regularised(regularisation)
         found = correlations(baselines, list(mlp.tuning_rows), ("trak", "relatif"), halves, trained)
         over_lambda += [
             {"method": method, "regularisation": regularisation, **with_error("lds", values)}
             for method, values in found.items()
         ]
-        progress.advance(1)
     chosen = {
         method: max((row for row in over_lambda if row["method"] == method), key=lambda row: row["lds"])[
             "regularisation"
@@ -159,16 +160,16 @@ def train_halves(settings: Settings, mlp: RetrainedMlp, out: Path, progress: Pro
     journal = Journal(out / "halves.jsonl", {"mlp": str(settings.mlp)})
     count = len(mlp.frozen.train)
     every = list(range(len(mlp.frozen.queries)))
-    progress.phase("training on halves", settings.subsets)
     halves, margins_of = torch.zeros(settings.subsets, count, dtype=torch.bool), []
-    for number in range(settings.subsets):
+    for number in units_of(
+        progress, "training on halves", range(settings.subsets), lambda number: str(number) in journal
+    ):
         left_out = shuffled(count, seed=1000 + number)[: count // 2]
         halves[number] = True
         halves[number, left_out] = False
         margins_of.append(
             journal.once(str(number), lambda: mlp.query_margins(mlp.retrain(left_out), every).tolist())  # noqa: B023
         )
-        progress.advance(1)
     return halves, torch.tensor(margins_of, dtype=torch.float64)
 
 

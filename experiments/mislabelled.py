@@ -23,7 +23,9 @@ from experiments.plots import figure
 from experiments.report import Report
 from experiments.retrained_mlp import PAPER_MLP, MlpSettings
 from experiments.statistics import with_error
+from experiments.units import units_of
 from indexer.progress import Progress
+from indexer.terminal import counted
 from indexer.training import TrainingSettings
 from sketchstore.reader import Index
 
@@ -69,8 +71,12 @@ SIZES = {
 def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress) -> Report:
     """Flip, train, index and rank, once a seed."""
     found: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
+    for seed in units_of(
+        progress, "training on flipped labels", settings.seeds, lambda seed: network_file(out, seed).exists()
+    ):
+        network(settings, data_dir, out, seed)
     for seed in settings.seeds:
-        file = network(settings, data_dir, out, seed)
+        file = network_file(out, seed)
         index = frozen_index(
             file, out / f"margin-{seed}", Sketched("margin", False, settings.dim, spectra=False), progress
         )
@@ -87,7 +93,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     ]
     facts = {
         "seeds": len(settings.seeds),
-        "errors_over": f"{len(settings.seeds)} seeds",
+        "errors_over": counted(len(settings.seeds), "seed"),
         "flipped": settings.flipped,
         "relative_noise": settings.relative_noise,
         "train_rows": index.num_rows,
@@ -103,10 +109,15 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
 
 def network(settings: Settings, data_dir: Path | None, out: Path, seed: int) -> Path:
     """Return the file of a seed's network, trained if it is not there."""
-    file = out / f"network-{seed}.safetensors"
+    file = network_file(out, seed)
     if not file.exists():
         save_frozen(_trained(settings, data_dir, seed), file)
     return file
+
+
+def network_file(out: Path, seed: int) -> Path:
+    """Return where a seed's network is kept."""
+    return out / f"network-{seed}.safetensors"
 
 
 def flip(labels: Tensor, share: float, num_classes: int, seed: int) -> tuple[Tensor, Tensor]:

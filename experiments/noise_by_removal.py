@@ -4,13 +4,14 @@ For every noise of a grid, the examples selected for a tuning query are removed,
 query's margin is compared with what it was. `indexer tune` answers the same question by evidence, without retraining.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from experiments.information import select_rows
 from experiments.journal import Journal
 from experiments.retrained_mlp import RetrainedMlp
+from experiments.units import units_of
 from indexer.attributor import Attributor
+from indexer.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def tune(
     attributor: Attributor,
     settings: TuningSettings,
     journal: Journal,
-    advance: Callable[[], None],
+    progress: Progress,
 ) -> dict[str, float]:
     """Return the noise of each method with the largest mean drop of the tuning queries' margins.
 
@@ -44,19 +45,22 @@ def tune(
         attributor: Over its index.
         settings: What is tried.
         journal: Where finished trainings are kept, by ``tune/query/method/noise``.
-        advance: Called after every training.
+        progress: Told how many trainings are done.
     """
-    for row in mlp.tuning_rows[: settings.queries]:
-        label = int(mlp.frozen.queries.labels[row])
-        for noise in settings.noises:
-            for method in settings.methods:
+    units = [
+        (row, method, noise, f"tune/{row}/{method}/{noise:g}")
+        for row in mlp.tuning_rows[: settings.queries]
+        for noise in settings.noises
+        for method in settings.methods
+    ]
+    for row, method, noise, key in units_of(progress, "tuning the noise", units, lambda unit: unit[-1] in journal):
 
-                def margin(row: int = row, label: int = label, noise: float = noise, method: str = method) -> float:
-                    removed = select_rows(attributor, row, label, method, settings.num_removed, noise)
-                    return float(mlp.query_margins(mlp.retrain(removed), [row])[0])
+        def margin(row: int = row, method: str = method, noise: float = noise) -> float:
+            label = int(mlp.frozen.queries.labels[row])
+            removed = select_rows(attributor, row, label, method, settings.num_removed, noise)
+            return float(mlp.query_margins(mlp.retrain(removed), [row])[0])
 
-                journal.once(f"tune/{row}/{method}/{noise:g}", margin)
-                advance()
+        journal.once(key, margin)
     chosen = {
         method: min(settings.noises, key=lambda noise: mean_margin(settings, journal, method, noise))
         for method in settings.methods

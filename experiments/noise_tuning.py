@@ -20,6 +20,7 @@ from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
 from experiments.statistics import with_error
 from indexer.attributor import Attributor
 from indexer.progress import Progress
+from indexer.terminal import counted
 from indexer.training import TrainingSettings
 from indexer.tune import tune_noise
 
@@ -69,11 +70,17 @@ SIZES = {
 def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress) -> Report:
     """Train, index, remove and retrain over the grid, compute the evidence on it, and compare."""
     tuning = settings.tuning
-    mlp = RetrainedMlp(settings.mlp, data_dir, out / "network.safetensors", num_tuning=tuning.queries, num_queries=1)
+    mlp = RetrainedMlp(
+        settings.mlp,
+        data_dir,
+        out / "network.safetensors",
+        num_tuning=tuning.queries,
+        num_queries=1,
+        progress=progress,
+    )
     index = frozen_index(mlp.file, out / "class-logit", Sketched("class_logit", True, settings.dim), progress)
     journal = Journal(out / "trainings.jsonl", {"settings": str(settings)})
-    progress.phase("removing and retraining", tuning.queries * len(tuning.noises) * len(tuning.methods))
-    chosen = tune(mlp, Attributor(index, engine="brute_force"), tuning, journal, lambda: progress.advance(1))
+    chosen = tune(mlp, Attributor(index, engine="brute_force"), tuning, journal, progress)
     evidence = tune_noise(index, grid=tuning.noises, progress=progress)
     drops = margin_drops(mlp, tuning, journal)
     table: list[dict[str, Any]] = []
@@ -86,7 +93,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     by_removal = {method: chosen[method] for method in tuning.methods}
     facts = {
         "seeds": 1,
-        "errors_over": f"{tuning.queries} queries",
+        "errors_over": counted(tuning.queries, "query", "queries"),
         "queries": tuning.queries,
         "removed": tuning.num_removed,
         "train_rows": len(mlp.frozen.train),

@@ -16,11 +16,13 @@ from experiments.panel_figures import Panel, draw_panels
 from experiments.report import Report
 from experiments.retrained_mlp import TooManyQueriesError
 from experiments.statistics import with_error
+from experiments.units import units_of
 from indexer.attributor import Attributor, CandidateFilter, Question
 from indexer.build import build_index
 from indexer.preparation import BuildSettings
 from indexer.progress import Progress
 from indexer.recipe import OptionValue
+from indexer.terminal import counted
 from sketchstore.reader import Index, open_index
 
 TITLE = "panels: a query and the top examples of every method, images (appendix F)"
@@ -75,10 +77,8 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
             f"has right; allowed are 1 to {len(rows)}, or another --out for an index of more"
         )
     found: dict[int, dict[str, list[dict[str, Any]]]] = {}
-    progress.phase("asking", len(rows))
-    for row in rows:
+    for row in units_of(progress, "asking", rows):
         found[row] = {method: _picks(attributor, settings, row, method) for method in attributor.methods}
-        progress.advance(1)
     table: list[dict[str, Any]] = []
     for method in attributor.methods:
         cosines = [_mean_cosine(index, [pick["row"] for pick in found[row][method]]) for row in rows]
@@ -86,7 +86,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
         table.append({"method": method, **with_error("infogain_nats", nats), **with_error("mean_cosine", cosines)})
     facts = {
         "seeds": 1,
-        "errors_over": f"{len(rows)} queries",
+        "errors_over": counted(len(rows), "query", "queries"),
         "queries": len(rows),
         "picks_each": settings.picks,
         "relative_noise": settings.relative_noise,

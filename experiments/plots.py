@@ -48,7 +48,10 @@ STYLES = {
 
 
 def style_of(method: str) -> Style:
-    """Return how a method is drawn; one without an entry is grey under its own name."""
+    """Return how a method is drawn; METHOD@NOISE dotted, and one without an entry grey under its own name."""
+    rule, at, noise = method.partition("@")
+    if at and rule in STYLES:
+        return STYLES[rule]._replace(title=f"{STYLES[rule].title}, noise {noise}", line=":")
     return STYLES.get(method, Style(method, "tab:gray", "--"))
 
 

@@ -58,7 +58,7 @@ def write_report(report: Report, out: Path, name: str) -> list[Path]:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print the table, each mean with its standard error, and over how many seeds.
+    """Print the table, each mean with its standard error where there is one, and over how many seeds.
 
     Where the console is too narrow, texts fold and numbers stay whole; where that is not enough, lines are longer than
     the console is wide.
@@ -82,7 +82,9 @@ def print_report(report: Report, console: Console) -> None:
     if needed > console.width:
         table.width = needed
     console.print(table, crop=False, overflow="ignore")
-    console.print(f"seeds: {report.facts['seeds']}; ± is one standard error over {report.facts['errors_over']}")
+    has_errors = any(value is not None for row in report.rows for name, value in row.items() if name.endswith(ERROR))
+    over = f"; ± is one standard error over {report.facts['errors_over']}" if has_errors else ""
+    console.print(f"seeds: {report.facts['seeds']}{over}")
 
 
 def _cell(value: Any, error: float | None) -> str:

@@ -15,6 +15,7 @@ from experiments.frozen import Examples, Frozen, load_frozen, save_frozen
 from experiments.journal import OtherSettingsError
 from experiments.mlp_training import linear_weights, margins, mlp_logits, train_mlp
 from experiments.networks import initial_network
+from indexer.progress import Progress, Silent
 from indexer.training import TrainingSettings
 
 
@@ -83,17 +84,27 @@ class RetrainedMlp:
         file: Where the trained network is kept.
         num_tuning: Queries to tune on.
         num_queries: Queries to report.
+        progress: Told when the network is trained.
     """
 
     def __init__(
-        self, settings: MlpSettings, data_dir: Path | None, file: Path, *, num_tuning: int, num_queries: int
+        self,
+        settings: MlpSettings,
+        data_dir: Path | None,
+        file: Path,
+        *,
+        num_tuning: int,
+        num_queries: int,
+        progress: Progress | None = None,
     ) -> None:
         self.settings = settings
         self.file = file
         self.num_tuning, self.num_queries = num_tuning, num_queries
         if not file.exists():
+            (progress or Silent()).phase(f"training the network ({settings.data})", 0)
+            trained = self._trained(data_dir)
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_frozen(self._trained(data_dir), file)
+            save_frozen(trained, file)
         self.frozen: Frozen = load_frozen(file)
         if len(self.frozen.queries) != num_tuning + num_queries:
             raise OtherSettingsError(

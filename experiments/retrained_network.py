@@ -15,6 +15,7 @@ from experiments.frozen import Examples, Frozen
 from experiments.mlp_training import margins
 from experiments.networks import initial_network, is_flat
 from experiments.retrained_mlp import MlpSettings, RetrainedMlp, check_halves, first_right
+from indexer.progress import Progress
 from indexer.training import train_classifier
 
 _IMAGES_AT_ONCE = 500
@@ -101,8 +102,14 @@ class RetrainedNetwork(RetrainedMlp):
 
 
 def retrained(
-    settings: MlpSettings, data_dir: Path | None, file: Path, *, num_tuning: int, num_queries: int
+    settings: MlpSettings,
+    data_dir: Path | None,
+    file: Path,
+    *,
+    num_tuning: int,
+    num_queries: int,
+    progress: Progress | None = None,
 ) -> RetrainedMlp:
     """Return the network of these settings, trained if its file is not there."""
     kind = RetrainedNetwork if isinstance(settings, NetworkSettings) else RetrainedMlp
-    return kind(settings, data_dir, file, num_tuning=num_tuning, num_queries=num_queries)
+    return kind(settings, data_dir, file, num_tuning=num_tuning, num_queries=num_queries, progress=progress)

@@ -21,8 +21,10 @@ from experiments.plots import draw_lines, figure
 from experiments.report import Report
 from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
 from experiments.statistics import with_error
+from experiments.units import units_of
 from indexer.attributor import Attributor
 from indexer.progress import Progress
+from indexer.terminal import counted
 from indexer.training import TrainingSettings
 
 TITLE = "stability of the picks under another sketch seed, and their diversity (not in the paper)"
@@ -79,7 +81,12 @@ SIZES = {"smoke": SMOKE, "small": SMALL, "paper": PAPER}
 def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress) -> Report:
     """Index one network under every seed and dimension, select, and compare."""
     mlp = RetrainedMlp(
-        settings.mlp, data_dir, out / "network.safetensors", num_tuning=10, num_queries=settings.stored_queries
+        settings.mlp,
+        data_dir,
+        out / "network.safetensors",
+        num_tuning=10,
+        num_queries=settings.stored_queries,
+        progress=progress,
     )
     journal = Journal(out / "picks.jsonl", {"settings": str(replace(settings, queries=0))})
     rows = list(mlp.query_rows[: settings.queries])
@@ -88,17 +95,16 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
             how = Sketched("label_logit", True, dim, seed=seed)
             index = frozen_index(mlp.file, out / f"dim-{dim}-seed-{seed}", how, progress)
             attributor = Attributor(index, engine="brute_force")
-            progress.phase(f"selecting, d = {dim}, seed {seed}", len(rows))
-            for row in rows:
-                for noise in settings.noises:
-                    key = f"{dim}/{seed}/{row}/{noise:g}"
-                    label = int(mlp.frozen.queries.labels[row])
-                    journal.once(key, lambda: selections(settings, attributor, row, label, noise))  # noqa: B023
-                progress.advance(1)
+            units = [(row, noise, f"{dim}/{seed}/{row}/{noise:g}") for row in rows for noise in settings.noises]
+            phase = f"selecting, d = {dim}, seed {seed}"
+            for row, noise, key in units_of(progress, phase, units, lambda unit: unit[-1] in journal):
+                label = int(mlp.frozen.queries.labels[row])
+                journal.once(key, lambda: selections(settings, attributor, row, label, noise))  # noqa: B023
     table = summarise(settings, rows, journal)
     facts = {
         "seeds": len(settings.sketch_seeds),
-        "errors_over": f"{len(rows)} queries, each the mean over pairs of {len(settings.sketch_seeds)} sketch seeds",
+        "errors_over": f"{counted(len(rows), 'query', 'queries')}, each the mean over pairs of "
+        f"{len(settings.sketch_seeds)} sketch seeds",
         "queries": len(rows),
         "picks": settings.picks,
         "train_rows": len(mlp.frozen.train),

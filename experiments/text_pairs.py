@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 from blake3 import blake3
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from experiments.frozen import Examples, Vectors
+from experiments.journal import DamagedFileError
 from experiments.retrained_mlp import MlpSettings
 from indexer.recipe import RecipeDataError
 from indexer.recipes.pretrained import load_model, model_source, transformers_library
@@ -114,6 +116,7 @@ def encoded_pairs(tables: list[TextTable], counts: list[int], encoder: str) -> l
 
     Raises:
         ValueError: If the encoder gave a number that is not finite.
+        DamagedFileError: If the cached features are cut off.
     """
     library, source = transformers_library(), model_source("model", encoder)
     model = load_model("model", source, library.AutoModel, download=False).eval()
@@ -131,7 +134,10 @@ def encoded_pairs(tables: list[TextTable], counts: list[int], encoder: str) -> l
             {str(number): encoded(model, tokenizer, sentences) for number, sentences in enumerate(texts)}, temporary
         )
         temporary.rename(file)
-    found = load_file(file)
+    try:
+        found = load_file(file)
+    except SafetensorError as error:
+        raise DamagedFileError(f"{file} is cut off ({error}); remove it, and the pairs are encoded again") from error
     features = [pair_features(*found[str(number)].chunk(2)) for number in range(len(tables))]
     if not all(bool(part.isfinite().all()) for part in features):
         raise ValueError(f"{encoder} gave features that are not finite ({file})")

@@ -11,6 +11,7 @@ from experiments.chosen_methods import UnknownMethodError
 from experiments.journal import Journal
 from indexer.progress import Silent
 from tests.experiments.small_network import small_network
+from tests.experiments.stopping import Stopping
 
 SIZES = (50, 100, 200, 400)
 
@@ -60,6 +61,17 @@ def test_the_network_is_retrained_without_what_was_ranked_first(tmp_path):
         weights = mlp.retrain(journal[f"rows/{query}/{method}"][:size])
         expected = float(mlp.query_margins(weights, [query])[0])
         assert journal[f"removed/{query}/{method}/{size}"]["margin"] == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_methods_that_name_their_noise_run_without_tuning(tmp_path):
+    settings = replace(SMOKE, queries=1, sizes=(5, 20), methods=("infogain@1", "infogain@100"))
+    progress = Stopping("never")
+    found = run(settings, None, tmp_path, progress)
+    assert [row["method"] for row in found.rows] == ["infogain@1"] * 2 + ["infogain@100"] * 2
+    assert found.facts["relative_noise"] == {"infogain@1": 1.0, "infogain@100": 100.0}
+    assert "tuning the noise" not in {name for name, *_ in progress.phases}
+    found.draw(tmp_path / "plot.png")
 
 
 @pytest.mark.slow

@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from experiments import brittleness
-from experiments.brittleness import EXPLANATIONS, METHODS, OWN_LABEL, SMOKE, information_rankers, tuned_methods
+from experiments.brittleness import (
+    EXPLANATIONS,
+    METHODS,
+    OWN_LABEL,
+    SMOKE,
+    WITH_NOISE,
+    information_rankers,
+    tuned_methods,
+)
 from experiments.brittleness_report import report
 from experiments.indexing import Sketched
 from experiments.information import METHODS as INFORMATION
@@ -27,6 +35,8 @@ from tests.experiments.small_network import ROWS, SETTINGS, small_network
 
 DIM, REGULARISATION, BUDGET = 32, 100.0, 6
 BRIEF = replace(SETTINGS, training=replace(SETTINGS.training, epochs=4))
+#: METHOD@NOISE, at none of the noises that are tuned.
+AT_NOISE = {f"{rule}@5": rule for rule in WITH_NOISE}
 #: One for each method, so that another's shows.
 NOISES = {"infogain": 0.01, "infogain_approx": 1.0, "infoloss": 30.0}
 #: Stands in for what kronfluence computes.
@@ -70,9 +80,9 @@ def rankers(mlp: RetrainedMlp, index_of, tmp_path_factory: pytest.TempPathFactor
         patch.setattr(brittleness, "ekfac_scores", lambda *_, **__: EKFAC)
         patch.setattr(brittleness, "remove_and_retrain", catch)
         patch.setattr(brittleness, "report", lambda *_: None)
-        settings = replace(SMOKE, dim=DIM, regularisation=REGULARISATION, methods=(*METHODS, *EXPLANATIONS))
+        settings = replace(SMOKE, dim=DIM, regularisation=REGULARISATION, methods=(*METHODS, *EXPLANATIONS, *AT_NOISE))
         brittleness.run(settings, None, tmp_path_factory.mktemp("run"), Silent())
-    assert set(caught) == {*METHODS, *EXPLANATIONS}
+    assert set(caught) == {*METHODS, *EXPLANATIONS, *AT_NOISE}
     return caught
 
 
@@ -122,6 +132,32 @@ def test_infogain_of_the_margin_is_infogain_by_its_own_noise(mlp, margin, ranker
         assert rankers["infogain_margin"](query, label, BUDGET) == expected
 
 
+def test_a_method_that_names_its_noise_removes_rows_by_it(mlp, scaled, margin, rankers):
+    for query in mlp.query_rows:
+        label = int(mlp.frozen.queries.labels[query])
+        for name, rule in AT_NOISE.items():
+            index = margin if rule == "infogain_margin" else scaled
+            method = {"infogain_margin": "infogain", OWN_LABEL: "infoloss"}.get(rule, rule)
+            expected = picks(index, query, label, method, 5.0, BUDGET, own_class=rule == OWN_LABEL)
+            assert rankers[name](query, label, BUDGET) == expected, name
+
+
+def test_facts_have_every_querys_flips_and_paired_p_values(mlp, tmp_path: Path):
+    journal = Journal(tmp_path / "work.jsonl", {})
+    flips = {"infogain": (True, True), "trak": (False, True)}
+    for method, of_query in flips.items():
+        for row, flipped in zip(mlp.query_rows, of_query, strict=True):
+            for size in (5, 20):
+                outcome = {"flipped": flipped or (method == "trak" and size == 20), "margin": 0.0}
+                journal.once(f"removed/{row}/{method}/{size}", lambda outcome=outcome: outcome)
+    tuning = TuningSettings(queries=1, noises=(1.0,), methods=())
+    facts = report((5, 20), tuning, mlp, ["infogain", "trak"], {}, journal).facts
+    assert facts["query_rows"] == list(mlp.query_rows)
+    assert facts["flips"] == {"infogain": {"5": [1, 1], "20": [1, 1]}, "trak": {"5": [0, 1], "20": [1, 1]}}
+    assert facts["infogain_mcnemar_p"] == {"trak": {"5": 1.0, "20": 1.0}}
+    assert report((5, 20), tuning, mlp, ["trak"], {}, journal).facts["infogain_mcnemar_p"] == {}
+
+
 def test_the_table_has_the_share_lost_and_each_querys_own_margin_drop(mlp, tmp_path: Path):
     sizes, journal = (5, 20), Journal(tmp_path / "work.jsonl", {})
     tuning = TuningSettings(queries=1, noises=(1.0,), methods=("infogain",))
@@ -145,6 +181,8 @@ def test_the_table_has_the_share_lost_and_each_querys_own_margin_drop(mlp, tmp_p
         (("random", "trak"), ()),
         (("infogain_approx", "trak"), ("infogain",)),
         (("infogain_margin",), ("infogain",)),
+        (tuple(AT_NOISE), ()),
+        (("infoloss", "infogain@100"), ("infoloss",)),
         (("infoloss_own_label",), ("infoloss",)),
         (("infoloss", "infogain"), ("infogain", "infoloss")),
     ],

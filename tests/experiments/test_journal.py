@@ -1,8 +1,10 @@
 """The journal keeps what is finished, and nothing that is not."""
 
+import os
+
 import pytest
 
-from experiments.journal import Journal, OtherSettingsError, claim
+from experiments.journal import DamagedFileError, Journal, OtherSettingsError, claim, unclaim
 
 
 def refused():
@@ -42,3 +44,44 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     claim(tmp_path / "out", "panels, size small")
     with pytest.raises(OtherSettingsError, match="holds a run of panels, size small; this is panels-text"):
         claim(tmp_path / "out", "panels-text, size small")
+
+
+def test_a_claim_that_was_never_written_is_none(tmp_path):
+    (tmp_path / "run.txt").touch()
+    claim(tmp_path, "panels, size small")
+    assert (tmp_path / "run.txt").read_text(encoding="utf-8") == "panels, size small\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["run.txt"]
+
+
+def test_a_claim_is_taken_back_only_where_nothing_else_is(tmp_path):
+    claim(tmp_path, "panels")
+    unclaim(tmp_path)
+    claim(tmp_path, "lds")
+    (tmp_path / "network.safetensors").touch()
+    unclaim(tmp_path)
+    with pytest.raises(OtherSettingsError, match="a run of lds"):
+        claim(tmp_path, "panels")
+
+
+@pytest.mark.parametrize(
+    ("number", "garbage", "cure"), [(1, b"\xff\xfe", "remove the file"), (2, b'["key"]', "remove the line")]
+)
+def test_a_line_that_is_none_of_a_journal_is_named(number, garbage, cure, tmp_path):
+    path = tmp_path / "work.jsonl"
+    Journal(path, {}).once("first", lambda: 1)
+    lines = path.read_bytes().splitlines()
+    lines[number - 1] = garbage
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.raises(DamagedFileError, match=rf"work\.jsonl, line {number}: .*{cure}"):
+        Journal(path, {})
+
+
+def test_a_cut_line_is_taken_away_in_a_new_file(tmp_path):
+    path = tmp_path / "work.jsonl"
+    Journal(path, {}).once("first", lambda: 1)
+    path.write_bytes(path.read_bytes() + b'{"key": "sec')
+    os.link(path, tmp_path / "before")
+    Journal(path, {})
+    assert path.read_bytes().endswith(b'"value": 1}\n')
+    assert (tmp_path / "before").read_bytes().endswith(b'"sec'), "the old file was written over"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["before", "work.jsonl"]

@@ -30,10 +30,8 @@ def test_the_noise_with_the_largest_mean_drop_is_chosen_and_a_drop_is_what_was_l
         for noise, drops in of_noise.items():
             for row, drop in enumerate(drops):
                 journal.once(f"tune/{row}/{method}/{noise:g}", lambda row=row, drop=drop: before[row] - drop)
-    done = []
-    chosen = tune(mlp, Attributor(index, engine="brute_force"), TUNING, journal, lambda: done.append(1))
+    chosen = tune(mlp, Attributor(index, engine="brute_force"), TUNING, journal, Silent())
     assert chosen == {"infogain": 0.1, "infogain_approx": 0.1, "infoloss": 10.0}
-    assert len(done) == 8
     found = margin_drops(mlp, TUNING, journal)
     for method, of_noise in lost.items():
         for noise, drops in of_noise.items():
@@ -46,7 +44,7 @@ def test_the_margin_is_that_of_the_network_without_what_was_selected(tmp_path: P
     attributor = Attributor(index, engine="brute_force")
     settings = TuningSettings(queries=1, noises=(1.0,), methods=("infogain",), num_removed=10)
     journal = Journal(tmp_path / "trainings.jsonl", {})
-    tune(mlp, attributor, settings, journal, lambda: None)
+    tune(mlp, attributor, settings, journal, Silent())
     removed = select_rows(attributor, 0, int(mlp.frozen.queries.labels[0]), "infogain", 10, 1.0)
     assert journal["tune/0/infogain/1"] == pytest.approx(float(mlp.query_margins(mlp.retrain(removed), [0])[0]))
     assert journal["tune/0/infogain/1"] != pytest.approx(float(mlp.query_margins(mlp.retrain([]), [0])[0]))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.plots import STYLES, draw_lines, figure
+from experiments.plots import STYLES, draw_lines, figure, style_of
 
 PINK, BROWN = (227, 119, 194), (140, 86, 75)
 
@@ -39,3 +39,9 @@ def test_lines_that_lie_on_each_other_are_both_seen(scale, tmp_path):
 def test_no_two_methods_look_alike():
     of_one_plot = {name: style[1:] for name, style in STYLES.items() if name != "infogain_margin"}
     assert len(set(of_one_plot.values())) == len(of_one_plot)
+
+
+def test_a_method_at_a_noise_of_its_own_is_named_with_it():
+    assert style_of("infogain@100").title == "InfoGain, noise 100"
+    assert style_of("infogain@100").line != style_of("infogain").line
+    assert style_of("other@1").title == "other@1"

@@ -41,6 +41,13 @@ def test_many_numbers_make_long_lines_before_one_is_cut(width):
     assert "…" not in shown
 
 
+def test_errors_are_explained_only_where_there_are_some():
+    assert "± is one standard error over 2 queries" in printed(ROWS, 200)
+    without = [row | {"recall_standard_error": None} for row in ROWS]
+    for rows in (without, MANY):
+        assert printed(rows, 200).rstrip().endswith("seeds: 1")
+
+
 def test_a_table_that_fits_is_no_wider_than_the_console():
     assert max(map(len, printed(ROWS, 80).splitlines())) <= 80
 
