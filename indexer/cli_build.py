@@ -178,7 +178,8 @@ def build(
 
     Rows are computed in blocks. Interrupted by Ctrl-C, a kill or a crash, the same command with --resume continues and
     gives the same bytes as a build that was never interrupted. With --processes N, N worker processes compute blocks
-    side by side and give the same bytes as one process with as many --threads as each of them.
+    side by side and give the same bytes as one process with as many --threads as each of them. Both but for float32
+    rounding where a model uses a layer otherwise in later rows than in the first ones (decision 51).
 
     Example: indexer build digits --out indexes/digits
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -31,7 +32,10 @@ class Called(nn.Module):
         self.train(model.training)
 
     def forward(self, inputs: Any) -> Tensor:  # noqa: D102
-        return self.outputs(self.call(self.model, inputs))
+        if "torch._dynamo" not in sys.modules:  # nothing is compiled, and to ask for it would take seconds
+            return self.outputs(self.call(self.model, inputs))
+        with torch.compiler.set_stance("force_eager"):  # neither hooks nor vmap see into compiled code
+            return self.outputs(self.call(self.model, inputs))
 
 
 class GeneralRoute:
@@ -143,7 +147,8 @@ class GeneralRoute:
                 alone = self.single_gradients(group, take_rows(inputs, row, row + 1), targets[row])
                 for place, block in zip(group, gradients, strict=True):
                     block[row] = alone[place.name].reshape(-1) if place.name in alone else 0.0
-        return [block.mul_(place.ntk_scale) for place, block in zip(group, gradients, strict=True)]
+        # vmap gives a parameter that takes no part a zero that stands for all of its gradient: no memory to write to.
+        return [block.contiguous().mul_(place.ntk_scale) for place, block in zip(group, gradients, strict=True)]
 
     def _vmap_gradients(self, group: Sequence[Parameter], inputs: Batch, targets: Tensor) -> list[Tensor]:
         held = dict(self.called.model.named_parameters())

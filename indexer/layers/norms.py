@@ -97,7 +97,7 @@ def norm_kind(module: nn.Module) -> ScaleAndShift | None:
         groups, eps = module.num_groups, module.eps
         return ScaleAndShift(lambda given: functional.group_norm(given, groups, None, None, eps), None)
     named = dict(module.named_parameters(recurse=False))
-    if type(module).__name__.endswith("RMSNorm") and list(named) == ["weight"]:
+    if type(module).__name__.endswith(("RMSNorm", "T5LayerNorm")) and list(named) == ["weight"]:
         return ScaleAndShift(_affine_in_weight(module), tuple(named["weight"].shape))
     return None
 

@@ -91,15 +91,17 @@ def run_passes(
     flat: list[_Flat] = []
     flattened = set() if flattened is None else flattened
     widened: list[str] = []
-    weighing = [False]
+    weighing, period = [False], 1
     uses = _Uses(held for entry in modules for held in entry.module._parameters.values() if held is not None)
 
     def watch(entry: HookedModule) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Tensor]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Tensor:
+            own = uses.expect(module._parameters.values())
             if not torch.is_grad_enabled():  # the model itself says that nothing is to be differentiated here
                 untouched: Tensor = output
                 return untouched
-            uses.expect(module._parameters.values())
+            if not own:  # functional_call
+                raise UnforeseenCallError(entry.name, "is called with other parameters than its own")
             if entry.name in unproven:
                 raise UnforeseenCallError(entry.name, "is called for some examples only")
             given = inputs[0] if inputs else next(iter(named.values()))
@@ -120,7 +122,7 @@ def run_passes(
                 raise UnforeseenCallError(entry.name, str(error)) from None
             mixed = None
             if rows > 1 and (given.shape[0] != rows or entry.name in flattened):
-                mixed = _Flat(entry, kept)
+                mixed = _Flat(entry, kept, output.dtype)
                 flat.append(mixed)
                 flattened.add(entry.name)
 
@@ -152,7 +154,8 @@ def run_passes(
         if values.requires_grad:
             if flat:
                 weighing[0] = True
-                total = (values * _weights(rows, values)).sum()
+                period = min(each.period for each in flat)
+                total = (values * _weights(rows, period, values)).sum()
                 torch.autograd.grad(total, sources, allow_unused=True, retain_graph=True)
                 weighing[0] = False
             torch.autograd.grad(values.sum(), sources, allow_unused=True)
@@ -163,7 +166,7 @@ def run_passes(
         if place is not None and uses.is_unexpected(entry.module._parameters[leaf])
     }
     for each in flat:
-        if not each.is_in_order(rows):
+        if not each.is_in_order(rows, period):
             wrong |= {place.name: "is fed positions of which a row may have any number" for place in each.entry.places}
     for each in flat:
         if each.delta is not None and not any(place.name in wrong for place in each.entry.places):
@@ -179,7 +182,7 @@ class _Uses(TorchFunctionMode):
         parameters: The parameters.
     """
 
-    #: Operations whose result the parameter's numbers do not reach, or not with a gradient.
+    #: Operations whose result the parameter's numbers do not reach, or not with a gradient, by name.
     _APART = frozenset(
         {
             *("detach", "new_empty", "new_full", "new_ones", "new_tensor", "new_zeros"),
@@ -196,18 +199,31 @@ class _Uses(TorchFunctionMode):
     ) -> Any:
         named = kwargs or {}
         given = func(*args, **named)
-        if torch.is_grad_enabled() and _holds_tensor(given) and getattr(func, "__name__", "") not in self._APART:
+        # Whether gradients are on does not matter: within an autograd.Function they are off.
+        apart = getattr(func, "__name__", "") in self._APART or func == _DATA
+        if not apart and _holds_numbers(given):
             for value in (*args, *named.values()):
                 for item in value if isinstance(value, list | tuple) else (value,):
-                    if id(item) in self._left:
+                    # What gives the parameter itself, such as `to` its own type, is no use yet.
+                    if id(item) in self._left and given is not item:
                         self._left[id(item)] += 1
         return given
 
-    def expect(self, parameters: Iterable[Tensor | None]) -> None:
-        """Take one use of some parameters for what it should be."""
-        for parameter in parameters:
-            if parameter is not None:
-                self._left[id(parameter)] -= 1
+    def expect(self, parameters: Iterable[Tensor | None]) -> bool:
+        """Take one use of some parameters for what it should be.
+
+        Args:
+            parameters: Those of a module.
+
+        Returns:
+            Whether all of them are counted; others stand in their place within a ``functional_call``.
+        """
+        held = [parameter for parameter in parameters if parameter is not None]
+        if not all(id(parameter) in self._left for parameter in held):
+            return False
+        for parameter in held:
+            self._left[id(parameter)] -= 1
+        return True
 
     def is_unexpected(self, parameter: Tensor | None) -> bool:
         """Say whether a parameter was used more often, or less, than was expected.
@@ -218,10 +234,13 @@ class _Uses(TorchFunctionMode):
         return self._left.get(id(parameter), 0) != 0
 
 
-def _holds_tensor(given: Any) -> bool:
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+
+
+def _holds_numbers(given: Any) -> bool:
     if isinstance(given, list | tuple):
-        return any(isinstance(item, Tensor) for item in given)
-    return isinstance(given, Tensor)
+        return any(_holds_numbers(item) for item in given)
+    return isinstance(given, Tensor) and (given.is_floating_point() or given.is_complex())
 
 
 class _Flat:
@@ -232,8 +251,10 @@ class _Flat:
     of its own: what comes back at a position must have its example's weight.
     """
 
-    def __init__(self, entry: HookedModule, kept: Any) -> None:
+    def __init__(self, entry: HookedModule, kept: Any, dtype: torch.dtype) -> None:
         self.entry, self.kept = entry, kept
+        # So many rows have weights unlike each other, as far as the type's numbers go.
+        self.period = 5 if dtype == torch.float16 else 31
         self.delta: Tensor | None = None
         self._weighted: Tensor | None = None
 
@@ -243,19 +264,17 @@ class _Flat:
         else:
             self.delta = delta
 
-    def is_in_order(self, rows: int) -> bool:
+    def is_in_order(self, rows: int, period: int) -> bool:
         if self.delta is None or self._weighted is None:
             return self.delta is None and self._weighted is None
         plain = self.delta.flatten(1).float().norm(dim=1)
-        expected = plain * _weights(rows, plain).repeat_interleave(len(plain) // rows)
-        # Powers of two change no digit of a row's numbers; what they are weighed against differs by a factor of two.
-        off = (self._weighted - expected).abs()
-        return bool((off <= 0.1 * expected + 1e-6 * expected.max()).all())
+        # Powers of two change no digit of a row's numbers; another row's weight is at least a factor of two away.
+        unweighted = self._weighted / _weights(rows, period, plain).repeat_interleave(len(plain) // rows)
+        return bool(((unweighted - plain).abs() <= 0.1 * plain + 1e-6 * plain.max()).all())
 
 
-def _weights(rows: int, like: Tensor) -> Tensor:
-    # Neighbours up to the fourth differ, and no weight makes a short type overflow soon.
-    return torch.exp2((torch.arange(rows, device=like.device) % 5).to(like.dtype))
+def _weights(rows: int, period: int, like: Tensor) -> Tensor:
+    return torch.exp2((torch.arange(rows, device=like.device) % period - period // 2).to(like.dtype))
 
 
 @contextmanager

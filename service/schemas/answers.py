@@ -45,7 +45,9 @@ class Hit(Response):
     cumulative_nats: float
     represents: Represents
     metadata: dict[str, Any] | None = Field(
-        default=None, description="The example's metadata; null unless include_metadata asks for it."
+        default=None,
+        exclude_if=lambda metadata: metadata is None,
+        description="The example's metadata; left out unless include_metadata asks for it.",
     )
 
 

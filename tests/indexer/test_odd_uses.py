@@ -4,9 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from indexer.build import build_index
 from indexer.build_settings import BuildSettings
+from indexer.jacobians import TangentFeatures
+from indexer.measurement import make_measurement
+from indexer.parameters import select_parameters
 from sketchstore.reader import open_index
 from tests.indexer.odd_recipes import HEAD, TEXTS, VECTORS, built, check_stored, written
 
@@ -213,3 +217,141 @@ def test_as_many_positions_as_rows_are_weighed_too(tmp_path: Path, sketch: str) 
     alone = built(tmp_path / "index", BY_CHANCE, batch_rows=1, **options)
     stored, expected = (torch.from_numpy(one.view("own").shard(0)) for one in (index, alone))
     torch.testing.assert_close(stored, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+
+
+def second_use(used: str, before: str = "") -> str:
+    """A linear layer after another one; rows whose first number is large use its weight once more, in another way."""
+    return (
+        HEAD
+        + before
+        + "SHAPE = 10"
+        + VECTORS.replace(
+            "return [(torch.randn(SHAPE, generator=generator), row % 3) for row in range(128)]",
+            "rows = torch.randn(128, SHAPE, generator=generator)\n"
+            "    rows[:, 0] = torch.tensor([9.0 if row in (13, 70, 71, 99) else 0.0 for row in range(128)])\n"
+            "    return [(row, number % 3) for number, row in enumerate(rows)]",
+        )
+        + f"""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.layer, self.head = nn.Linear(10, 12), nn.Linear(12, 12), nn.Linear(12, 3)
+
+    def forward(self, rows):
+        hidden = self.inner(rows).tanh()
+        given = self.layer(hidden).tanh()
+        mine = (rows[:, :1] > 5).to(hidden.dtype)
+        return self.head(given + mine * {used} if mine.any() else given)
+"""
+    )
+
+
+FUNCTION = """
+class Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows, weight):
+        ctx.save_for_backward(rows, weight)
+        return rows @ weight.T
+
+    @staticmethod
+    def backward(ctx, delta):
+        rows, weight = ctx.saved_tensors
+        return delta @ weight, delta.T @ rows
+
+"""
+COMPILED = """
+@torch.compile(backend="eager")
+def product(rows, weight):
+    return rows @ weight.T
+
+"""
+SECOND_USES = {
+    "a function of its own": second_use("Product.apply(hidden, self.layer.weight)", FUNCTION),
+    "a compiled function": second_use("product(hidden, self.layer.weight)", COMPILED),
+    "functional_call": second_use(
+        "torch.func.functional_call(self.layer, {'weight': 2 * self.layer.weight, 'bias': self.layer.bias}, (hidden,))"
+    ),
+    "its transpose": second_use("(hidden @ self.layer.weight.T)"),
+    "a list": second_use("torch.einsum('bi,koi->bo', hidden, torch.stack([self.layer.weight, self.layer.weight]))"),
+    "under no_grad": second_use("(hidden @ self.layer.weight.T.detach())"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of dynamo's own look at tensors
+@pytest.mark.parametrize("sketch", ["identity", "kronecker"])
+@pytest.mark.parametrize("use", SECOND_USES)
+def test_a_second_use_in_few_rows_is_counted(tmp_path: Path, use: str, sketch: str) -> None:
+    options = {"sketch": sketch, "dim": None if sketch == "identity" else 128, "batch_rows": 32}
+    index = built(tmp_path, SECOND_USES[use], **options)
+    if sketch == "identity":
+        check_stored(index, str(tmp_path / "recipe.py"))
+    alone = built(tmp_path / "index", SECOND_USES[use], **{**options, "batch_rows": 1})
+    stored, expected = (torch.from_numpy(one.view("own").shard(0)) for one in (index, alone))
+    torch.testing.assert_close(stored, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+
+
+class Odd(nn.Module):
+    """A norm as Gemma's, a weight that is looked at and not used, and a parameter that takes no part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.norm, self.head = nn.Linear(6, 8), GemmaLikeRMSNorm(8), nn.Linear(8, 3)
+        self.idle = nn.Parameter(torch.ones(5))
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        hidden = self.norm(self.inner(rows))
+        scale = self.inner.weight.data.abs().mean() + self.inner.weight.new_zeros(()) + (self.head.weight > 9).sum()
+        return self.head(hidden.to(self.head.weight.dtype) * scale)
+
+
+class GemmaLikeRMSNorm(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((size,), 0.1))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        normalised = hidden.float() * torch.rsqrt(hidden.float().square().mean(-1, keepdim=True) + 1e-6)
+        return (normalised * (1.0 + self.weight.float())).type_as(hidden)
+
+
+def test_what_is_no_use_is_not_counted() -> None:
+    torch.manual_seed(0)
+    model = Odd().eval()
+    features = TangentFeatures(
+        model, select_parameters(model), make_measurement("label_logit"), lambda net, rows: net(rows), lambda out: out
+    )
+    inputs, labels = torch.randn(7, 6), torch.arange(7) % 3
+    found = torch.zeros(7, features.num_parameters)
+    for slab in features.slabs(inputs, labels, "own"):
+        stop = slab.offset + slab.gradients.shape[1]
+        found[slab.first_row : slab.first_row + len(slab.gradients), slab.offset : stop] = slab.gradients
+    assert set(features.parameters.names) - set(features.hooked_parameters) <= {"idle"}
+    for row in range(7):
+        plain = features.plain_gradients(inputs[row : row + 1], labels[row : row + 1], "own")
+        expected = torch.cat([plain.get(p.name, torch.zeros(p.shape)).flatten() for p in features.parameters])
+        torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-6)  # float32 sums of another order
+
+
+# The positions of rows 3 and 8 change places where a batch has more than ten rows, and change back at the end.
+SWAPPED = (
+    HEAD
+    + "SHAPE = (6, 10)"
+    + VECTORS
+    + """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.head = nn.Linear(10, 12), nn.Linear(12, 3)
+
+    def forward(self, rows):
+        order = torch.arange(len(rows))
+        if len(rows) > 10:
+            order[3], order[8] = 8, 3
+        hidden = self.inner(rows[order].flatten(0, 1)).tanh().view(len(rows), 6, 12)[order]
+        return self.head(hidden.mean(1))
+"""
+)
+
+
+def test_rows_that_change_places_are_seen_by_their_weight(tmp_path: Path) -> None:
+    check_stored(built(tmp_path, SWAPPED, batch_rows=37), str(tmp_path / "recipe.py"))
