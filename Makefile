@@ -67,7 +67,7 @@ experiments: $(READY)
 test: lint
 	$(PYTEST) $(PARALLEL)
 
-## check    the same without the slow tests; under a minute
+## check    the same without the slow tests; three minutes on two cores
 check: lint
 	$(PYTEST) $(PARALLEL) -m "not gpu and not slow"
 
