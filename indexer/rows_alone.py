@@ -54,9 +54,7 @@ def looked_at(rows: int, drawn_by: str) -> list[int]:
     Returns:
         Places in the batch, at most `MOST_LOOKS`; none where there is one row only.
     """
-    if rows < 2:
-        return []
-    return random.Random(drawn_by).sample(range(rows), min(MOST_LOOKS, max(1, rows // ROWS_A_LOOK), rows))
+    return random.Random(drawn_by).sample(range(rows), _looks(rows)) if rows > 1 else []
 
 
 def compare_alone(
@@ -88,7 +86,7 @@ def compare_alone(
     least = LEAST_NORM * float(found.sketches.square().sum(1).mean().sqrt())
     given_agrees = True
     for number, batch in enumerate(batches):
-        looks = 1 if dense else max(1, min(MOST_LOOKS, len(batch) // ROWS_A_LOOK))
+        looks = 1 if dense else _looks(len(batch))
         drawn = random.Random(f"{drawn_by} {number}").sample(list(batch), min(looks + MOST_LOOKS, len(batch)))
         changes: list[tuple[int, float]] = []
         for looked, row in enumerate(drawn if len(batch) > 1 else ()):
@@ -106,3 +104,7 @@ def compare_alone(
             row, change = changes[0]
             return Compared(given_agrees, (row, len(batch), change))
     return Compared(given_agrees)
+
+
+def _looks(rows: int) -> int:
+    return max(1, min(MOST_LOOKS, rows // ROWS_A_LOOK))

@@ -33,12 +33,13 @@ def page(
         UnknownExampleIdError: If one of the ids is no example's.
     """
     table = _table(index, split)
-    if table is None and not ids:
+    if table is None:
+        if ids:
+            raise UnknownExampleIdError(f"split {split} has no examples, and no id {ids[0]!r}", parameter="id")
         return ExamplePage(examples=[], total=0)
-    rows = [_row_of(table, split, id) for id in ids] if ids or table is None else range(table.count)
+    rows = [_row_of(table, id) for id in ids] if ids else range(table.count)
     return ExamplePage(
-        examples=[_example(table, row, previews) for row in rows[offset : offset + limit] if table is not None],
-        total=len(rows),
+        examples=[_example(table, row, previews) for row in rows[offset : offset + limit]], total=len(rows)
     )
 
 
@@ -105,9 +106,7 @@ def _table(index: Index, split: Split) -> ExampleTable | None:
     return None if index.queries is None else index.queries.examples
 
 
-def _row_of(table: ExampleTable | None, split: Split, id: str) -> int:
-    if table is None:
-        raise UnknownExampleIdError(f"split {split} has no examples, and no id {id!r}", parameter="id")
+def _row_of(table: ExampleTable, id: str) -> int:
     try:
         return table.row(id)
     except UnknownIdError as error:

@@ -6,16 +6,17 @@ training step's work, without its optimiser.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from indexer.layers.flattened import FlattenedCall, row_weights
 from indexer.layers.kinds import UnfitInputError
 from indexer.layers.modules import HookedModule
+from indexer.layers.uses import ParameterUses
 from indexer.out_of_memory import is_out_of_memory
 
 
@@ -88,11 +89,11 @@ def run_passes(
         RuntimeError: If the forward pass fails otherwise.
     """
     sources: list[Tensor] = []
-    flat: list[_Flat] = []
+    flat: list[FlattenedCall] = []
     flattened = set() if flattened is None else flattened
     widened: list[str] = []
     weighing, period = [False], 1
-    uses = _Uses(held for entry in modules for held in entry.module._parameters.values() if held is not None)
+    uses = ParameterUses(held for entry in modules for held in entry.module._parameters.values() if held is not None)
 
     def watch(entry: HookedModule) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Tensor]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Tensor:
@@ -122,7 +123,7 @@ def run_passes(
                 raise UnforeseenCallError(entry.name, str(error)) from None
             mixed = None
             if rows > 1 and (given.shape[0] != rows or entry.name in flattened):
-                mixed = _Flat(entry, kept, output.dtype)
+                mixed = FlattenedCall(entry, kept, output.dtype)
                 flat.append(mixed)
                 flattened.add(entry.name)
 
@@ -155,7 +156,7 @@ def run_passes(
             if flat:
                 weighing[0] = True
                 period = min(each.period for each in flat)
-                total = (values * _weights(rows, period, values)).sum()
+                total = (values * row_weights(rows, period, values)).sum()
                 torch.autograd.grad(total, sources, allow_unused=True, retain_graph=True)
                 weighing[0] = False
             torch.autograd.grad(values.sum(), sources, allow_unused=True)
@@ -173,108 +174,6 @@ def run_passes(
             receiver.delta(each.entry, each.kept, each.entry.kind.split_delta(each.delta, rows))
     receiver.done()
     return wrong
-
-
-class _Uses(TorchFunctionMode):
-    """Counts the operations on some parameters, of which every call of their module is to be one.
-
-    Args:
-        parameters: The parameters.
-    """
-
-    #: Operations whose result the parameter's numbers do not reach, or not with a gradient, by name.
-    _APART = frozenset(
-        {
-            *("detach", "new_empty", "new_full", "new_ones", "new_tensor", "new_zeros"),
-            *("empty_like", "full_like", "ones_like", "rand_like", "randn_like", "zeros_like"),
-        }
-    )
-
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
-        super().__init__()
-        self._left = {id(parameter): 0 for parameter in parameters}
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        named = kwargs or {}
-        given = func(*args, **named)
-        # Whether gradients are on does not matter: within an autograd.Function they are off.
-        apart = getattr(func, "__name__", "") in self._APART or func == _DATA
-        if not apart and _holds_numbers(given):
-            for value in (*args, *named.values()):
-                for item in value if isinstance(value, list | tuple) else (value,):
-                    # What gives the parameter itself, such as `to` its own type, is no use yet.
-                    if id(item) in self._left and given is not item:
-                        self._left[id(item)] += 1
-        return given
-
-    def expect(self, parameters: Iterable[Tensor | None]) -> bool:
-        """Take one use of some parameters for what it should be.
-
-        Args:
-            parameters: Those of a module.
-
-        Returns:
-            Whether all of them are counted; others stand in their place within a ``functional_call``.
-        """
-        held = [parameter for parameter in parameters if parameter is not None]
-        if not all(id(parameter) in self._left for parameter in held):
-            return False
-        for parameter in held:
-            self._left[id(parameter)] -= 1
-        return True
-
-    def is_unexpected(self, parameter: Tensor | None) -> bool:
-        """Say whether a parameter was used more often, or less, than was expected.
-
-        Returns:
-            Whether it was.
-        """
-        return self._left.get(id(parameter), 0) != 0
-
-
-_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
-
-
-def _holds_numbers(given: Any) -> bool:
-    if isinstance(given, list | tuple):
-        return any(_holds_numbers(item) for item in given)
-    return isinstance(given, Tensor) and (given.is_floating_point() or given.is_complex())
-
-
-class _Flat:
-    """A call whose input has the positions of all examples one after the other, in place of an example each.
-
-    Whose they are is taken from their number: as many of every example. Where a model takes padding out before its
-    layers, that may be false though the numbers fit. So a backward pass goes ahead in which every example has a weight
-    of its own: what comes back at a position must have its example's weight.
-    """
-
-    def __init__(self, entry: HookedModule, kept: Any, dtype: torch.dtype) -> None:
-        self.entry, self.kept = entry, kept
-        # So many rows have weights unlike each other, as far as the type's numbers go.
-        self.period = 5 if dtype == torch.float16 else 31
-        self.delta: Tensor | None = None
-        self._weighted: Tensor | None = None
-
-    def take(self, delta: Tensor, weighing: bool) -> None:
-        if weighing:
-            self._weighted = delta.flatten(1).float().norm(dim=1)
-        else:
-            self.delta = delta
-
-    def is_in_order(self, rows: int, period: int) -> bool:
-        if self.delta is None or self._weighted is None:
-            return self.delta is None and self._weighted is None
-        plain = self.delta.flatten(1).float().norm(dim=1)
-        # Powers of two change no digit of a row's numbers; another row's weight is at least a factor of two away.
-        unweighted = self._weighted / _weights(rows, period, plain).repeat_interleave(len(plain) // rows)
-        return bool(((unweighted - plain).abs() <= 0.1 * plain + 1e-6 * plain.max()).all())
-
-
-def _weights(rows: int, period: int, like: Tensor) -> Tensor:
-    return torch.exp2((torch.arange(rows, device=like.device) % period - period // 2).to(like.dtype))
 
 
 @contextmanager
