@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument(
         "--methods",
         help="which of its methods, with commas, where an experiment can leave some out; in brittleness an information "
-        "method may be METHOD@NOISE, its relative noise named and not tuned",
+        "method may be METHOD@NOISE, its relative noise named and not tuned, or METHOD@each-size, tuned at each size",
     )
     parser.add_argument(
         "--device",

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import torch
 
-from experiments.brittleness_report import next_size, report
-from experiments.chosen_methods import check_methods, named_noise
+from experiments.brittleness_report import TunedAtSizes, next_size, report
+from experiments.chosen_methods import EACH_SIZE, check_methods, named_noise
 from experiments.ekfac import ekfac_scores
 from experiments.ekfac import is_available as ekfac_is_available
 from experiments.indexing import Sketched, frozen_index
@@ -36,7 +36,7 @@ from experiments.journal import Journal
 from experiments.margin_baselines import METHODS as BASELINES
 from experiments.margin_baselines import NEXT_TO_NOTHING, MarginBaselines, ranked
 from experiments.networks import RESNET9_TRAINING
-from experiments.noise_by_removal import TuningSettings, tune
+from experiments.noise_by_removal import TuningSettings, tune, tune_at_sizes
 from experiments.report import Report
 from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
 from experiments.retrained_network import NetworkSettings, retrained
@@ -51,8 +51,13 @@ METHODS = (*INFORMATION, OWN_LABEL, "random", *BASELINES, "ekfac")
 #: Explanations of the order of the methods, asked with ``--methods`` only: InfoGain of what is flipped, the margin,
 #: without NTK scales, as the baselines have it; and TRAK as its package sets λ, to nothing.
 EXPLANATIONS = ("infogain_margin", "trak_undamped")
-#: Methods that are also asked as METHOD@NOISE, at a relative noise that nothing is tuned for.
+#: Methods that are also asked as METHOD@NOISE, at a relative noise that nothing is tuned for, and as METHOD@each-size:
+#: what METHOD@NOISE gives at each size with the noise that is tuned by removing as many rows.
 WITH_NOISE = (*INFORMATION, OWN_LABEL, "infogain_margin")
+
+
+#: Methods whose noise is tuned, and whose noise it is: approximate InfoGain and InfoGain of the margin have InfoGain's.
+TUNED_FOR = {"infogain": ("infogain", "infogain_approx", "infogain_margin"), "infoloss": ("infoloss", OWN_LABEL)}
 
 
 @dataclass(frozen=True)
@@ -225,9 +230,13 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     noises = tune(mlp, attributor, tuning, journal, progress)
     if noises:
         progress.note(f"relative noise by margin drop on the tuning queries: {noises}")
+    at_sizes = tuned_at_sizes(settings, mlp, attributor, noises, journal, progress)
+    composed = {} if at_sizes is None else at_sizes.methods
     margin = frozen_index(mlp.file, out / "margin", Sketched("margin", False, settings.dim), progress, device)
     of_margin = Attributor(margin, engine="brute_force")
-    at_noise = {method: noise for method in settings.methods if (noise := named_noise(method)[1]) is not None}
+    parts = [part for by_size in composed.values() for part in by_size.values()]
+    asked = list(dict.fromkeys(method for method in (*settings.methods, *parts) if method not in composed))
+    at_noise = {method: noise for method in asked if isinstance(noise := named_noise(method)[1], float)}
     every = {
         **information_rankers(mlp, attributor, noises),
         **{method: ranker_at_noise(attributor, of_margin, method) for method in at_noise},
@@ -239,21 +248,58 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
         ),
         **(ekfac_ranker(mlp, out, progress) if "ekfac" in settings.methods else {}),
     }
-    rankers = {method: every[method] for method in settings.methods if method in every}
+    rankers = {method: every[method] for method in asked if method in every}
     remove_and_retrain(settings, mlp, rankers, journal, progress)
-    return report(settings.sizes, tuning, mlp, list(rankers), {**noises, **at_noise}, journal)
+    return report(settings.sizes, tuning, mlp, list(rankers), {**noises, **at_noise}, journal, at_sizes)
 
 
 def tuned_methods(methods: Sequence[str]) -> tuple[str, ...]:
     """Return the methods whose noise must be tuned before some methods are asked.
 
-    Approximate InfoGain has InfoGain's noise, and METHOD@NOISE its own.
+    METHOD@NOISE has its own, and METHOD@each-size is tuned by :func:`tuned_at_sizes`.
 
     Args:
         methods: Those asked.
     """
-    users = {"infogain": ("infogain", "infogain_approx", "infogain_margin"), "infoloss": ("infoloss", OWN_LABEL)}
-    return tuple(method for method, uses in users.items() if any(use in methods for use in uses))
+    return tuple(method for method, users in TUNED_FOR.items() if any(user in methods for user in users))
+
+
+def tuned_at_sizes(
+    settings: Settings,
+    mlp: RetrainedMlp,
+    attributor: Attributor,
+    noises: Mapping[str, float],
+    journal: Journal,
+    progress: Progress,
+) -> TunedAtSizes | None:
+    """Tune the noise of each METHOD@each-size: METHOD@NOISE stands for it, or METHOD where that has the noise already.
+
+    Args:
+        settings: Methods, sizes and what is tried.
+        mlp: The network.
+        attributor: Over the index of the class logits, which noise is tuned on.
+        noises: Noise of the methods that are asked without one.
+        journal: Where finished trainings are kept.
+        progress: Told how many trainings are done.
+
+    Returns:
+        What stands for them; None where none is asked.
+    """
+    rules = {method: rule for method in settings.methods for rule, noise in [named_noise(method)] if noise == EACH_SIZE}
+    if not rules:
+        return None
+    tuned_by = {rule: method for method, users in TUNED_FOR.items() for rule in users}
+    tuning = replace(settings.tuning, methods=tuple(dict.fromkeys(tuned_by[rule] for rule in rules.values())))
+    found = tune_at_sizes(mlp, attributor, tuning, settings.sizes, journal, progress)
+    progress.note(f"relative noise of each size by margin drop on the tuning queries: {found}")
+    stands_for = {
+        method: {
+            size: rule if noise == noises.get(tuned_by[rule]) else f"{rule}@{noise:g}"
+            for size, noise in found[tuned_by[rule]].items()
+        }
+        for method, rule in rules.items()
+    }
+    return TunedAtSizes(tuning, stands_for)
 
 
 def information_rankers(mlp: RetrainedMlp, attributor: Attributor, noises: Mapping[str, float]) -> dict[str, Ranker]:
@@ -294,7 +340,7 @@ def ranker_at_noise(of_logit: Attributor, of_margin: Attributor, method: str) ->
         method: The method with its noise.
     """
     rule, noise = named_noise(method)
-    assert noise is not None
+    assert isinstance(noise, float)
     if rule == "infogain_margin":
         return information_ranker(of_margin, "infogain", noise)
     if rule == OWN_LABEL:

@@ -1,17 +1,41 @@
 """The table and the plot of the brittleness experiment, from whatever part of its journal is finished."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.chosen_methods import named_noise
 from experiments.journal import Journal
-from experiments.noise_by_removal import TuningSettings, mean_margin
+from experiments.noise_by_removal import TuningSettings, mean_margins
 from experiments.plots import draw_lines, figure
 from experiments.report import Report
 from experiments.retrained_mlp import RetrainedMlp
 from experiments.statistics import mcnemar_p, with_error
 from experiments.units import StoppedError
 from indexer.terminal import counted
+
+
+@dataclass(frozen=True)
+class TunedAtSizes:
+    """Methods whose noise is tuned at each size.
+
+    Attributes:
+        tuning: What the noise was tuned on.
+        methods: Which of the other methods stands for each of them, by size.
+    """
+
+    tuning: TuningSettings
+    methods: Mapping[str, Mapping[int, str]]
+
+    def facts(self, sizes: Sequence[int], journal: Journal) -> dict[str, Any]:
+        """Say what was chosen, and from which mean margins."""
+        return {
+            "stands_for": {
+                method: {str(size): part for size, part in by_size.items()} for method, by_size in self.methods.items()
+            },
+            "mean_margin": {str(size): mean_margins(self.tuning, journal, size) for size in sizes},
+        }
 
 
 def report(
@@ -21,6 +45,7 @@ def report(
     methods: Sequence[str],
     noises: Mapping[str, float],
     journal: Journal,
+    at_sizes: TunedAtSizes | None = None,
 ) -> Report:
     """Make the table of every method and size over the queries that all methods have finished.
 
@@ -34,18 +59,24 @@ def report(
         methods: The methods.
         noises: Noise of each information method, tuned or named.
         journal: The finished trainings.
+        at_sizes: Further methods, each of them one of the others at each size.
     """
     rows = finished(mlp, methods, sizes, journal)
+    at_size = {
+        **{method: dict.fromkeys(sizes, method) for method in methods},
+        **(at_sizes.methods if at_sizes is not None else {}),
+    }
     flips = {
-        method: {size: [bool(flipped_at(journal, row, method, sizes, size)) for row in rows] for size in sizes}
-        for method in methods
+        method: {size: [bool(flipped_at(journal, row, by_size[size], sizes, size)) for row in rows] for size in sizes}
+        for method, by_size in at_size.items()
     }
     before = mlp.query_margins(list(mlp.frozen.weights.values()), list(mlp.query_rows))
     table: list[dict[str, Any]] = []
-    for method in methods:
+    for method, by_size in at_size.items():
         for size in sizes:
             drops = [
-                float(before[row - mlp.num_tuning]) - journal[f"removed/{row}/{method}/{sizes[-1]}"]["margin"]
+                float(before[row - mlp.num_tuning])
+                - journal[f"removed/{row}/{by_size[sizes[-1]]}/{sizes[-1]}"]["margin"]
                 for row in rows
             ]
             drop = with_error("margin_drop", drops)
@@ -67,20 +98,22 @@ def report(
         "tuning": {
             "queries": tuning.queries,
             "removed": tuning.num_removed,
-            "mean_margin": {
-                method: {f"{noise:g}": mean_margin(tuning, journal, method, noise) for noise in tuning.noises}
-                for method in tuning.methods
-            },
+            "mean_margin": mean_margins(tuning, journal, tuning.num_removed),
         },
+        **({} if at_sizes is None else {"tuning_at_each_size": at_sizes.facts(sizes, journal)}),
         "query_rows": rows,
         "flips": {
             method: {str(size): [int(flipped) for flipped in found] for size, found in of_size.items()}
             for method, of_size in flips.items()
         },
-        "infogain_mcnemar_p": {
-            method: {str(size): mcnemar_p(flips["infogain"][size], flips[method][size]) for size in sizes}
-            for method in methods
-            if "infogain" in methods and method != "infogain"
+        "mcnemar_p": {
+            infogain: {
+                method: {str(size): mcnemar_p(flips[infogain][size], found[size]) for size in sizes}
+                for method, found in flips.items()
+                if method != infogain
+            }
+            for infogain in flips
+            if named_noise(infogain)[0] == "infogain"
         },
     }
 

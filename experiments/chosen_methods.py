@@ -1,36 +1,48 @@
-"""``--methods``: some of an experiment's methods instead of all, and METHOD@NOISE where one can name its noise."""
+"""``--methods``: some of an experiment's methods instead of all, and METHOD@NOISE where one can name its noise.
+
+METHOD@each-size asks for a noise that is tuned at each size by itself, where an experiment has sizes.
+"""
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from experiments.ekfac import is_available as ekfac_is_available
+
+EachSize = Literal["each-size"]
+"""In the place of a noise: one tuned at each size."""
+EACH_SIZE: EachSize = "each-size"
 
 
 class UnknownMethodError(ValueError):
     """A method that the experiment does not have, that cannot be run here or that is named twice."""
 
 
-def named_noise(method: str) -> tuple[str, float | None]:
+def named_noise(method: str) -> tuple[str, float | EachSize | None]:
     """Part METHOD@NOISE.
 
     Args:
         method: A method as it is asked.
 
     Returns:
-        The method, and its relative noise; None where it names none.
+        The method, and its relative noise or ``EACH_SIZE``; None where it names none.
 
     Raises:
-        UnknownMethodError: If what stands after the @ is no relative noise.
+        UnknownMethodError: If what stands after the @ is neither.
     """
     rule, at, text = method.partition("@")
     if not at:
         return rule, None
+    if text == EACH_SIZE:
+        return rule, EACH_SIZE
     try:
         noise = float(text)
     except ValueError:
         noise = math.nan
     if not (math.isfinite(noise) and noise > 0):
-        raise UnknownMethodError(f"--methods {method}: after the @ stands a relative noise, a positive number")
+        raise UnknownMethodError(
+            f"--methods {method}: after the @ stands a relative noise, a positive number, or {EACH_SIZE}"
+        )
     return rule, noise
 
 
@@ -51,7 +63,8 @@ def check_methods(methods: Sequence[str], allowed: Sequence[str], with_noise: Se
         for method, (rule, noise) in zip(methods, asked, strict=True)
         if rule not in (allowed if noise is None else with_noise)
     ]:
-        noisy = f", and {', '.join(f'{rule}@NOISE' for rule in with_noise)}" if with_noise else ""
+        named = ", ".join(f"{rule}@NOISE" for rule in with_noise)
+        noisy = f", and {named}, or @{EACH_SIZE} in the place of @NOISE" if with_noise else ""
         raise UnknownMethodError(
             f"--methods: no method {', '.join(map(repr, unknown))}; allowed are {', '.join(allowed)}{noisy}"
         )

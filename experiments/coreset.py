@@ -6,14 +6,15 @@ below Random; quotas per class help the baselines, never above the InfoGains.
 Margins without NTK scaling, as in the paper. The information methods select jointly for all queries (sums over queries
 weighted by 1/v, method.md section 5); a baseline averages its scores over the queries and takes the largest. Every
 network starts anew and takes about the same number of steps whatever the size of its coreset. The noise of each
-information method is the one whose coreset for the tuning queries, which are of the first half of the test set, gives
-the best accuracy on that half; what is reported is of the second half.
+information method and size is the one whose coreset for the tuning queries, which are of the first half of the test
+set, gives the best mean accuracy over the seeds on that half, without quotas; what is reported is of the second half.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -47,6 +48,8 @@ from indexer.terminal import counted
 from indexer.training import TrainingSettings
 from sketchstore.reader import Index
 
+Noises = Mapping[str, Mapping[int, float]]
+"""The relative noise of each information method by the size of the coreset."""
 #: Of the queries in the sums of the information methods: 1/v of what is unknown of each. Baselines weigh all alike.
 WEIGHTING = "inverse_variance"
 TITLE = "coresets: accuracy when trained on the selected rows only (Figures 5 and 6)"
@@ -61,7 +64,6 @@ class Settings:
         queries: Queries selected for, correctly classified test images of the second half.
         tuning_queries: The same of the first half.
         noises: Relative noises tried.
-        tuning_size: Size of the coresets that the noise is tuned with.
         sizes: Sizes of the coresets, ascending.
         steps: Steps of a training, at least; never fewer epochs than the network itself had.
         regularisation: λ of TRAK and RelatIF in units of the mean squared norm, from the experiment ``lds``.
@@ -73,7 +75,6 @@ class Settings:
     queries: int
     tuning_queries: int
     noises: tuple[float, ...]
-    tuning_size: int
     sizes: tuple[int, ...]
     steps: int
     regularisation: float
@@ -86,7 +87,6 @@ PAPER = Settings(
     queries=200,
     tuning_queries=100,
     noises=(0.01, 0.1, 1.0, 10.0),
-    tuning_size=300,
     sizes=(150, 300, 600, 1200),
     steps=1000,
     regularisation=10.0,
@@ -99,7 +99,6 @@ SMALL = replace(
     queries=200,
     tuning_queries=100,
     noises=(0.01, 0.1, 1.0),
-    tuning_size=120,
     sizes=(60, 120, 300),
     steps=400,
     dim=1024,
@@ -112,7 +111,6 @@ SMOKE = replace(
     queries=20,
     tuning_queries=10,
     noises=(1.0, 10.0),
-    tuning_size=40,
     sizes=(20, 40),
     steps=40,
     dim=256,
@@ -139,7 +137,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     progress.phase("EK-FAC influence" if ekfac_is_available() else "reading sketches", 0)
     selector = Selector(settings, mlp, index, ekfac_scores(mlp.frozen, out / "ekfac") if ekfac_is_available() else None)
     noises = tuned(settings, selector, halves, journal, progress)
-    progress.note(f"relative noise by accuracy for the tuning queries: {noises}")
+    progress.note(f"relative noise of each size by accuracy for the tuning queries: {noises}")
     methods = (*INFORMATION, *BASELINES, *(("ekfac",) if ekfac_is_available() else ()), "random")
     measure(settings, selector, methods, halves, noises, journal, progress)
     return report(settings, methods, mlp, noises, halves.reported, journal)
@@ -169,45 +167,55 @@ def measure(
     selector: "Selector",
     methods: tuple[str, ...],
     halves: Halves,
-    noises: Mapping[str, float],
+    noises: Noises,
     journal: Journal,
     progress: Progress,
 ) -> None:
     """Fill the journal: ``rows/…`` selected for the queries, and their ``accuracy/…`` on the reported half."""
     units = [
-        (f"{method}/{balance}/{size}", method, balance == "balanced", size, seed)
+        (method, balance, size, seed, _accuracy_key(method, noises, balance, size, seed))
         for balance in ("plain", "balanced")
         for size in settings.sizes
         for method in methods
         for seed in settings.seeds
     ]
-    for key, method, balanced, size, seed in units_of(
-        progress, "selecting and training", units, lambda unit: f"accuracy/{unit[0]}/{unit[-1]}" in journal
+    for method, balance, size, seed, key in units_of(
+        progress, "selecting and training", units, lambda unit: unit[-1] in journal
     ):
-        rows = _selected(settings, selector, journal, key, method, balanced, size, noises.get(method), seed)
-        journal.once(f"accuracy/{key}/{seed}", partial(accuracy, settings, selector.mlp, rows, halves.reported, seed))
+        rows = _selected(settings, selector, journal, method, balance == "balanced", size, noises, seed)
+        journal.once(key, partial(accuracy, settings, selector.mlp, rows, halves.reported, seed))
 
 
 def _selected(
     settings: Settings,
     selector: "Selector",
     journal: Journal,
-    key: str,
     method: str,
     balanced: bool,
     size: int,
-    noise: float | None,
+    noises: Noises,
     seed: int,
 ) -> list[int]:
     if method == "random":
         return selector.at_random(size, balanced, seed)
     # A greedy selection without quotas of the largest size has those of all smaller ones in it.
     budget = size if balanced else settings.sizes[-1]
-    stored = key if balanced else f"{method}/plain"
-    rows: list[int] = journal.once(
-        f"rows/{stored}/{budget}", partial(selector.select, method, budget, balanced, noise, False)
-    )
+    noise = noises[method][size] if method in noises else None
+    key = _rows_key(_at_noise(method, noises, size), balanced, budget)
+    rows: list[int] = journal.once(key, partial(selector.select, method, budget, balanced, noise, False))
     return rows[:size]
+
+
+def _at_noise(method: str, noises: Noises, size: int) -> str:
+    return f"{method}@{noises[method][size]:g}" if method in noises else method
+
+
+def _rows_key(named: str, balanced: bool, budget: int) -> str:
+    return f"rows/{named}/{'balanced' if balanced else 'plain'}/{budget}"
+
+
+def _accuracy_key(method: str, noises: Noises, balance: str, size: int, seed: int) -> str:
+    return f"accuracy/{_at_noise(method, noises, size)}/{balance}/{size}/{seed}"
 
 
 class Selector:
@@ -300,18 +308,43 @@ class Selector:
 
 def tuned(
     settings: Settings, selector: Selector, halves: Halves, journal: Journal, progress: Progress
-) -> dict[str, float]:
-    """Return the noise of each information method with the best accuracy on the tuning half."""
-    found: dict[str, dict[float, float]] = {method: {} for method in INFORMATION}
-    units = [(method, noise, f"tune/{method}/{noise:g}") for method in INFORMATION for noise in settings.noises]
-    for method, noise, key in units_of(progress, "tuning the noise", units, lambda unit: unit[-1] in journal):
+) -> dict[str, dict[int, float]]:
+    """Return the noise of each information method and size with the best mean accuracy on the tuning half."""
+    units = [
+        (method, noise, size, seed, _tuning_key(method, noise, size, seed))
+        for method in INFORMATION
+        for noise in settings.noises
+        for size in settings.sizes
+        for seed in settings.seeds
+    ]
+    for method, noise, size, seed, key in units_of(
+        progress, "tuning the noise", units, lambda unit: unit[-1] in journal
+    ):
 
-        def measured(method: str = method, noise: float = noise) -> float:
-            rows = selector.select(method, settings.tuning_size, False, noise, tuning=True)
-            return accuracy(settings, selector.mlp, rows, halves.tuning, 0)
+        def measured(method: str = method, noise: float = noise, size: int = size, seed: int = seed) -> float:
+            budget = settings.sizes[-1]
+            rows: list[int] = journal.once(
+                f"tuning-{_rows_key(f'{method}@{noise:g}', False, budget)}",
+                partial(selector.select, method, budget, False, noise, tuning=True),
+            )
+            return accuracy(settings, selector.mlp, rows[:size], halves.tuning, seed)
 
-        found[method][noise] = journal.once(key, measured)
-    return {method: max(by_noise, key=lambda noise: by_noise[noise]) for method, by_noise in found.items()}
+        journal.once(key, measured)
+    return {
+        method: {
+            size: max(settings.noises, key=partial(_tuning_accuracy, settings, journal, method, size))
+            for size in settings.sizes
+        }
+        for method in INFORMATION
+    }
+
+
+def _tuning_key(method: str, noise: float, size: int, seed: int) -> str:
+    return f"tune/{method}@{noise:g}/{size}/{seed}"
+
+
+def _tuning_accuracy(settings: Settings, journal: Journal, method: str, size: int, noise: float) -> float:
+    return fmean(journal[_tuning_key(method, noise, size, seed)] for seed in settings.seeds)
 
 
 def accuracy(settings: Settings, mlp: RetrainedMlp, rows: list[int], images: Images, seed: int) -> float:
@@ -331,7 +364,7 @@ def report(
     settings: Settings,
     methods: tuple[str, ...],
     mlp: RetrainedMlp,
-    noises: Mapping[str, float],
+    noises: Noises,
     images: Images,
     journal: Journal,
 ) -> Report:
@@ -340,11 +373,10 @@ def report(
     for balance in ("plain", "balanced"):
         for method in methods:
             for size in settings.sizes:
-                values = [journal[f"accuracy/{method}/{balance}/{size}/{seed}"] for seed in settings.seeds]
+                values = [journal[_accuracy_key(method, noises, balance, size, seed)] for seed in settings.seeds]
                 table.append({"method": method, "classes": balance, "size": size, **with_error("accuracy", values)})
     whole = mlp_logits(list(mlp.frozen.weights.values()), images.inputs(flat=True)).argmax(dim=1) == images.labels
     labels = mlp.frozen.train.labels
-    largest = settings.sizes[0]
     facts = {
         "seeds": len(settings.seeds),
         "errors_over": counted(len(settings.seeds), "seed"),
@@ -354,16 +386,21 @@ def report(
         "weighting_of_queries": {
             method: WEIGHTING if method in INFORMATION else "uniform" for method in methods if method != "random"
         },
-        "relative_noise": dict(noises),
+        "relative_noise": {method: dict(by_size) for method, by_size in noises.items()},
         "rows_of_each_class_at_the_smallest_size": {
             method: torch.bincount(
-                labels[torch.tensor(journal[f"rows/{method}/plain/{settings.sizes[-1]}"][:largest])], minlength=10
+                labels[torch.tensor(_smallest(settings, journal, method, noises))], minlength=10
             ).tolist()
             for method in methods
             if method != "random"
         },
         "tuning_accuracy": {
-            method: {f"{noise:g}": journal[f"tune/{method}/{noise:g}"] for noise in settings.noises}
+            method: {
+                size: {
+                    f"{noise:g}": _tuning_accuracy(settings, journal, method, size, noise) for noise in settings.noises
+                }
+                for size in settings.sizes
+            }
             for method in INFORMATION
         },
     }
@@ -382,3 +419,9 @@ def report(
                 axis.set_title(balance if balance == "plain" else "as many of every class", fontsize=10)
 
     return Report("Coresets: accuracy when trained on the selected rows only", table, facts, draw)
+
+
+def _smallest(settings: Settings, journal: Journal, method: str, noises: Noises) -> list[int]:
+    smallest, largest = settings.sizes[0], settings.sizes[-1]
+    rows: list[int] = journal[_rows_key(_at_noise(method, noises, smallest), False, largest)]
+    return rows[:smallest]

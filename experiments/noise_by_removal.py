@@ -4,7 +4,10 @@ For every noise of a grid, the examples selected for a tuning query are removed,
 query's margin is compared with what it was. `indexer tune` answers the same question by evidence, without retraining.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
 
 from experiments.information import select_rows
 from experiments.journal import Journal
@@ -44,31 +47,69 @@ def tune(
         mlp: The network.
         attributor: Over its index.
         settings: What is tried.
-        journal: Where finished trainings are kept, by ``tune/query/method/noise``.
+        journal: Where finished trainings are kept, by ``removal_key``.
         progress: Told how many trainings are done.
     """
-    units = [
-        (row, method, noise, f"tune/{row}/{method}/{noise:g}")
-        for row in mlp.tuning_rows[: settings.queries]
-        for noise in settings.noises
-        for method in settings.methods
-    ]
-    for row, method, noise, key in units_of(progress, "tuning the noise", units, lambda unit: unit[-1] in journal):
-
-        def margin(row: int = row, method: str = method, noise: float = noise) -> float:
-            label = int(mlp.frozen.queries.labels[row])
-            removed = select_rows(attributor, row, label, method, settings.num_removed, noise)
-            return float(mlp.query_margins(mlp.retrain(removed), [row])[0])
-
-        journal.once(key, margin)
-    chosen = {
-        method: min(settings.noises, key=lambda noise: mean_margin(settings, journal, method, noise))
-        for method in settings.methods
-    }
+    found = tune_at_sizes(mlp, attributor, settings, (settings.num_removed,), journal, progress)
+    chosen = {method: by_size[settings.num_removed] for method, by_size in found.items()}
     return {**chosen, **({"infogain_approx": chosen["infogain"]} if "infogain" in chosen else {})}
 
 
-def mean_margin(settings: TuningSettings, journal: Journal, method: str, noise: float) -> float:
-    """Return the mean margin of the tuning queries after removal."""
-    values = [float(journal[f"tune/{row}/{method}/{noise:g}"]) for row in range(settings.queries)]
-    return sum(values) / len(values)
+def tune_at_sizes(
+    mlp: RetrainedMlp,
+    attributor: Attributor,
+    settings: TuningSettings,
+    sizes: Sequence[int],
+    journal: Journal,
+    progress: Progress,
+) -> dict[str, dict[int, float]]:
+    """Return the noise of each method at each size, with the largest mean drop of the tuning queries' margins.
+
+    Args:
+        mlp: The network.
+        attributor: Over its index.
+        settings: What is tried; how many are removed stands in ``sizes`` instead.
+        sizes: How many examples are removed.
+        journal: Where finished trainings are kept, by ``removal_key``.
+        progress: Told how many trainings are done.
+    """
+    units = [
+        (row, method, noise, size, removal_key(row, method, noise, size))
+        for row in mlp.tuning_rows[: settings.queries]
+        for noise in settings.noises
+        for method in settings.methods
+        for size in sizes
+    ]
+    for row, method, noise, size, key in units_of(
+        progress, "tuning the noise", units, lambda unit: unit[-1] in journal
+    ):
+
+        def margin(row: int = row, method: str = method, noise: float = noise, size: int = size) -> float:
+            label = int(mlp.frozen.queries.labels[row])
+            removed = select_rows(attributor, row, label, method, size, noise)
+            return float(mlp.query_margins(mlp.retrain(removed), [row])[0])
+
+        journal.once(key, margin)
+    return {
+        method: {
+            size: min(settings.noises, key=partial(_mean_margin, settings, journal, method, size)) for size in sizes
+        }
+        for method in settings.methods
+    }
+
+
+def removal_key(row: int, method: str, noise: float, size: int) -> str:
+    """Return the journal's key of a tuning query's margin after a removal."""
+    return f"tune/{row}/{method}/{noise:g}/{size}"
+
+
+def mean_margins(settings: TuningSettings, journal: Journal, size: int) -> dict[str, dict[str, float]]:
+    """Return the mean margin of the tuning queries after a removal, by method and noise."""
+    return {
+        method: {f"{noise:g}": _mean_margin(settings, journal, method, size, noise) for noise in settings.noises}
+        for method in settings.methods
+    }
+
+
+def _mean_margin(settings: TuningSettings, journal: Journal, method: str, size: int, noise: float) -> float:
+    return fmean(float(journal[removal_key(row, method, noise, size)]) for row in range(settings.queries))

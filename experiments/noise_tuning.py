@@ -13,7 +13,7 @@ from typing import Any
 from experiments.indexing import Sketched, frozen_index
 from experiments.journal import Journal
 from experiments.mlp_training import linear_weights
-from experiments.noise_by_removal import TuningSettings, tune
+from experiments.noise_by_removal import TuningSettings, removal_key, tune
 from experiments.plots import figure, style_of
 from experiments.report import Report
 from experiments.retrained_mlp import PAPER_MLP, MlpSettings, RetrainedMlp
@@ -125,7 +125,7 @@ def margin_drops(mlp: RetrainedMlp, tuning: TuningSettings, journal: Journal) ->
     before = mlp.query_margins(linear_weights(mlp.frozen.model()), list(mlp.tuning_rows)).tolist()
     return {
         (method, noise): [
-            one - float(journal[f"tune/{row}/{method}/{noise:g}"])
+            one - float(journal[removal_key(row, method, noise, tuning.num_removed)])
             for one, row in zip(before, mlp.tuning_rows, strict=True)
         ]
         for method in tuning.methods

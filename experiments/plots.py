@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.chosen_methods import EACH_SIZE
+
 _POINTS_AN_INCH = 72
 #: How far two methods' points of the same value stand apart.
 _POINTS_BESIDE = 1.5
@@ -51,7 +53,8 @@ def style_of(method: str) -> Style:
     """Return how a method is drawn; METHOD@NOISE dotted, and one without an entry grey under its own name."""
     rule, at, noise = method.partition("@")
     if at and rule in STYLES:
-        return STYLES[rule]._replace(title=f"{STYLES[rule].title}, noise {noise}", line=":")
+        named = "noise tuned at each size" if noise == EACH_SIZE else f"noise {noise}"
+        return STYLES[rule]._replace(title=f"{STYLES[rule].title}, {named}", line=":")
     return STYLES.get(method, Style(method, "tab:gray", "--"))
 
 

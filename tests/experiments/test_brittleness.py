@@ -75,6 +75,17 @@ def test_methods_that_name_their_noise_run_without_tuning(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_noise_of_each_size_runs_what_stands_for_it(tmp_path):
+    settings = replace(SMOKE, queries=1, sizes=(5, 20), methods=("random", "infogain@each-size"))
+    found = run(settings, None, tmp_path, Silent())
+    stands = found.facts["tuning_at_each_size"]["stands_for"]["infogain@each-size"]
+    assert set(stands) == {"5", "20"}
+    methods = ["random", *dict.fromkeys(stands.values()), "infogain@each-size"]
+    assert [row["method"] for row in found.rows] == [method for method in methods for _ in settings.sizes]
+    found.draw(tmp_path / "plot.png")
+
+
+@pytest.mark.slow
 def test_explanations_are_asked_by_name_and_continue_a_run(tmp_path):
     first = run(replace(SMOKE, methods=("random",)), None, tmp_path, Silent())
     assert {row["method"] for row in first.rows} == {"random"}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from experiments.brittleness import (
     SMOKE,
     WITH_NOISE,
     information_rankers,
+    tuned_at_sizes,
     tuned_methods,
 )
-from experiments.brittleness_report import report
+from experiments.brittleness_report import TunedAtSizes, report
 from experiments.indexing import Sketched
 from experiments.information import METHODS as INFORMATION
 from experiments.journal import Journal
@@ -154,8 +156,63 @@ def test_facts_have_every_querys_flips_and_paired_p_values(mlp, tmp_path: Path):
     facts = report((5, 20), tuning, mlp, ["infogain", "trak"], {}, journal).facts
     assert facts["query_rows"] == list(mlp.query_rows)
     assert facts["flips"] == {"infogain": {"5": [1, 1], "20": [1, 1]}, "trak": {"5": [0, 1], "20": [1, 1]}}
-    assert facts["infogain_mcnemar_p"] == {"trak": {"5": 1.0, "20": 1.0}}
-    assert report((5, 20), tuning, mlp, ["trak"], {}, journal).facts["infogain_mcnemar_p"] == {}
+    assert facts["mcnemar_p"] == {"infogain": {"trak": {"5": 1.0, "20": 1.0}}}
+    assert "tuning_at_each_size" not in facts
+    assert report((5, 20), tuning, mlp, ["trak"], {}, journal).facts["mcnemar_p"] == {}
+
+
+def test_the_noise_of_each_size_is_of_the_tuning_queries_without_as_many_rows(mlp, scaled, tmp_path: Path):
+    attributor, journal = Attributor(scaled, engine="brute_force"), Journal(tmp_path / "work.jsonl", {})
+    tuning = TuningSettings(queries=1, noises=(0.01, 100.0))
+    methods = ("trak", "infogain@each-size", "infogain_approx@each-size", f"{OWN_LABEL}@each-size")
+    settings = replace(SMOKE, sizes=(2, 4), tuning=tuning, methods=methods)
+    tuned = tuned_at_sizes(settings, mlp, attributor, {"infogain": 100.0}, journal, Silent())
+    label = int(mlp.frozen.queries.labels[0])
+    for method in ("infogain", "infoloss"):
+        margins = {
+            (noise, size): float(mlp.query_margins(mlp.retrain(picks(scaled, 0, label, method, noise, size)), [0])[0])
+            for noise in tuning.noises
+            for size in (2, 4)
+        }
+        for (noise, size), margin in margins.items():
+            assert journal[f"tune/0/{method}/{noise:g}/{size}"] == pytest.approx(margin)
+        best = {size: min(tuning.noises, key=lambda noise, size=size: margins[noise, size]) for size in (2, 4)}
+        # Where InfoGain has been tuned to that noise already, its plain method is the same and is not run twice.
+        named = {"infogain": ("infogain", "infogain_approx"), "infoloss": (OWN_LABEL,)}[method]
+        for rule in named:
+            assert tuned.methods[f"{rule}@each-size"] == {
+                size: rule if method == "infogain" and noise == 100.0 else f"{rule}@{noise:g}"
+                for size, noise in best.items()
+            }
+    assert set(tuned.methods) == set(methods) - {"trak"}
+    assert tuned_at_sizes(replace(settings, methods=("trak",)), mlp, attributor, {}, journal, Silent()) is None
+
+
+def test_a_method_tuned_at_each_size_has_the_outcomes_of_what_stands_for_it(mlp, tmp_path: Path):
+    sizes, journal = (5, 20), Journal(tmp_path / "work.jsonl", {})
+    before = mlp.query_margins(linear_weights(mlp.frozen.model()), list(mlp.query_rows)).tolist()
+    for method, flipped, drop in (
+        ("infogain@1", {5: True, 20: True}, 3.0),
+        ("infogain@10", dict.fromkeys(sizes, False), 7.0),
+    ):
+        for row, start in zip(mlp.query_rows, before, strict=True):
+            for size in sizes:
+                value = {"flipped": flipped[size], "margin": start - drop}
+                journal.once(f"removed/{row}/{method}/{size}", lambda value=value: value)
+    tuning = TuningSettings(queries=1, noises=(1.0, 10.0), methods=("infogain",))
+    for noise, size in product(tuning.noises, sizes):
+        journal.once(f"tune/0/infogain/{noise:g}/{size}", lambda noise=noise, size=size: noise + size)
+    at_sizes = TunedAtSizes(tuning, {"infogain@each-size": {5: "infogain@1", 20: "infogain@10"}})
+    methods = ["infogain@1", "infogain@10"]
+    found = report(sizes, replace(tuning, methods=()), mlp, methods, {}, journal, at_sizes)
+    each = [row for row in found.rows if row["method"] == "infogain@each-size"]
+    assert [(row["removed"], row["flipped"]) for row in each] == [(5, 1.0), (20, 0.0)]
+    assert each[1]["margin_drop"] == pytest.approx(7.0)
+    assert found.facts["mcnemar_p"]["infogain@each-size"]["infogain@1"] == {"5": 1.0, "20": 0.5}
+    assert found.facts["tuning_at_each_size"] == {
+        "stands_for": {"infogain@each-size": {"5": "infogain@1", "20": "infogain@10"}},
+        "mean_margin": {"5": {"infogain": {"1": 6.0, "10": 15.0}}, "20": {"infogain": {"1": 21.0, "10": 30.0}}},
+    }
 
 
 def test_the_table_has_the_share_lost_and_each_querys_own_margin_drop(mlp, tmp_path: Path):
@@ -168,7 +225,7 @@ def test_the_table_has_the_share_lost_and_each_querys_own_margin_drop(mlp, tmp_p
         for row, start, (flipped, drop) in zip(mlp.query_rows, before, of_size, strict=True):
             value = {"flipped": flipped, "margin": start - drop}
             journal.once(f"removed/{row}/trak/{size}", lambda value=value: value)
-    journal.once("tune/0/infogain/1", lambda: 1.0)
+    journal.once(f"tune/0/infogain/1/{tuning.num_removed}", lambda: 1.0)
     found = report(sizes, tuning, mlp, ["trak"], {}, journal).rows
     assert [(row["removed"], row["flipped"]) for row in found] == [(5, 0.0), (20, 0.5)]
     assert found[0]["margin_drop"] is None

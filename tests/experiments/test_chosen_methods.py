@@ -38,6 +38,13 @@ def test_a_noise_is_a_positive_number(noise):
         check_methods([f"infogain@{noise}"], ["infogain"], ["infogain"])
 
 
+def test_a_noise_can_be_asked_that_is_tuned_at_each_size():
+    assert named_noise("infogain@each-size") == ("infogain", "each-size")
+    check_methods(["infogain@each-size", "infogain@10", "infogain"], ["infogain", "trak"], ["infogain"])
+    with pytest.raises(UnknownMethodError, match="and infogain@NOISE, or @each-size in the place of @NOISE"):
+        check_methods(["trak@each-size"], ["infogain", "trak"], ["infogain"])
+
+
 def test_ekfac_alone_needs_kronfluence(ekfac):
     ekfac(False)
     with pytest.raises(UnknownMethodError, match="kronfluence is not installed"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from tests import oracles
 from tests.experiments.small_network import ROWS, SETTINGS, small_network
 
 TRAINED = replace(SETTINGS, training=replace(SETTINGS.training, epochs=2))
-SMALL = replace(SMOKE, mlp=TRAINED, noises=(0.1, 10.0), tuning_size=30, sizes=(20,), steps=20, dim=64)
+SMALL = replace(SMOKE, mlp=TRAINED, noises=(0.1, 10.0), sizes=(10, 20), seeds=(0, 1), steps=20, dim=64)
 
 
 @pytest.fixture(scope="module")
@@ -56,34 +57,52 @@ def test_the_tuning_half_is_the_first():
     assert torch.equal(found.reported.pixels, test.pixels[half:])
 
 
-def test_the_noise_is_tuned_for_the_tuning_queries_on_the_tuning_half(selector, mlp, halves, tmp_path: Path):
+def test_the_noise_of_a_size_is_tuned_for_the_tuning_queries_on_the_tuning_half(selector, mlp, halves, tmp_path: Path):
     journal = Journal(tmp_path / "work.jsonl", {})
     tuned(SMALL, selector, halves, journal, Silent())
     for method in INFORMATION:
         for noise in SMALL.noises:
-            rows = selector.select(method, SMALL.tuning_size, False, noise, tuning=True)
-            assert rows != selector.select(method, SMALL.tuning_size, False, noise, tuning=False)
-            assert journal[f"tune/{method}/{noise:g}"] == accuracy(SMALL, mlp, rows, halves.tuning, 0)
-            assert journal[f"tune/{method}/{noise:g}"] != accuracy(SMALL, mlp, rows, halves.reported, 0)
+            rows = selector.select(method, 20, False, noise, tuning=True)
+            assert rows != selector.select(method, 20, False, noise, tuning=False)
+            trained = list(product(SMALL.sizes, SMALL.seeds))
+            found = [journal[f"tune/{method}@{noise:g}/{size}/{seed}"] for size, seed in trained]
+            on_tuning, on_reported = (
+                [accuracy(SMALL, mlp, rows[:size], images, seed) for size, seed in trained]
+                for images in (halves.tuning, halves.reported)
+            )
+            assert found == on_tuning != on_reported
 
 
 def test_what_is_reported_is_of_the_queries_and_the_reported_half(selector, mlp, halves, tmp_path: Path):
     journal = Journal(tmp_path / "work.jsonl", {})
-    measure(SMALL, selector, ("infogain", "graddot"), halves, {"infogain": 0.1}, journal, Silent())
-    for method, noise in (("infogain", 0.1), ("graddot", None)):
-        rows = selector.select(method, 20, False, noise, tuning=False)
-        assert journal[f"rows/{method}/plain/20"] == rows
-        assert rows != selector.select(method, 20, False, noise, tuning=True)
-        assert journal[f"accuracy/{method}/plain/20/0"] == accuracy(SMALL, mlp, rows, halves.reported, 0)
-        assert journal[f"accuracy/{method}/plain/20/0"] != accuracy(SMALL, mlp, rows, halves.tuning, 0)
+    noises = {"infogain": {10: 10.0, 20: 0.1}}
+    measure(SMALL, selector, ("infogain", "graddot"), halves, noises, journal, Silent())
+    for named, size, noise in (("infogain@10", 10, 10.0), ("infogain@0.1", 20, 0.1), ("graddot", 20, None)):
+        rows = selector.select(named.partition("@")[0], 20, False, noise, tuning=False)
+        assert journal[f"rows/{named}/plain/20"] == rows
+        assert rows != selector.select(named.partition("@")[0], 20, False, noise, tuning=True)
+        found = [journal[f"accuracy/{named}/plain/{size}/{seed}"] for seed in SMALL.seeds]
+        on_tuning, on_reported = (
+            [accuracy(SMALL, mlp, rows[:size], images, seed) for seed in SMALL.seeds]
+            for images in (halves.tuning, halves.reported)
+        )
+        assert found == on_reported != on_tuning
 
 
-def test_the_noise_is_that_of_the_best_accuracy(selector, halves, tmp_path: Path):
+def test_the_noise_of_a_size_is_that_of_the_best_mean_accuracy_over_the_seeds(selector, halves, tmp_path: Path):
     journal = Journal(tmp_path / "work.jsonl", {})
-    best = {"infogain": 0.1, "infogain_approx": 10.0, "infoloss": 10.0}
-    for method in INFORMATION:
-        for noise in SMALL.noises:
-            journal.once(f"tune/{method}/{noise:g}", _constant(0.8 if noise == best[method] else 0.3))
+    best = {
+        "infogain": {10: 0.1, 20: 10.0},
+        "infogain_approx": {10: 10.0, 20: 10.0},
+        "infoloss": {10: 10.0, 20: 0.1},
+    }
+    for method, by_size in best.items():
+        for size, chosen in by_size.items():
+            for noise in SMALL.noises:
+                # The other noise is ahead by its first seed alone, and behind by both together.
+                of_seeds = (0.5, 0.9) if noise == chosen else (0.6, 0.3)
+                for seed, value in enumerate(of_seeds):
+                    journal.once(f"tune/{method}@{noise:g}/{size}/{seed}", _constant(value))
     assert tuned(SMALL, selector, halves, journal, Silent()) == best
 
 

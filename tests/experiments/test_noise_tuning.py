@@ -29,7 +29,7 @@ def test_the_noise_with_the_largest_mean_drop_is_chosen_and_a_drop_is_what_was_l
     for method, of_noise in lost.items():
         for noise, drops in of_noise.items():
             for row, drop in enumerate(drops):
-                journal.once(f"tune/{row}/{method}/{noise:g}", lambda row=row, drop=drop: before[row] - drop)
+                journal.once(f"tune/{row}/{method}/{noise:g}/10", lambda row=row, drop=drop: before[row] - drop)
     chosen = tune(mlp, Attributor(index, engine="brute_force"), TUNING, journal, Silent())
     assert chosen == {"infogain": 0.1, "infogain_approx": 0.1, "infoloss": 10.0}
     found = margin_drops(mlp, TUNING, journal)
@@ -46,5 +46,5 @@ def test_the_margin_is_that_of_the_network_without_what_was_selected(tmp_path: P
     journal = Journal(tmp_path / "trainings.jsonl", {})
     tune(mlp, attributor, settings, journal, Silent())
     removed = select_rows(attributor, 0, int(mlp.frozen.queries.labels[0]), "infogain", 10, 1.0)
-    assert journal["tune/0/infogain/1"] == pytest.approx(float(mlp.query_margins(mlp.retrain(removed), [0])[0]))
-    assert journal["tune/0/infogain/1"] != pytest.approx(float(mlp.query_margins(mlp.retrain([]), [0])[0]))
+    assert journal["tune/0/infogain/1/10"] == pytest.approx(float(mlp.query_margins(mlp.retrain(removed), [0])[0]))
+    assert journal["tune/0/infogain/1/10"] != pytest.approx(float(mlp.query_margins(mlp.retrain([]), [0])[0]))

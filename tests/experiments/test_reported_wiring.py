@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -137,7 +138,8 @@ def test_a_coresets_accuracy_is_of_its_seeds_own_initialisation(mlp):
 
 
 def test_the_coresets_table_has_the_mean_over_seeds_of_each_method_balance_and_size(mlp, tmp_path: Path):
-    settings = replace(coreset.SMOKE, mlp=BRIEF, sizes=(10, 20), seeds=(0, 1), noises=(1.0,))
+    settings = replace(coreset.SMOKE, mlp=BRIEF, sizes=(10, 20), seeds=(0, 1), noises=(0.1, 1.0))
+    noises = {"infogain": {10: 1.0, 20: 0.1}}
     journal, methods, expected = Journal(tmp_path / "work.jsonl", {}), ("infogain", "random"), {}
     for number, (method, balance, size) in enumerate(
         (method, balance, size) for method in methods for balance in ("plain", "balanced") for size in settings.sizes
@@ -145,12 +147,13 @@ def test_the_coresets_table_has_the_mean_over_seeds_of_each_method_balance_and_s
         expected[method, balance, size] = 0.1 * number + 0.01
         for seed in settings.seeds:
             value = 0.1 * number + 0.02 * seed
-            journal.once(f"accuracy/{method}/{balance}/{size}/{seed}", lambda value=value: value)
-    journal.once("rows/infogain/plain/20", lambda: list(range(20)))
-    for method in INFORMATION:
-        journal.once(f"tune/{method}/1", lambda: 0.5)
+            named = f"infogain@{noises['infogain'][size]:g}" if method == "infogain" else method
+            journal.once(f"accuracy/{named}/{balance}/{size}/{seed}", lambda value=value: value)
+    journal.once("rows/infogain@1/plain/20", lambda: list(range(20)))
+    for method, noise, size, seed in product(INFORMATION, settings.noises, settings.sizes, settings.seeds):
+        journal.once(f"tune/{method}@{noise:g}/{size}/{seed}", lambda: 0.5)
     _, test = read_images("digits", None)
-    table = coreset.report(settings, methods, mlp, {}, test, journal).rows
+    table = coreset.report(settings, methods, mlp, noises, test, journal).rows
     found = {(row["method"], row["classes"], row["size"]): row["accuracy"] for row in table}
     assert found == {key: pytest.approx(value) for key, value in expected.items()}
 
@@ -168,7 +171,10 @@ def test_evidence_is_below_its_best_and_agrees_with_removal_at_neighbours_of_the
     def tuned(mlp: RetrainedMlp, attributor: Any, settings: TuningSettings, journal: Journal, _: Any) -> Any:
         for noise, drops in lost.items():
             for row, drop in enumerate(drops):
-                journal.once(f"tune/{row}/infogain/{noise:g}", lambda row=row, drop=drop: before[row] - drop)
+                journal.once(
+                    f"tune/{row}/infogain/{noise:g}/{settings.num_removed}",
+                    lambda row=row, drop=drop: before[row] - drop,
+                )
         return {"infogain": 1.0}
 
     log_evidence = [-5.0 if noise == of_evidence else -9.0 for noise in noises]
