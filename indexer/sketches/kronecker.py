@@ -151,11 +151,16 @@ class KroneckerSketch:
             out: Sketches so far, float32 [b, d], changed in place.
         """
         part, count = placed.part, rows.shape[0] * placed.part.blocks
-        left = rows.float().reshape(count, part.row_dim, -1)
-        right = columns.float().reshape(count, part.column_dim, -1)
-        # Thousands of 4 × 4 products over one position each are calls, not work: one multiplication does them all.
-        products = left * right.transpose(1, 2) if left.shape[2] == 1 else left @ right.transpose(1, 2)
-        products = products.view(rows.shape[0], -1)
+        if rows.shape[2] == 1:
+            # Thousands of 4 × 4 products over one position each are calls, not work, and loops of four where they are
+            # one broadcast product: with both factors gathered to where they meet it is one long loop.
+            of_rows, of_columns = self._meeting_places(placed, rows.device)
+            products = rows.float().squeeze(2).index_select(1, of_rows)
+            products *= columns.float().squeeze(2).index_select(1, of_columns)
+        else:
+            left = rows.float().reshape(count, part.row_dim, -1)
+            right = columns.float().reshape(count, part.column_dim, -1)
+            products = (left @ right.transpose(1, 2)).view(rows.shape[0], -1)
         scale = placed.scale * placed.parameter.ntk_scale
         out[:, placed.start : placed.start + part.dim].add_(products, alpha=scale)
 
@@ -226,6 +231,21 @@ class KroneckerSketch:
                     signs.fill(0, table)
                 table = self._tables[key] = table.to(device)
         return table
+
+    def _meeting_places(self, placed: PlacedMatrix, device: torch.device) -> tuple[Tensor, Tensor]:
+        # For each of a weight's numbers in a sketch, which of R u and which of C v are its factors.
+        key = ("meeting", placed.parameter.name, device)
+        with self._lock:
+            table = self._tables.get(key)
+            if table is None:
+                part = placed.part
+                block = torch.arange(part.blocks).view(-1, 1, 1)
+                row = block * part.row_dim + torch.arange(part.row_dim).view(1, -1, 1)
+                column = block * part.column_dim + torch.arange(part.column_dim).view(1, 1, -1)
+                whole = (part.blocks, part.row_dim, part.column_dim)
+                table = torch.stack([row.expand(whole).reshape(-1), column.expand(whole).reshape(-1)]).to(device)
+                self._tables[key] = table
+        return table[0], table[1]
 
     def _add_matrix(self, placed: PlacedMatrix, gradients: Tensor, first: int, out: Tensor) -> None:
         part, (_, width) = placed.part, sides(placed.parameter)
