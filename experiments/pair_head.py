@@ -9,6 +9,7 @@ What it prints first is what ``brittleness.RTE_PAPER`` says.
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -22,6 +23,7 @@ from experiments.mlp_training import linear_weights, mlp_logits, train_mlp
 from experiments.networks import initial_network
 from experiments.statistics import with_error
 from experiments.text_pairs import PairSettings, encoded_pairs, labels_of, pair_table, statistics_of
+from experiments.units import StoppedError, units_of
 from indexer.progress import Progress
 from indexer.terminal import progress_on
 from indexer.training import TrainingSettings
@@ -77,11 +79,7 @@ def ordered(
     tried: Sequence[PairSettings], features: Tensor, labels: Tensor, folds: Tensor, progress: Progress
 ) -> list[tuple[PairSettings, list[float]]]:
     """Return the heads with their accuracies, the highest mean first, to three digits; ties go to the narrower."""
-    progress.phase("cross-validation", len(tried))
-    found = []
-    for how in tried:
-        found.append((how, accuracies(how, features, labels, folds)))
-        progress.advance(1)
+    found = [(how, accuracies(how, features, labels, folds)) for how in units_of(progress, "cross-validation", tried)]
     return sorted(found, key=lambda pair: -round(sum(pair[1]) / FOLDS, 3))
 
 
@@ -97,8 +95,12 @@ def main() -> None:
     count = len(train.rows)
     features, _ = encoded_pairs([train, dev], [count, len(dev.rows)], tried[0].encoder)
     folds = folds_of([row["sentence1"] for row in train.rows])
-    with progress_on(Console(stderr=True)) as progress:
-        found = ordered(tried, features, labels_of(train, count), folds, progress)
+    try:
+        with progress_on(Console(stderr=True)) as progress:
+            found = ordered(tried, features, labels_of(train, count), folds, progress)
+    except StoppedError:
+        sys.stderr.write("pair_head: stopped; it begins anew when it is started again, with the pairs encoded\n")
+        sys.exit(130)
     shown = Table("widths", "peak rate", "weight decay", "epochs", "accuracy")
     for how, values in found:
         mean = with_error("accuracy", values)

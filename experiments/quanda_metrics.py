@@ -163,7 +163,11 @@ def main() -> None:
     if not quanda_is_installed():
         sys.exit("quanda is not installed: experiments/README.md has the commands for an environment with it")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    report = evaluated(SIZES[arguments.size], _QUERIES[arguments.size], arguments.data_dir, arguments.out)
+    try:
+        report = evaluated(SIZES[arguments.size], _QUERIES[arguments.size], arguments.data_dir, arguments.out)
+    except KeyboardInterrupt:
+        sys.stderr.write("quanda_metrics: stopped; what is indexed is kept, the metrics begin anew\n")
+        sys.exit(130)
     console = Console()
     files = write_report(report, arguments.out, "quanda")
     print_report(report, console)

@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from experiments.pair_head import FOLDS, accuracies, candidates, folds_of, ordered
+from experiments.units import StoppedError
 from indexer.progress import Silent
+from tests.experiments.stopping import Stopping
 
 
 def test_pairs_of_a_premise_are_in_one_fold():
@@ -28,3 +31,9 @@ def test_a_head_that_learns_comes_before_one_that_does_not():
     # Labels that no feature tells are guessed: standard error of 200 fair coins 0.035.
     guessed = accuracies(learns, features, torch.randint(2, (200,), generator=generator), folds)
     assert abs(sum(guessed) / FOLDS - 0.5) < 0.15
+
+
+def test_it_stops_between_two_heads():
+    tried, features = [replace(candidates()[0], widths=(8, 4, 2))] * 3, torch.randn(20, 8)
+    with pytest.raises(StoppedError):
+        ordered(tried, features, torch.arange(20) % 2, torch.arange(20) % FOLDS, Stopping("cross-validation", 1))
