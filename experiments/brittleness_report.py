@@ -1,5 +1,6 @@
 """The table and the plot of the brittleness experiment, from whatever part of its journal is finished."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,15 +72,17 @@ def report(
         for method, by_size in at_size.items()
     }
     before = mlp.query_margins(list(mlp.frozen.weights.values()), list(mlp.query_rows))
+    drops = {
+        method: [
+            float(before[row - mlp.num_tuning]) - journal[f"removed/{row}/{by_size[sizes[-1]]}/{sizes[-1]}"]["margin"]
+            for row in rows
+        ]
+        for method, by_size in at_size.items()
+    }
     table: list[dict[str, Any]] = []
-    for method, by_size in at_size.items():
+    for method in at_size:
         for size in sizes:
-            drops = [
-                float(before[row - mlp.num_tuning])
-                - journal[f"removed/{row}/{by_size[sizes[-1]]}/{sizes[-1]}"]["margin"]
-                for row in rows
-            ]
-            drop = with_error("margin_drop", drops)
+            drop = with_error("margin_drop", drops[method])
             if size != sizes[-1]:
                 drop = dict.fromkeys(drop)
             table.append({"method": method, "removed": size, **with_error("flipped", flips[method][size]), **drop})
@@ -106,10 +109,10 @@ def report(
             method: {str(size): [int(flipped) for flipped in found] for size, found in of_size.items()}
             for method, of_size in flips.items()
         },
-        "mcnemar_p": {
+        "infogain_against": {
             infogain: {
-                method: {str(size): mcnemar_p(flips[infogain][size], found[size]) for size in sizes}
-                for method, found in flips.items()
+                method: _paired(sizes, flips[infogain], flips[method], drops[infogain], drops[method])
+                for method in flips
                 if method != infogain
             }
             for infogain in flips
@@ -125,6 +128,20 @@ def report(
             axis.set_title(f"{counted(len(rows), 'query', 'queries')}, one seed", fontsize=10)
 
     return Report("Brittleness: share of correct predictions lost after retraining", table, facts, draw)
+
+
+def _paired(
+    sizes: Sequence[int],
+    first: Mapping[int, Sequence[bool]],
+    second: Mapping[int, Sequence[bool]],
+    first_drops: Sequence[float],
+    second_drops: Sequence[float],
+) -> dict[str, Any]:
+    # Of the same queries: shares that differ by little, and errors that overlap, may still be told apart.
+    return {
+        "mcnemar_p": {str(size): mcnemar_p(first[size], second[size]) for size in sizes},
+        **with_error("margin_drop_difference", map(operator.sub, first_drops, second_drops)),
+    }
 
 
 def finished(mlp: RetrainedMlp, methods: Sequence[str], sizes: Sequence[int], journal: Journal) -> list[int]:

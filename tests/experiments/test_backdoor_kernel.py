@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from experiments.backdoor_kernel import SIZES, _rankings, ranking
+from experiments import backdoor_kernel
+from experiments.backdoor_kernel import SIZES, _measured, _rankings, ranking
 from tests.experiments.small_network import small_network
 
 
@@ -17,8 +19,7 @@ def test_the_largest_absolute_scores_come_first():
 def test_kernels_and_what_known_rows_leave_of_them_are_the_dense_ones(tmp_path: Path):
     frozen = small_network(tmp_path, num_tuning=2, num_queries=1).frozen
     pool, queries = torch.arange(0, 40), torch.tensor([0])
-    settings = replace(SIZES["smoke"], known=40, relative_noise=0.5)
-    found = {(kernel, part): scores for kernel, part, scores in _rankings(frozen, 3, pool, queries, settings)}
+    found = {(kernel, part): scores for kernel, part, scores in _rankings(frozen, 3, pool, queries, pool, 0.5)}
 
     model = frozen.model()
 
@@ -34,7 +35,7 @@ def test_kernels_and_what_known_rows_leave_of_them_are_the_dense_ones(tmp_path: 
     expected = {
         "inner product": cross,
         "cosine": cross / kernel.diagonal().sqrt(),
-        "covariance given 40 rows": cross - kernel @ torch.linalg.solve(kernel + noise * torch.eye(40), cross),
+        "covariance given 40 clean rows": cross - kernel @ torch.linalg.solve(kernel + noise * torch.eye(40), cross),
     }
     for part, scores in expected.items():
         torch.testing.assert_close(
@@ -45,3 +46,54 @@ def test_kernels_and_what_known_rows_leave_of_them_are_the_dense_ones(tmp_path: 
     assert float(expected["inner product"].abs().max()) == pytest.approx(
         float(found[unscaled, "inner product"][ranking(found[unscaled, "inner product"])[0]].abs()), rel=1e-3
     )
+
+
+def test_the_margin_times_the_uncertainty_ranks_as_the_gradient_of_the_loss_does(tmp_path: Path):
+    frozen = small_network(tmp_path, num_tuning=2, num_queries=1).frozen
+    pool = torch.nonzero(frozen.train.labels == 3).squeeze(1)
+    known = torch.arange(4)
+    found = {(kernel, part): it for kernel, part, it in _rankings(frozen, 3, pool, torch.tensor([0]), known, 1.0)}
+
+    model, label = frozen.model().double(), torch.tensor([3])
+
+    def gradient(value: torch.Tensor) -> torch.Tensor:
+        return torch.cat([part.flatten() for part in torch.autograd.grad(value, list(model.parameters()))])
+
+    inputs = frozen.queries.inputs(True)[0].double()
+    logits = model(inputs[None])[0]
+    query = gradient(logits[3] - torch.logsumexp(logits[torch.arange(10) != 3], dim=0))
+    losses = [
+        torch.nn.functional.cross_entropy(model(row[None]), label)
+        for row in frozen.train.take(pool).inputs(True).double()
+    ]
+    expected = torch.stack([-gradient(loss) @ query for loss in losses]).clamp(min=0)  # opponents come last
+    scores = found["margin, no NTK scales", "inner product times 1 - p"]
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-3, atol=1e-4 * float(expected.max()))
+
+
+def test_only_clean_rows_are_known_and_measures_are_of_the_poisoned_ones(tmp_path: Path, monkeypatch):
+    frozen = small_network(tmp_path, num_tuning=2, num_queries=1).frozen
+    label = int(frozen.queries.labels[0])
+    of_class = torch.nonzero(frozen.train.labels == label).squeeze(1)
+    poisoned = torch.zeros(len(frozen.train), dtype=torch.int64)
+    poisoned[of_class[::2]] = 1
+    frozen = replace(frozen, metadata={"poisoned": poisoned})
+    settings = replace(SIZES["smoke"], known=1000, backdoor=replace(SIZES["smoke"].backdoor, per_class=4))
+    asked: dict[str, torch.Tensor] = {}
+
+    def rankings(_: Any, __: Any, pool: torch.Tensor, queries: torch.Tensor, known: torch.Tensor, ___: Any) -> Any:
+        asked.update(pool=pool, queries=queries, known=known)
+        # The first four places: clean, poisoned, clean, clean.
+        scores = torch.zeros(len(pool))
+        scores[torch.tensor([1, 2, 3, 5])] = torch.tensor([4.0, 3.0, 2.0, 1.0])
+        for _query in queries:
+            yield "a kernel", "a part", scores
+
+    monkeypatch.setattr(backdoor_kernel, "_rankings", rankings)
+    ((kernel, part, values),) = _measured(frozen, label, settings)
+    assert (kernel, part) == ("a kernel", "a part")
+    assert torch.equal(asked["pool"], of_class)
+    assert set(asked["known"].tolist()) == set(range(1, len(of_class), 2))
+    assert set(asked["queries"].tolist()) == {row for row in range(2) if int(frozen.queries.labels[row]) == label}
+    num_poisoned = len(of_class[::2])
+    assert values == [(1 / num_poisoned, 0.5)] * len(asked["queries"])

@@ -144,21 +144,31 @@ def test_a_method_that_names_its_noise_removes_rows_by_it(mlp, scaled, margin, r
             assert rankers[name](query, label, BUDGET) == expected, name
 
 
-def test_facts_have_every_querys_flips_and_paired_p_values(mlp, tmp_path: Path):
+def test_facts_have_every_querys_flips_paired_p_values_and_paired_margins(mlp, tmp_path: Path):
     journal = Journal(tmp_path / "work.jsonl", {})
     flips = {"infogain": (True, True), "trak": (False, True)}
+    margins = {"infogain": (0.0, 0.0), "trak": (-2.0, -1.0)}
     for method, of_query in flips.items():
-        for row, flipped in zip(mlp.query_rows, of_query, strict=True):
+        for row, flipped, margin in zip(mlp.query_rows, of_query, margins[method], strict=True):
             for size in (5, 20):
-                outcome = {"flipped": flipped or (method == "trak" and size == 20), "margin": 0.0}
+                outcome = {"flipped": flipped or (method == "trak" and size == 20), "margin": margin}
                 journal.once(f"removed/{row}/{method}/{size}", lambda outcome=outcome: outcome)
     tuning = TuningSettings(queries=1, noises=(1.0,), methods=())
     facts = report((5, 20), tuning, mlp, ["infogain", "trak"], {}, journal).facts
     assert facts["query_rows"] == list(mlp.query_rows)
     assert facts["flips"] == {"infogain": {"5": [1, 1], "20": [1, 1]}, "trak": {"5": [0, 1], "20": [1, 1]}}
-    assert facts["mcnemar_p"] == {"infogain": {"trak": {"5": 1.0, "20": 1.0}}}
+    assert facts["infogain_against"] == {
+        "infogain": {
+            "trak": {
+                # Of two queries one flips by InfoGain alone at 5: p = 1. All flip at 20.
+                "mcnemar_p": {"5": 1.0, "20": 1.0},
+                "margin_drop_difference": pytest.approx(-1.5),
+                "margin_drop_difference_standard_error": pytest.approx(0.5),
+            }
+        }
+    }
     assert "tuning_at_each_size" not in facts
-    assert report((5, 20), tuning, mlp, ["trak"], {}, journal).facts["mcnemar_p"] == {}
+    assert report((5, 20), tuning, mlp, ["trak"], {}, journal).facts["infogain_against"] == {}
 
 
 def test_the_noise_of_each_size_is_of_the_tuning_queries_without_as_many_rows(mlp, scaled, tmp_path: Path):
@@ -208,7 +218,9 @@ def test_a_method_tuned_at_each_size_has_the_outcomes_of_what_stands_for_it(mlp,
     each = [row for row in found.rows if row["method"] == "infogain@each-size"]
     assert [(row["removed"], row["flipped"]) for row in each] == [(5, 1.0), (20, 0.0)]
     assert each[1]["margin_drop"] == pytest.approx(7.0)
-    assert found.facts["mcnemar_p"]["infogain@each-size"]["infogain@1"] == {"5": 1.0, "20": 0.5}
+    against = found.facts["infogain_against"]["infogain@each-size"]["infogain@1"]
+    assert against["mcnemar_p"] == {"5": 1.0, "20": 0.5}  # at 20 both queries flip by the other alone: 2 · 2⁻²
+    assert against["margin_drop_difference"] == pytest.approx(4.0)
     assert found.facts["tuning_at_each_size"] == {
         "stands_for": {"infogain@each-size": {"5": "infogain@1", "20": "infogain@10"}},
         "mean_margin": {"5": {"infogain": {"1": 6.0, "10": 15.0}}, "20": {"infogain": {"1": 21.0, "10": 30.0}}},

@@ -76,7 +76,11 @@ def test_the_noise_of_a_size_is_tuned_for_the_tuning_queries_on_the_tuning_half(
 def test_what_is_reported_is_of_the_queries_and_the_reported_half(selector, mlp, halves, tmp_path: Path):
     journal = Journal(tmp_path / "work.jsonl", {})
     noises = {"infogain": {10: 10.0, 20: 0.1}}
-    measure(SMALL, selector, ("infogain", "graddot"), halves, noises, journal, Silent())
+    measure(SMALL, selector, ("infogain", "graddot", "random"), halves, noises, journal, Silent())
+    drawn = {seed: selector.at_random(20, False, seed) for seed in SMALL.seeds}
+    assert drawn[0] != drawn[1]
+    for seed, rows in drawn.items():
+        assert journal[f"accuracy/random/plain/20/{seed}"] == accuracy(SMALL, mlp, rows, halves.reported, seed)
     for named, size, noise in (("infogain@10", 10, 10.0), ("infogain@0.1", 20, 0.1), ("graddot", 20, None)):
         rows = selector.select(named.partition("@")[0], 20, False, noise, tuning=False)
         assert journal[f"rows/{named}/plain/20"] == rows

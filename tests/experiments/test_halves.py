@@ -24,7 +24,10 @@ def test_tuning_queries_are_of_the_first_half_and_reported_ones_of_the_second():
 
 
 def test_backdoor_queries_are_of_their_halves():
-    settings = replace(SMOKE, training=replace(SMOKE.training, epochs=8), train_rows=700)
+    # Ten of each: queries drawn from the whole test set would all be of the right half once in 2¹⁰.
+    settings = replace(
+        SMOKE, training=replace(SMOKE.training, epochs=8), train_rows=700, stored_tuning=10, stored_queries=10
+    )
     queries = trained(settings, None, 0, Silent()).queries
     _, test = read_images("digits", None)
     triggers = Triggers.drawn(10, settings.trigger, test.white, 0)

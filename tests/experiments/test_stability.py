@@ -4,9 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments.journal import Journal
-from experiments.stability import METHODS, SMOKE, summarise
+from experiments.stability import METHODS, SMOKE, run, summarise
+from indexer.progress import Silent
+from sketchstore.reader import open_index
 
 PICKS = {0: [1, 2, 3, 4, 5], 1: [5, 4, 10, 11, 12], 2: [1, 20, 21, 22, 23]}
 
@@ -27,3 +30,10 @@ def test_shared_is_over_pairs_of_different_seeds(tmp_path: Path, seeds, shared):
     for row in table:
         assert row["shared"] == pytest.approx(shared)
         assert row["mean_cosine"] == pytest.approx(0.5 * sum(seeds) / len(seeds))
+
+
+def test_every_seed_has_a_sketch_of_its_own(tmp_path: Path):
+    settings = replace(SMOKE, queries=1, noises=(1.0,), dims=(64,), sketch_seeds=(3, 4))
+    run(settings, None, tmp_path, Silent())
+    sketches = [open_index(tmp_path / f"dim-64-seed-{seed}").view("own").sketches(torch.arange(20)) for seed in (3, 4)]
+    assert not torch.allclose(*sketches)
