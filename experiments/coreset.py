@@ -387,6 +387,10 @@ def report(
             method: WEIGHTING if method in INFORMATION else "uniform" for method in methods if method != "random"
         },
         "relative_noise": {method: dict(by_size) for method, by_size in noises.items()},
+        "sizes_whose_noise_is_at_an_edge_of_the_grid": {
+            method: [size for size, noise in by_size.items() if noise in (settings.noises[0], settings.noises[-1])]
+            for method, by_size in noises.items()
+        },
         "rows_of_each_class_at_the_smallest_size": {
             method: torch.bincount(
                 labels[torch.tensor(_smallest(settings, journal, method, noises))], minlength=10

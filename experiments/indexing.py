@@ -9,6 +9,7 @@ from indexer.preparation import BuildSettings
 from indexer.progress import Progress
 from sketchstore.manifest import StorageDtype
 from sketchstore.reader import Index, open_index
+from sketchstore.unfinished import partial_path
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -66,5 +67,6 @@ def frozen_index(file: Path, out: Path, how: Sketched, progress: Progress, devic
             num_queries=1_000_000,
             device=device,
         )
-        build_index(settings, out, resume=True, faiss=None, spectra=how.spectra, codes="none", progress=progress)
+        begun = partial_path(out).exists()
+        build_index(settings, out, resume=begun, faiss=None, spectra=how.spectra, codes="none", progress=progress)
     return open_index(out)

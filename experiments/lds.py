@@ -208,7 +208,8 @@ def _draw(table: list[dict[str, Any]], over_lambda: list[dict[str, Any]]) -> Any
             bars.set_xticks(range(len(table)), [style_of(row["method"]).title for row in table], fontsize=8)
             bars.set_ylabel("LDS, mean over queries")
             draw_lines(lines, over_lambda, x="regularisation", y="lds")
+            lines.set_ylabel("LDS of the tuning queries")
             lines.set_xscale("log")
-            lines.set_xlabel("λ relative to the mean squared norm (tuning queries)")
+            lines.set_xlabel("λ relative to the mean squared norm")
 
     return draw

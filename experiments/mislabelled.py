@@ -19,7 +19,7 @@ from experiments.frozen import Frozen, Images, load_frozen, save_frozen
 from experiments.indexing import Sketched, frozen_index
 from experiments.mlp_training import linear_weights, train_mlp
 from experiments.networks import initial_network
-from experiments.plots import figure
+from experiments.plots import figure, style_of
 from experiments.report import Report
 from experiments.retrained_mlp import PAPER_MLP, MlpSettings
 from experiments.statistics import with_error
@@ -192,10 +192,12 @@ def _trained(settings: Settings, data_dir: Path | None, seed: int) -> Frozen:
 
 def _draw(path: Path, table: list[dict[str, Any]], share: float) -> None:
     with figure(path, 1) as (axis,):
-        names = [row["method"] for row in table]
+        styles = [style_of(row["method"]) for row in table]
         values = [row["average_precision"] for row in table]
         errors = [row["average_precision_standard_error"] or 0.0 for row in table]
-        axis.bar(names, values, yerr=errors, color="tab:blue", capsize=3)
+        colours = [style.colour for style in styles]
+        axis.bar([style.title for style in styles], values, yerr=errors, color=colours, capsize=3)
+        axis.tick_params(axis="x", labelsize=8)
         axis.axhline(share, color="black", linestyle="--", label="random order")
         axis.set_ylabel("average precision")
         axis.set_ylim(0, 1)
