@@ -86,7 +86,7 @@ def rows_for(budget_bytes: int, bytes_of_a_row: int, block_rows: int, *, lengths
 def plan_batches(
     featuriser: Featuriser,
     train: ExampleReader,
-    view: str,
+    views: Sequence[str],
     num_outputs: int,
     *,
     block_rows: int,
@@ -98,7 +98,7 @@ def plan_batches(
     Args:
         featuriser: What sketches; told the rows.
         train: The training rows.
-        view: One of the measurement's views.
+        views: The measurement's views.
         num_outputs: C, or 1 for a scalar output.
         block_rows: Rows of a block.
         budget_bytes: What a batch may take.
@@ -111,9 +111,10 @@ def plan_batches(
     labels = rows.labels.clamp(0, num_outputs - 1)
     held = 1
     try:
-        featuriser.probe(rows.inputs, labels, view)
+        for view in views:
+            featuriser.probe(rows.inputs, labels, view)
         one = move(take_rows(rows.inputs, 0, 1), featuriser.device)
-        targets = featuriser.measurement.targets(view, labels[:1].to(featuriser.device))
+        targets = featuriser.measurement.targets(views[0], labels[:1].to(featuriser.device))
         held = row_bytes(featuriser.features, one, targets, featuriser.spec.dim)
     except (MemoryError, RuntimeError, TypeError, ValueError):
         pass  # what is wrong with the model or the row is said where rows are sketched, with the row's number

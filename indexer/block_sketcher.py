@@ -109,8 +109,8 @@ class BlockSketcher:
         given_agrees = True
         for view in self.prepared.views:
             found, at_once = self._sketched(reader, rows, rows.labels, view, pad=True)
-            if not sketches:  # what a row has to do with its batch is the same in every view
-                given_agrees = self._given_agrees(reader, rows, rows.labels, view, found, at_once)
+            agrees = self._given_agrees(reader, rows, rows.labels, view, found, at_once)
+            given_agrees = agrees if not sketches else given_agrees  # of the view whose values are taken
             sketches[view], fitted = found.sketches, min(fitted, at_once)
             outputs = found.outputs if outputs is None else outputs
             features = found.given if features is None and given_agrees else features
@@ -250,12 +250,17 @@ class BlockSketcher:
             lambda row: recipe.collate([rows.examples[row]])[0],
             rows.start,
         )
-        if compared.changed is not None:
-            row, beside, change = compared.changed
+        if (changed := compared.changed) is not None:
+            away = f"{changed.change:.0%} of its norm away from"
             raise ExampleError(
                 reader.split,
-                rows.start + row,
-                f"its sketch in a batch of {beside} rows is {change:.0%} of its norm away from that of the row alone: "
+                rows.start + changed.row,
+                f"its sketch is {away} the one that plain autograd gives of the row alone, in a batch of its own too: "
+                "the model uses a parameter where neither hooks nor torch.func see it (in code of your own, or a view "
+                f"that was made before the forward pass{_short(compute_dtype)}). Mend the model, or leave out the "
+                "parameter with --exclude"
+                if changed.by_itself
+                else f"its sketch in a batch of {changed.beside} rows is {away} that of the row alone: "
                 "what the model makes of a row depends on the rows beside it (padding that is not masked, a batch that "
                 f"is put in another order or cut up, a capacity that rows share{_short(compute_dtype)}). Mend the "
                 "model or collate(); `indexer check` says more, and --batch-rows 1 sketches every row alone",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -263,10 +264,16 @@ class _Check:
     def _gradients_alone(self) -> str:
         return self._where_rows_fit(self._gradients_of)
 
+    @property
+    def _views(self) -> list[str]:
+        # Another view may lead to other parameters, such as the head of another class
+        views = self.prepared.views
+        return list(dict.fromkeys([views[0], views[len(views) // 2], views[-1]]))
+
     def _gradients_of(self, order: list[int]) -> str:
-        view = self.prepared.views[0]
         change, changed = 0.0, order[0]
-        for row in dict.fromkeys([order[0], order[len(order) // 2], order[-1]]):
+        some = dict.fromkeys([order[0], order[len(order) // 2], order[-1]])
+        for view, row in product(self._views, some):
             first = [row, *(other for other in order if other != row)]  # autograd differentiates the first of a batch
             together = self.prepared.train.collate_chosen(first)
             alone = self._autograd(*self._collated(together.examples[0]), view)
@@ -286,7 +293,13 @@ class _Check:
         return f"largest relative change {change:.1e}{unused}"
 
     def _features(self) -> str:
-        featuriser, rows, view = self.prepared.featuriser, self._batch(), self.prepared.views[0]
+        for view in self._views:
+            self._features_of(view)
+        notes = self.prepared.featuriser.features.notes
+        return "; ".join(notes) if notes else "per-example gradients come from one backward pass a batch"
+
+    def _features_of(self, view: str) -> None:
+        featuriser, rows = self.prepared.featuriser, self._batch()
         last = len(rows.examples) - 1
         tangents = {row: torch.zeros(self.prepared.parameters.num_parameters) for row in (0, last // 2, last)}
         for slab in featuriser.slabs(rows.examples, rows.labels, view):
@@ -315,8 +328,6 @@ class _Check:
                 change = _relative(formed[0], featuriser.sketch(rows.examples, rows.labels, view)[0])
             if change > GRADIENT_TOLERANCE:
                 raise _UnsoundError(f"the kronecker sketch of row 0 is {change:.1%} off the sketch of its gradient")
-        notes = featuriser.features.notes
-        return "; ".join(notes) if notes else "per-example gradients come from one backward pass a batch"
 
     def _shorter_type(self) -> str:
         featuriser, rows, view = self.prepared.featuriser, self._batch(), self.prepared.views[0]

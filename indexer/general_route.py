@@ -11,12 +11,17 @@ from torch import Tensor, nn
 
 from indexer.batches import Batch, map_tensors, num_rows, take_rows
 from indexer.layers.gradients import Piece, merged
+from indexer.layers.watched import Watched
 from indexer.measurement import Measurement
 from indexer.parameters import Parameter
 from indexer.plain_gradients import plain_gradients
 
 ROWS_WORTH_A_TILE = 128
 """A sketch of fewer rows spends noticeable time on its random numbers, so parameters are grouped to allow so many."""
+
+
+_UNLIKE = 1e-2
+"""Relative difference of two ways to a gradient, far above what rounding makes and far below a use that is missed."""
 
 
 class Called(nn.Module):
@@ -79,6 +84,46 @@ class GeneralRoute:
             self.vectorised = False
             return str(error).strip().partition("\n")[0]
         return None
+
+    def unlike_autograd(self, parameters: Sequence[Parameter], inputs: Batch, targets: Tensor) -> str | None:
+        """Compare vmap's gradients with plain ones; where they differ, each example takes its own backward after.
+
+        What vmap differentiates is put in the place of the model's parameters; a use of one that the model does not
+        look up there, in a closure say, gets no part of it. Such uses are looked for as well as differences: they may
+        be zero in these rows.
+
+        Args:
+            parameters: The parameters of this route.
+            inputs: A batch of b examples.
+            targets: Their targets.
+
+        Returns:
+            Name of the first parameter whose gradients differ or may differ, None where none does.
+        """
+        if (name := self._used_besides(parameters, inputs)) is not None:
+            self.vectorised = False
+            return name
+        for row in range(len(targets)):
+            one, target = take_rows(inputs, row, row + 1), targets[row : row + 1]
+            plain = self.single_gradients(parameters, one, target[0])
+            longest = max((float(gradient.norm()) for gradient in plain.values()), default=0.0)
+            for group in self._groups(parameters):
+                for place, found in zip(group, self._vmap_gradients(group, one, target), strict=True):
+                    expected = plain[place.name].reshape(-1).float() if place.name in plain else torch.zeros(())
+                    off = float((found[0] - expected.to(found.device)).norm())
+                    if not off <= _UNLIKE * max(float(expected.norm()), _UNLIKE * longest):
+                        self.vectorised = False
+                        return place.name
+        return None
+
+    def _used_besides(self, parameters: Sequence[Parameter], inputs: Batch) -> str | None:
+        # The first parameter that is used though another tensor stands in its place.
+        held = dict(self.called.model.named_parameters())
+        watched = Watched(held[place.name] for place in parameters)
+        stand_ins = {place.name: held[place.name].detach().clone() for place in parameters}
+        with torch.no_grad(), watched:
+            torch.func.functional_call(self.called, _inside(stand_ins), (inputs,))
+        return next((place.name for place in parameters if watched.is_unexpected(held[place.name])), None)
 
     def slabs(
         self, parameters: Sequence[Parameter], inputs: Batch, targets: Tensor, *, all_rows: bool

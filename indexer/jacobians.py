@@ -115,7 +115,7 @@ class TangentFeatures:
         self._hooks = HookRoute(model, parameters, self.values, memory_budget_bytes, slab_bytes, many_rows=many_rows)
         self._measured_together = True
         self._num_outputs: int | None = None
-        self._probed = False
+        self._probed = set[str]()  # views
         self._said = set[str]()  # parameters whose reason for the general route is among the notes
         self._asked_vmap = 0  # how many parameters took the general route when vmap was asked
 
@@ -143,7 +143,7 @@ class TangentFeatures:
         Returns:
             Logits [b, C], or a scalar per example [b].
         """
-        with torch.no_grad():
+        with torch.no_grad(), _unchanged(inputs):
             logits: Tensor = self._called(inputs)
         return logits
 
@@ -157,7 +157,8 @@ class TangentFeatures:
         Returns:
             Shape [b].
         """
-        logits: Tensor = self._called(inputs)
+        with _unchanged(inputs):
+            logits: Tensor = self._called(inputs)
         if self._passing is not None:
             self._passing.append(logits.detach())
         if self._measured_together:
@@ -307,14 +308,14 @@ class TangentFeatures:
             if self._num_outputs is None:
                 self._num_outputs = self._count_outputs(inputs)
             check_targets(self.measurement, targets, self._num_outputs)
-            self._probe(inputs, targets)
+            self._probe(inputs, targets, view)
         return targets
 
     def _general_slabs(self, inputs: Batch, targets: Tensor, all_rows: bool) -> Iterator[Slab]:
         rest = self._general_parameters()
         self._say_refused()
-        if len(rest) > self._asked_vmap and self._general.vectorised:  # more than there were: hooks met what is new
-            self._probe_vmap(take_rows(inputs, 0, PROBE_ROWS), targets[:PROBE_ROWS])
+        if len(rest) > self._asked_vmap:  # more than there were: hooks met what is new, in any of these rows
+            self._probe_vmap(inputs, targets)
         for row, offset, gradients in self._general.slabs(rest, inputs, targets, all_rows=all_rows):
             yield Slab(row, offset, gradients)
 
@@ -327,14 +328,18 @@ class TangentFeatures:
             "one example. Define measurement(outputs, label) in the recipe to say which scalar is explained."
         )
 
-    def _probe(self, inputs: Batch, targets: Tensor) -> None:
-        """Find out, on few rows, what hooks and vmap allow; each doubt moves a parameter to a more general route."""
-        if self._probed:
+    def _probe(self, inputs: Batch, targets: Tensor, view: str) -> None:
+        """Find out, on few rows, what hooks and vmap allow; each doubt moves a parameter to a more general route.
+
+        Another view may lead to other parameters (a head for each class), so every view is looked at.
+        """
+        if view in self._probed:
             return
         few, targets = take_rows(inputs, 0, PROBE_ROWS), targets[:PROBE_ROWS]
-        self._try_measurement(few, targets)
-        row_bytes = self.activation_bytes(take_rows(few, 0, 1), targets[:1])
-        self._hooks.row_bytes = self._general.row_bytes = row_bytes
+        if not self._probed:
+            self._try_measurement(few, targets)
+            row_bytes = self.activation_bytes(take_rows(few, 0, 1), targets[:1])
+            self._hooks.row_bytes = self._general.row_bytes = row_bytes
         # On a GPU, convolutions round to ten bits by default: too coarse to tell a right gradient from a wrong one.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             self._hooks.probe(
@@ -344,13 +349,20 @@ class TangentFeatures:
             )
         self._say_refused()
         self._probe_vmap(few, targets)
-        self._probed = True
+        self._probed.add(view)
 
-    def _probe_vmap(self, few: Batch, targets: Tensor) -> None:
+    def _probe_vmap(self, inputs: Batch, targets: Tensor) -> None:
         rest = self._general_parameters()
         self._asked_vmap = len(rest)
-        if rest and (reason := self._general.try_vmap(rest, take_rows(few, 0, 2), targets[:2])) is not None:
+        if not rest or not self._general.vectorised:
+            return
+        if (reason := self._general.try_vmap(rest, take_rows(inputs, 0, 2), targets[:2])) is not None:
             self.notes.append(f"torch.func.vmap refuses this model, so each example takes its own backward: {reason}")
+        elif (name := self._general.unlike_autograd(rest, inputs, targets)) is not None:
+            self.notes.append(
+                f"torch.func.vmap does not see all that the model does with {name!r} (a weight that is held in a "
+                "closure or list, say), so each example takes its own backward"
+            )
 
     def probe_type(self, inputs: Batch, labels: Tensor, view: str) -> None:
         """Ask vmap again, in the type that is set now: it may refuse in a short one what it accepts in float32.
@@ -419,6 +431,25 @@ class TangentFeatures:
     def _general_parameters(self) -> list[Parameter]:
         served = {place.name for place in self._hooks.served}
         return [place for place in self.parameters if place.name not in served]
+
+
+@contextmanager
+def _unchanged(inputs: Batch) -> Iterator[None]:
+    # The same tensors go through the model several times.
+    before: list[tuple[Tensor, int]] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        if not tensor.is_inference():
+            before.append((tensor, tensor._version))
+        return tensor
+
+    map_tensors(note, inputs)
+    yield
+    if any(tensor._version != version for tensor, version in before):
+        raise JacobianError(
+            "the model changes its inputs in place, so that whoever computes with them next has others: let it begin "
+            "with a copy (x = x.clone())"
+        )
 
 
 def _of_rows(parts: list[Tensor], rows: int) -> Tensor | None:

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from math import prod
 from typing import Literal
 
+import torch
 from torch import nn
 
 Layers = Literal["linear", "all"]
@@ -184,6 +185,11 @@ def select_parameters(
             raise ParameterSelectionError(
                 f"{glob!r} matches no module with parameters{_tied(model, glob)}; there are {_some(modules)}."
             )
+    if isinstance(model, torch.jit.ScriptModule) and not isinstance(model, torch.jit.TracedModule):  # type: ignore[attr-defined]
+        raise ParameterSelectionError(
+            "the model is a torch.jit.script module, whose layers cannot be watched: let model() give the module that "
+            "it was scripted from, with its state_dict()."
+        )
     any_trained = any(parameter.requires_grad for parameter in named.values())
     entries = []
     for name, parameter in named.items():

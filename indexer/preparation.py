@@ -182,7 +182,7 @@ def prepare(
     compute_rows = plan_batches(
         featuriser,
         train,
-        views[0],
+        views,
         num_outputs,
         block_rows=min(settings.block_rows, train.num_rows),
         budget_bytes=settings.memory_budget_bytes,

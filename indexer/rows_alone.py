@@ -36,12 +36,28 @@ class Compared:
 
     Attributes:
         given_agrees: Whether what the watched module was given is the same, too.
-        changed: A row of the block whose sketch is another one alone, the rows of its batch, and the change in units of
-            its norm; None where all is well.
+        changed: What is wrong with a row of the block; None where all is well.
     """
 
     given_agrees: bool
-    changed: tuple[int, int, float] | None = None
+    changed: Changed | None = None
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A row whose sketch is not the one that plain autograd gives of the row alone.
+
+    Attributes:
+        row: The row.
+        beside: Rows of its batch.
+        change: How far the sketches are apart, in units of their norm.
+        by_itself: Whether the row's batch-mates have no part in it: computed alone it is wrong, too.
+    """
+
+    row: int
+    beside: int
+    change: float
+    by_itself: bool
 
 
 def looked_at(rows: int, drawn_by: str) -> list[int]:
@@ -85,25 +101,37 @@ def compare_alone(
     dense = featuriser.spec.family in ("rademacher", "gaussian")  # a row alone costs as many random numbers as a batch
     least = LEAST_NORM * float(found.sketches.square().sum(1).mean().sqrt())
     given_agrees = True
-    for number, batch in enumerate(batches):
-        looks = 1 if dense else _looks(len(batch))
-        drawn = random.Random(f"{drawn_by} {number}").sample(list(batch), min(looks + MOST_LOOKS, len(batch)))
-        changes: list[tuple[int, float]] = []
-        for looked, row in enumerate(drawn if len(batch) > 1 else ()):
+
+    def change_of(sketch: Tensor, plain: Tensor) -> float:
+        return float((sketch - plain).norm()) / max(float(plain.norm()), least)
+
+    for number, (beside, rows) in enumerate(_looked_through(batches)):
+        looks = 1 if dense else _looks(len(rows))
+        drawn = random.Random(f"{drawn_by} {number}").sample(rows, min(looks + MOST_LOOKS, len(rows)))
+        changes: list[tuple[int, float, Batch, Tensor]] = []
+        for looked, row in enumerate(drawn if len(rows) > 1 else ()):
             if looked >= looks and not changes:
                 break
-            kept = featuriser.sketch_plainly(alone(row), labels[row : row + 1], view)
-            off = float((found.sketches[row] - kept.sketches[0]).norm())
-            length = max(float(kept.sketches.norm()), least)
-            if off > tolerance * length:
-                changes.append((row, off / length))
+            inputs = alone(row)
+            kept = featuriser.sketch_plainly(inputs, labels[row : row + 1], view)
+            change = change_of(found.sketches[row], kept.sketches[0])
+            if change > tolerance:
+                changes.append((row, change, inputs, kept.sketches[0]))
             if found.given is not None:
                 here = found.given[row : row + 1]
                 given_agrees &= kept.given is not None and is_same(kept.given, here, OTHER_BATCH_ROUNDING)
         if len(changes) > 1:
-            row, change = changes[0]
-            return Compared(given_agrees, (row, len(batch), change))
+            row, change, inputs, plain = changes[0]
+            by_itself = change_of(featuriser.sketch_batch(inputs, labels[row : row + 1], view)[0], plain) > tolerance
+            return Compared(given_agrees, Changed(row, beside, change, by_itself))
     return Compared(given_agrees)
+
+
+def _looked_through(batches: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
+    # Rows of which a sample is looked at, with the rows of their batch; those that went alone are one such lot.
+    single = [row for batch in batches if len(batch) == 1 for row in batch]
+    lots = [(len(batch), list(batch)) for batch in batches if len(batch) > 1]
+    return [*lots, (1, single)] if single else lots
 
 
 def _looks(rows: int) -> int:

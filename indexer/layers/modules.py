@@ -56,14 +56,27 @@ def hooked_modules(model: nn.Module, parameters: ParameterList) -> tuple[list[Ho
         own = {leaf: places[id(held)] for leaf, held in module._parameters.items() if id(held) in places}
         if not own:
             continue
-        kind = matrix_kind(module) or norm_kind(module)
+        kind = None if _is_changed(module) else matrix_kind(module) or norm_kind(module)
         served = () if kind is None else ("weight", "bias")
         for leaf, place in own.items():
             if leaf not in served:
-                refused[place.name] = f"belongs to a {type(module).__name__}, whose gradients hooks do not know"
+                changed = " with a hook or forward() of its own" if _is_changed(module) else ""
+                refused[place.name] = (
+                    f"belongs to a {type(module).__name__}{changed}, whose gradients hooks do not know"
+                )
         if kind is not None:
             found.append(HookedModule(name, module, kind, own.get("weight"), own.get("bias")))
     return found, refused
+
+
+def _is_changed(module: nn.Module) -> bool:
+    # Somebody's hook, or a forward() of this one module, may give another output than its class does.
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return "forward" in vars(module) or any(not _is_ours(hook) for hook in hooks)
+
+
+def _is_ours(hook: object) -> bool:
+    return str(getattr(hook, "__module__", "")).partition(".")[0] == "indexer"
 
 
 def without(modules: list[HookedModule], refused: set[str]) -> list[HookedModule]:

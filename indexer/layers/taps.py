@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from indexer.layers.flattened import FlattenedCall, row_weights
 from indexer.layers.kinds import UnfitInputError
 from indexer.layers.modules import HookedModule
-from indexer.layers.uses import ParameterUses
+from indexer.layers.watched import Watched
+from indexer.layers.weighed import WeighedCall, row_weights
 from indexer.out_of_memory import is_out_of_memory
 
 
@@ -77,11 +77,12 @@ def run_passes(
         receiver: Takes inputs and gradients at outputs.
         unproven: Names of modules that must not be called.
         flattened: Names of modules that were fed positions of several examples one after the other; those that are now
-            are added. What they are fed may have as many entries as there are examples by chance, and be others'.
+            are added. What they are fed may have as many entries as there are examples by chance, and be others': they
+            are weighed, as is every call after the model moved rows.
 
     Returns:
         Name of each parameter whose gradient does not follow from what the receiver got, to the reason: it is used
-        otherwise than by calls of its module, or one was fed positions of which it cannot be told whose they are.
+        otherwise than by calls of its module, or one was fed entries that are not of the rows that their places say.
 
     Raises:
         UnforeseenCallError: If a module is called that must not be, or its input does not tell the examples apart, or
@@ -89,15 +90,17 @@ def run_passes(
         RuntimeError: If the forward pass fails otherwise.
     """
     sources: list[Tensor] = []
-    flat: list[FlattenedCall] = []
+    weighed: list[WeighedCall] = []
     flattened = set() if flattened is None else flattened
     widened: list[str] = []
-    weighing, period = [False], 1
-    uses = ParameterUses(held for entry in modules for held in entry.module._parameters.values() if held is not None)
+    wrong: dict[str, str] = {}
+    weighing, period = False, 1
+    held = [held for entry in modules for held in entry.module._parameters.values() if held is not None]
+    watched = Watched(held, apart=(*model.parameters(), *model.buffers()))
 
     def watch(entry: HookedModule) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Tensor]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Tensor:
-            own = uses.expect(module._parameters.values())
+            own = watched.expect(module._parameters.values())
             if not torch.is_grad_enabled():  # the model itself says that nothing is to be differentiated here
                 untouched: Tensor = output
                 return untouched
@@ -113,7 +116,7 @@ def run_passes(
             if shared:
                 widened.append(entry.name)
                 given, output = (tensor.expand(rows, *tensor.shape[1:]) for tensor in (given, output))
-            if shared or not output.requires_grad:
+            if shared or not output.requires_grad or not sources:
                 source = torch.zeros((), dtype=output.dtype, device=output.device, requires_grad=True)
                 sources.append(source)
                 output = output + source
@@ -121,28 +124,32 @@ def run_passes(
                 kept = receiver.given(entry, entry.kind.split(given.detach(), rows))
             except UnfitInputError as error:
                 raise UnforeseenCallError(entry.name, str(error)) from None
-            mixed = None
-            if rows > 1 and (given.shape[0] != rows or entry.name in flattened):
-                mixed = FlattenedCall(entry, kept, output.dtype)
-                flat.append(mixed)
+            if rows > 1 and given.shape[0] != rows:
                 flattened.add(entry.name)
+            doubtful = None
+            if rows > 1 and (entry.name in flattened or watched.moved):
+                doubtful = WeighedCall(entry, output)
+                weighed.append(doubtful)
 
             def take(delta: Tensor) -> None:
-                if mixed is not None:
-                    mixed.take(delta.detach(), weighing[0])
-                elif not weighing[0]:
-                    receiver.delta(entry, kept, entry.kind.split_delta(delta.detach(), rows))
+                if weighing:
+                    return
+                if doubtful is not None and not doubtful.is_in_order(delta.detach(), rows, period):
+                    reason = "is fed entries that may be of any row"
+                    wrong.update((place.name, reason) for place in entry.places)
+                    return
+                receiver.delta(entry, kept, entry.kind.split_delta(delta.detach(), rows))
 
             output.register_hook(take)
-            watched: Tensor = output
-            return watched
+            seen: Tensor = output
+            return seen
 
         return hook
 
     with _only_activations(model), torch.enable_grad():
         handles = [entry.module.register_forward_hook(watch(entry), with_kwargs=True) for entry in modules]
         try:
-            with uses:
+            with watched:
                 values = forward()
         except RuntimeError as error:
             if not widened or isinstance(error, CaptureError) or is_out_of_memory(error):
@@ -152,26 +159,21 @@ def run_passes(
         finally:
             for handle in handles:
                 handle.remove()
-        if values.requires_grad:
-            if flat:
-                weighing[0] = True
-                period = min(each.period for each in flat)
+        if values.requires_grad and sources:
+            if weighed:
+                weighing = True
+                period = min(each.period for each in weighed)
                 total = (values * row_weights(rows, period, values)).sum()
-                torch.autograd.grad(total, sources, allow_unused=True, retain_graph=True)
-                weighing[0] = False
+                outputs = [each.output for each in weighed]
+                deltas = torch.autograd.grad(total, outputs, allow_unused=True, retain_graph=True)
+                for each, delta in zip(weighed, deltas, strict=True):
+                    each.weigh(delta)
+                weighing = False
             torch.autograd.grad(values.sum(), sources, allow_unused=True)
-    wrong = {
-        place.name: "takes part in the measurement otherwise than by calls of its module"
-        for entry in modules
-        for leaf, place in (("weight", entry.weight), ("bias", entry.bias))
-        if place is not None and uses.is_unexpected(entry.module._parameters[leaf])
-    }
-    for each in flat:
-        if not each.is_in_order(rows, period):
-            wrong |= {place.name: "is fed positions of which a row may have any number" for place in each.entry.places}
-    for each in flat:
-        if each.delta is not None and not any(place.name in wrong for place in each.entry.places):
-            receiver.delta(each.entry, each.kept, each.entry.kind.split_delta(each.delta, rows))
+    for entry in modules:
+        for leaf, place in (("weight", entry.weight), ("bias", entry.bias)):
+            if place is not None and watched.is_unexpected(entry.module._parameters[leaf]):
+                wrong[place.name] = "takes part in the measurement otherwise than by calls of its module"
     receiver.done()
     return wrong
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors import safe_open
 from torch import nn
 
 from indexer.recipe import RecipeError, RecipeOptionError
@@ -74,6 +75,31 @@ def load_adapters(model: nn.Module, folder: str) -> nn.Module:
     except (RuntimeError, ValueError, TypeError) as error:
         raise RecipeError(f"option 'adapter': {folder!r} does not fit the model: {error}") from error
     return adapted.eval()
+
+
+def adapter_weights(folder: str) -> set[str]:
+    """Return the names of a model's own parameters that adapters bring whole, such as a classification head.
+
+    Args:
+        folder: What `load_adapters` has loaded.
+
+    Returns:
+        Names as the model without adapters has them.
+    """
+    with safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as file:
+        names: list[str] = file.keys()
+    return {own_name(name) for name in names}
+
+
+def own_name(name: str) -> str:
+    """Return the name that a parameter of an adapted model has in the model without adapters.
+
+    Args:
+        name: Its name in the adapted model, or in a file of adapters.
+    """
+    return (
+        name.removeprefix("base_model.model.").replace(".modules_to_save.default", "").replace(".modules_to_save", "")
+    )
 
 
 def _peft() -> Any:

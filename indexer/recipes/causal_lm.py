@@ -23,6 +23,7 @@ from indexer.recipes.text_tables import TextTable
 from indexer.training import seeded
 
 NEW_MODEL = "new"
+_CAUSAL_PROBE_TOKENS = 4
 
 
 class CausalLanguageModel(TextRecipe):
@@ -201,6 +202,22 @@ class CausalLanguageModel(TextRecipe):
         )
         with seeded(int(options["seed"])):
             return model_of_config(config, self.auto_class)
+
+    def _ready(self, model: nn.Module) -> nn.Module:
+        # What a token is measured by is what the model says before it has read the token.
+        first = torch.arange(1, _CAUSAL_PROBE_TOKENS + 1)[None]
+        other = first.clone()
+        other[0, -1] = 1
+        mask = torch.ones_like(first)
+        with torch.no_grad():
+            one, two = (model(input_ids=tokens, attention_mask=mask).logits[:, :-1] for tokens in (first, other))
+        if not torch.allclose(one, two, rtol=1e-4, atol=1e-5):
+            raise RecipeOptionError(
+                f"option 'model': {self.options['model']!r} does not read from left to right: the last token of a text "
+                "changes what it says of those before, so it gives no p(token | tokens before it). Name a causal "
+                "language model, such as a GPT-2; encoders such as BERT are none"
+            )
+        return model
 
     def call(self, model: nn.Module, inputs: Any) -> Tensor:
         """Return what is measured: log-odds of sequences ``[b]``, or logits at the tokens' places ``[b, V]``."""

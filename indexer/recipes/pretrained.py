@@ -103,7 +103,9 @@ def load_offline_first(option: str, source: str, load: Callable[..., Loaded], *,
             raise RecipeError(_refusal(option, source, local)) from local
 
 
-def load_model(option: str, source: str, auto_class: Any, *, download: bool = True, **changes: Any) -> nn.Module:
+def load_model(
+    option: str, source: str, auto_class: Any, *, download: bool = True, **changes: Any
+) -> tuple[nn.Module, list[str]]:
     """Load a pretrained model in float32 with eager attention; weights that the source lacks are drawn at random.
 
     Args:
@@ -114,22 +116,25 @@ def load_model(option: str, source: str, auto_class: Any, *, download: bool = Tr
         changes: Changes of the configuration, such as ``num_labels``.
 
     Returns:
-        The model in eval mode.
+        The model in eval mode, and the names of its parameters that the source has no weights of.
     """
 
-    def load(source: str, *, local_files_only: bool) -> nn.Module:
-        model: nn.Module = auto_class.from_pretrained(
+    def load(source: str, *, local_files_only: bool) -> tuple[nn.Module, dict[str, Any]]:
+        loaded: tuple[nn.Module, dict[str, Any]] = auto_class.from_pretrained(
             source,
             local_files_only=local_files_only,
             use_safetensors=True,
             trust_remote_code=False,
             dtype=torch.float32,
             attn_implementation="eager",
+            output_loading_info=True,
             **changes,
         )
-        return model
+        return loaded
 
-    return load_offline_first(option, source, load, download=download).eval()
+    model, found = load_offline_first(option, source, load, download=download)
+    lacking = set(found["missing_keys"])
+    return model.eval(), [name for name, _ in model.named_parameters() if name in lacking]
 
 
 def load_config(option: str, source: str, *, download: bool = False, **changes: Any) -> Any:

@@ -99,6 +99,8 @@ class TextClassification(TextRecipe):
         if value is None or value in ("", UNLABELLED, str(UNLABELLED)):
             return UNLABELLED
         names = self.label_names
+        if isinstance(value, int) and column in table.class_names:
+            value = self._of_class_label(table, column, value, row)
         if str(value) in names:
             return names.index(str(value))
         number = int(value) if isinstance(value, int) or str(value).isdecimal() else -1
@@ -108,6 +110,24 @@ class TextClassification(TextRecipe):
                 "names in the model's order with --option labels=A,B,…"
             )
         return number
+
+    def _of_class_label(self, table: TextTable, column: str, value: int, row: int) -> str | int:
+        # A number of a ClassLabel column stands for a name, which the model may have under another number.
+        own, names = table.class_names[column], self.label_names
+        if not 0 <= value < len(own):
+            return value
+        if sorted(own) == sorted(names):
+            return own[value]
+        folded = [name.casefold() for name in names]
+        if sorted(folded) == sorted(name.casefold() for name in own):
+            return names[folded.index(own[value].casefold())]
+        if any(name.casefold() in folded for name in own):
+            raise RecipeDataError(
+                f"{table.path}: column {column!r} has the classes {', '.join(own)}, the model {', '.join(names)}: only "
+                f"some are the same, so it cannot be told what {value} in row {row} is. Name the model's labels, in "
+                "its order, as the column does: --option labels=…"
+            )
+        return value
 
     # Examples
 
@@ -153,7 +173,7 @@ class TextClassification(TextRecipe):
             )
 
     def _ready(self, model: nn.Module) -> nn.Module:
-        self._prepared_masks = takes_prepared_masks(model)
+        self._prepared_masks = takes_prepared_masks(model, int(self.options["max_length"]))
         return model
 
     def call(self, model: nn.Module, inputs: Any) -> Any:

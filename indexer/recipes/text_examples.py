@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from indexer.recipe import RecipeDataError, RecipeInputError
+from indexer.recipe import RecipeDataError, RecipeInputError, RecipeOptionError
 from indexer.recipes.text_tables import TextTable
 
 USUAL_COLUMNS = (
@@ -206,9 +206,19 @@ def split_names(option: str) -> tuple[str, ...]:
 
     Returns:
         The names; none for an empty option.
+
+    Raises:
+        RecipeOptionError: If it begins like a JSON list and is none.
     """
     if option.startswith("["):
-        return tuple(str(name) for name in json.loads(option))
+        try:
+            names = json.loads(option)
+        except json.JSONDecodeError as error:
+            raise RecipeOptionError(
+                f"{option!r} is no list of names ({error.msg} at character {error.colno}): what begins with [ is "
+                'a JSON list, such as ["a","b"]; names without a comma of their own need none: a,b'
+            ) from error
+        return tuple(str(name) for name in names)
     return tuple(name.strip() for name in option.split(",") if name.strip())
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from indexer.fine_tuning import FineTuning, Step, fine_tune, fine_tuning_steps, frozen
 from indexer.parameters import Layers
 from indexer.recipe import BuiltinRecipe, MapDataset, OptionValue, RecipeDataError, RecipeOptionError
-from indexer.recipes.adapters import Task, load_adapters, new_adapters
+from indexer.recipes.adapters import Task, adapter_weights, load_adapters, new_adapters, own_name
 from indexer.recipes.pretrained import (
     load_config,
     load_model,
@@ -53,6 +53,7 @@ class TextRecipe(BuiltinRecipe):
     """
 
     default_layers: Layers = "linear"
+    _drawn: Sequence[str] = ()  # parameters that the model's source has no weights of
     task: ClassVar[Task]
     option_defaults: ClassVar[Mapping[str, OptionValue]] = {
         "model": "",
@@ -91,7 +92,9 @@ class TextRecipe(BuiltinRecipe):
             if int(self.options[key]) < least:
                 raise RecipeOptionError(f"option {key!r}: {self.options[key]} must be at least {least}")
         if not 0 < float(self.options["learning_rate"]) < 1:
-            raise RecipeOptionError(f"option 'learning_rate': {self.options['learning_rate']} must be from 0 to 1")
+            raise RecipeOptionError(
+                f"option 'learning_rate': {self.options['learning_rate']} must be greater than 0 and less than 1"
+            )
         if self.options["lora_rank"] and self.options["adapter"]:
             raise RecipeOptionError("lora_rank puts new adapters on the model, adapter loads trained ones; give one")
         if self.options["lora_rank"] and not self.options["epochs"]:
@@ -229,7 +232,8 @@ class TextRecipe(BuiltinRecipe):
     def base_model(self) -> nn.Module:
         """Return the pretrained model before fine-tuning and adapters; what its source lacks is drawn from the seed."""
         with seeded(int(self.options["seed"])):
-            return load_model("model", self.source, self.auto_class, **self.config_changes())
+            model, self._drawn = load_model("model", self.source, self.auto_class, **self.config_changes())
+        return model
 
     def base_architecture(self) -> nn.Module:
         """Return a model of the same modules; its weights do not matter."""
@@ -240,8 +244,28 @@ class TextRecipe(BuiltinRecipe):
         return self._ready(self._adapted(self.base_architecture()))
 
     def initial_model(self) -> nn.Module:
-        """Return the model as fine-tuning begins with it."""
-        return self._ready(self._adapted(self.base_model()))
+        """Return the model as fine-tuning begins with it.
+
+        Raises:
+            RecipeOptionError: If weights would stay as they were drawn at random.
+        """
+        model = self._ready(self._adapted(self.base_model()))
+        given = adapter_weights(str(self.options["adapter"])) if self.options["adapter"] else set[str]()
+        if self.options["epochs"]:
+            still = {id(parameter) for parameter in self.left_alone(model)}
+            given |= {
+                own_name(name)
+                for name, parameter in model.named_parameters()
+                if parameter.requires_grad and id(parameter) not in still
+            }
+        if random := [name for name in self._drawn if name not in given]:
+            more = f" and {len(random) - 3} more" if len(random) > 3 else ""
+            raise RecipeOptionError(
+                f"option 'model': {self.options['model']!r} has no weights for {', '.join(random[:3])}{more}, and "
+                "would be indexed with random ones: name a model that has them all, or train what fine-tuning trains "
+                "with --option epochs=5 or so"
+            )
+        return model
 
     def _adapted(self, model: nn.Module) -> nn.Module:
         if self.options["adapter"]:

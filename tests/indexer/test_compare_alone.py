@@ -75,10 +75,31 @@ def test_a_single_row_that_differs_may_sit_on_a_kink(rows: int) -> None:
 def test_one_row_of_each_of_two_batches_may() -> None:
     block = Block(4)
     for drawn_by in range(10):
-        found = block.compared(block.sketches_off_by(1.0, [0, 1, 2, 3]), [[0], [1], [2], [3]], drawn_by)
-        assert found == Compared(given_agrees=True)
         found = block.compared(block.sketches_off_by(1.0, [1, 2]), [[0, 1], [2, 3]], drawn_by)
         assert found == Compared(given_agrees=True)
+
+
+def test_rows_that_went_alone_are_looked_at_like_those_of_one_batch() -> None:
+    block = Block(256)
+    batches = [[row] for row in range(256)]
+    assert block.compared(block.gradients(), batches) == Compared(given_agrees=True)
+    assert len(set(block.looked_at)) == 4
+    found = block.compared(block.sketches_off_by(1.0, range(256)), batches)
+    assert found.changed is not None
+    assert (found.changed.beside, found.changed.change) == (1, pytest.approx(1.0, rel=1e-5))  # float32
+
+
+def test_a_row_that_is_wrong_alone_too_is_said_to_be() -> None:
+    block = Block(4)
+    right = block.featuriser.sketch_batch
+    sketches = block.sketches_off_by(1.0, range(4))
+    found = block.compared(sketches, [range(4)])
+    assert found.changed is not None
+    assert not found.changed.by_itself
+    block.featuriser.sketch_batch = lambda *given, **named: 2 * right(*given, **named)  # type: ignore[method-assign]
+    found = block.compared(sketches, [range(4)])
+    assert found.changed is not None
+    assert found.changed.by_itself
 
 
 def test_two_rows_of_a_batch_that_differ_are_said_of_the_first_such_batch() -> None:
@@ -86,10 +107,9 @@ def test_two_rows_of_a_batch_that_differ_are_said_of_the_first_such_batch() -> N
     batches = [[8, 0], [5, 1, 3], [2, 4, 6, 7]]
     found = block.compared(block.sketches_off_by(0.5, [0, 1, 2, 3, 4, 5, 6, 7]), batches)
     assert found.changed is not None
-    row, beside, change = found.changed
-    assert row in batches[1]
-    assert beside == 3
-    assert change == pytest.approx(0.5, rel=1e-5)  # float32
+    assert found.changed.row in batches[1]
+    assert found.changed.beside == 3
+    assert found.changed.change == pytest.approx(0.5, rel=1e-5)  # float32
 
 
 @pytest.mark.parametrize(
@@ -105,7 +125,7 @@ def test_a_short_type_has_a_wider_tolerance_and_a_limit_too(
     if found.changed is not None:
         # bfloat16 has eight bits: a gradient of its own is up to 1 / 256 away from that of float32.
         rounding = 1e-5 if compute_dtype == "float32" else (1 + share) / 256
-        assert found.changed[2] == pytest.approx(share, abs=rounding)
+        assert found.changed.change == pytest.approx(share, abs=rounding)
 
 
 @pytest.mark.parametrize(("part", "differs"), [(1e-5, False), (0.1, True)])

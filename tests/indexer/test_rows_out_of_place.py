@@ -89,7 +89,7 @@ def test_sketches_are_of_the_rows_own_gradients(tmp_path, source) -> None:
     settings = BuildSettings(recipe=str(path), sketch="identity", ntk=False, measurement="label_logit")
     prepared = prepare(settings)
     train, featuriser = prepared.train, prepared.featuriser
-    plan_batches(featuriser, train, prepared.views[0], prepared.num_outputs, block_rows=24, budget_bytes=2**29)
+    plan_batches(featuriser, train, prepared.views, prepared.num_outputs, block_rows=24, budget_bytes=2**29)
     rows = train.collate(0, 24)
     sketches = featuriser.sketch_batch(rows.inputs, rows.labels, prepared.views[0])
     expected = gradients_alone(prepared.model, rows.inputs, rows.labels)

@@ -1,0 +1,155 @@
+"""Watches a forward pass: what it does with parameters beside calls of their modules, and whether it moves rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+
+
+class Watched(TorchFunctionMode):
+    """Counts the operations on some parameters, of which every call of their module is to be one, and sees rows move.
+
+    Args:
+        parameters: The parameters.
+        apart: Other tensors of the model, such as tables of positions, of which a part may be taken at any time.
+
+    Attributes:
+        moved: Whether, so far, an operation gave parts of a tensor's first dimension, or put it in another order: what
+            modules are given from here on may have entries of other examples than their place says.
+    """
+
+    #: Operations whose result the parameter's numbers do not reach, or not with a gradient, by name.
+    _APART = frozenset(
+        {
+            *("detach", "new_empty", "new_full", "new_ones", "new_tensor", "new_zeros"),
+            *("empty_like", "full_like", "ones_like", "rand_like", "randn_like", "zeros_like"),
+        }
+    )
+
+    def __init__(self, parameters: Iterable[Tensor], apart: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.moved = False
+        self._left = {id(parameter): 0 for parameter in parameters}
+        self._of_model = {*self._left, *map(id, apart)}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        given = func(*args, **named)
+        name = getattr(func, "__name__", "")
+        if not self.moved and name in MOVES and args and id(args[0]) not in self._of_model:
+            self.moved = moves_rows(name, args, named)
+        # Whether gradients are on does not matter: within an autograd.Function they are off.
+        apart = name in self._APART or func == _DATA
+        if not apart and (name == "__setitem__" or _holds_numbers(given)):
+            for value in (*args, *named.values()):
+                for item in value if isinstance(value, list | tuple) else (value,):
+                    # What gives the parameter itself, such as `to` its own type, is no use yet.
+                    if id(item) in self._left and given is not item:
+                        self._left[id(item)] += 1
+        return given
+
+    def expect(self, parameters: Iterable[Tensor | None]) -> bool:
+        """Take one use of some parameters for what it should be.
+
+        Args:
+            parameters: Those of a module.
+
+        Returns:
+            Whether all of them are counted; others stand in their place within a ``functional_call``.
+        """
+        held = [parameter for parameter in parameters if parameter is not None]
+        if not all(id(parameter) in self._left for parameter in held):
+            return False
+        for parameter in held:
+            self._left[id(parameter)] -= 1
+        return True
+
+    def is_unexpected(self, parameter: Tensor | None) -> bool:
+        """Say whether a parameter was used more often, or less, than was expected.
+
+        Returns:
+            Whether it was.
+        """
+        return self._left.get(id(parameter), 0) != 0
+
+
+#: Operations that give parts of a dimension, or all of it in another order, by name: where their argument of the
+#: dimension stands, and which dimension it is by default.
+MOVES: Mapping[str, tuple[int, int | None]] = {
+    "__getitem__": (0, None),
+    "chunk": (2, 0),
+    "flip": (1, None),
+    "flipud": (0, 0),
+    "gather": (1, None),
+    "index_select": (1, None),
+    "masked_select": (0, 0),
+    "narrow": (1, None),
+    "narrow_copy": (1, None),
+    "roll": (2, 0),
+    "select": (1, None),
+    "sort": (1, -1),
+    "split": (2, 0),
+    "split_with_sizes": (2, 0),
+    "take": (0, 0),
+    "take_along_dim": (2, 0),
+    "tensor_split": (2, 0),
+    "topk": (2, -1),
+    "unbind": (1, 0),
+    "__iter__": (0, 0),
+    "__reversed__": (0, 0),
+}
+
+
+def moves_rows(name: str, args: Sequence[Any], named: Mapping[str, Any]) -> bool:
+    """Say whether an operation gives parts of a tensor's first dimension, or puts it in another order.
+
+    Args:
+        name: One of ``MOVES``.
+        args: What it was given: the tensor first.
+        named: The same, by name.
+
+    Returns:
+        Whether it does; of one entry there is nothing to move.
+    """
+    tensor = args[0]
+    if not isinstance(tensor, Tensor) or tensor.ndim == 0 or len(tensor) < 2:
+        return False
+    if name == "__getitem__":
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return _takes_rows(index, tensor.ndim)
+    place, default = MOVES[name]
+    dims = named.get("dim", named.get("dims", args[place] if 0 < place < len(args) else default))
+    listed = dims if isinstance(dims, list | tuple) else args[place:] if name == "flip" else (dims,)
+    return any(not isinstance(dim, int) or dim % tensor.ndim == 0 for dim in listed)
+
+
+def _takes_rows(index: Sequence[Any], ndim: int) -> bool:
+    # What is asked of the first dimension: all of it, or not. None adds a dimension, and … stands for many.
+    for item in index:
+        if item is None:
+            continue
+        if item is Ellipsis:
+            return sum(_dimensions(other) for other in index) >= ndim
+        return not (isinstance(item, slice) and item == slice(None))
+    return False
+
+
+def _dimensions(item: Any) -> int:
+    # How many dimensions a part of an index is for.
+    if item is None or item is Ellipsis:
+        return 0
+    return item.ndim if isinstance(item, Tensor) and item.dtype == torch.bool else 1
+
+
+def _holds_numbers(given: Any) -> bool:
+    if isinstance(given, list | tuple):
+        return any(_holds_numbers(item) for item in given)
+    return isinstance(given, Tensor) and (given.is_floating_point() or given.is_complex())
