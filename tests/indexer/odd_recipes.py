@@ -67,3 +67,12 @@ def check_stored(index: Index, recipe: str) -> None:
         )
         # float32 sums in batches of other sizes
         torch.testing.assert_close(stored[row], alone, rtol=1e-4, atol=1e-5)
+
+
+def check_sketches(folder: Path, source: str, **options: object) -> None:
+    """Sketches are those of the rows alone."""
+    index = built(folder, source, **options)
+    alone = built(folder / "index", source, **{**options, "batch_rows": 1})
+    stored, expected = (torch.from_numpy(one.view("own").shard(0)) for one in (index, alone))
+    # float32 sums in batches of other sizes
+    torch.testing.assert_close(stored, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
