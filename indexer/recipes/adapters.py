@@ -70,9 +70,11 @@ def load_adapters(model: nn.Module, folder: str) -> nn.Module:
     peft = _peft()
     try:
         with _without_its_warnings():
+            # peft draws at random what the folder lacks, and warns
+            warnings.filterwarnings("error", message=".*missing adapter keys", category=UserWarning)
             # is_trainable, or the adapters would count as frozen like everything else
             adapted: nn.Module = peft.PeftModel.from_pretrained(model, folder, is_trainable=True)
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, UserWarning) as error:
         raise RecipeError(f"option 'adapter': {folder!r} does not fit the model: {error}") from error
     return adapted.eval()
 
@@ -88,18 +90,7 @@ def adapter_weights(folder: str) -> set[str]:
     """
     with safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as file:
         names: list[str] = file.keys()
-    return {own_name(name) for name in names}
-
-
-def own_name(name: str) -> str:
-    """Return the name that a parameter of an adapted model has in the model without adapters.
-
-    Args:
-        name: Its name in the adapted model, or in a file of adapters.
-    """
-    return (
-        name.removeprefix("base_model.model.").replace(".modules_to_save.default", "").replace(".modules_to_save", "")
-    )
+    return {name.removeprefix("base_model.model.").replace(".modules_to_save", "") for name in names}
 
 
 def _peft() -> Any:

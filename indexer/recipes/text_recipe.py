@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from indexer.fine_tuning import FineTuning, Step, fine_tune, fine_tuning_steps, frozen
 from indexer.parameters import Layers
 from indexer.recipe import BuiltinRecipe, MapDataset, OptionValue, RecipeDataError, RecipeOptionError
-from indexer.recipes.adapters import Task, adapter_weights, load_adapters, new_adapters, own_name
+from indexer.recipes.adapters import Task, adapter_weights, load_adapters, new_adapters
 from indexer.recipes.pretrained import (
     load_config,
     load_model,
@@ -247,23 +247,17 @@ class TextRecipe(BuiltinRecipe):
         """Return the model as fine-tuning begins with it.
 
         Raises:
-            RecipeOptionError: If weights would stay as they were drawn at random.
+            RecipeOptionError: If it is not fine-tuned, and some of its weights would be drawn at random.
         """
         model = self._ready(self._adapted(self.base_model()))
         given = adapter_weights(str(self.options["adapter"])) if self.options["adapter"] else set[str]()
-        if self.options["epochs"]:
-            still = {id(parameter) for parameter in self.left_alone(model)}
-            given |= {
-                own_name(name)
-                for name, parameter in model.named_parameters()
-                if parameter.requires_grad and id(parameter) not in still
-            }
-        if random := [name for name in self._drawn if name not in given]:
+        random = [name for name in self._drawn if name not in given]
+        if random and not self.options["epochs"]:
             more = f" and {len(random) - 3} more" if len(random) > 3 else ""
             raise RecipeOptionError(
                 f"option 'model': {self.options['model']!r} has no weights for {', '.join(random[:3])}{more}, and "
-                "would be indexed with random ones: name a model that has them all, or train what fine-tuning trains "
-                "with --option epochs=5 or so"
+                "would be indexed with random ones: name a model that has them all, or fine-tune it with "
+                "--option epochs=5 or so"
             )
         return model
 

@@ -3,6 +3,7 @@
 import peft
 import pytest
 import torch
+import transformers
 
 from indexer.build_settings import BuildSettings
 from indexer.check import check_recipe
@@ -84,3 +85,23 @@ def test_adapters_of_another_model_are_refused(data, encoder, decoder, tmp_path)
     other = save_model(tmp_path / "other", "bert", "classifier")
     with pytest.raises(RecipeError, match="does not fit"):
         prepare(settings(data, "text-classification", other, adapter=str(tmp_path / "adapter"), labels="a,b"))
+
+
+def test_adapters_must_bring_the_head_that_an_encoder_lacks(data, encoder, tmp_path):
+    trained = load_recipe(
+        "text-classification",
+        data_dir=data,
+        options={"model": str(encoder), "lora_rank": 2, "epochs": 1, "labels": "entailment,not_entailment"},
+    )
+    trained.model().save_pretrained(tmp_path / "whole")
+    options = {"labels": "entailment,not_entailment"}
+    prepare(settings(data, "text-classification", encoder, adapter=str(tmp_path / "whole"), **options))
+    classifier, plain = transformers.AutoModelForSequenceClassification, transformers.AutoModel
+    for auto_class, message in (
+        (classifier, r"has no weights for classifier\.weight, classifier\.bias"),
+        (plain, "does not fit the model: Found missing adapter keys"),  # peft names them otherwise there
+    ):
+        lora = peft.LoraConfig(r=2, target_modules=["query"])
+        peft.get_peft_model(auto_class.from_pretrained(encoder), lora).save_pretrained(tmp_path / "bare")
+        with pytest.raises(RecipeError, match=message):
+            prepare(settings(data, "text-classification", encoder, adapter=str(tmp_path / "bare"), **options))

@@ -147,3 +147,9 @@ def test_an_index_of_a_language_model_opens_with_what_a_service_needs(data, tmp_
 def test_options_that_cannot_be_are_refused(data, options, message):
     with pytest.raises(RecipeOptionError, match=message):
         load_recipe("causal-lm", data_dir=data, options=options)
+
+
+def test_a_model_that_sees_what_comes_later_is_refused(data, tmp_path):
+    encoder = save_model(tmp_path / "bert", "bert", "masked")
+    with pytest.raises(RecipeOptionError, match="does not read from left to right"):
+        prepare(settings(data, encoder))

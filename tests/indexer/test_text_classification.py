@@ -3,14 +3,19 @@
 import json
 
 import pytest
+import safetensors.torch
 import torch
+import transformers
 
 from indexer.build_settings import BuildSettings
 from indexer.check import check_recipe
 from indexer.preparation import Prepared, prepare
 from indexer.recipe import RecipeDataError, RecipeError, RecipeInputError, RecipeOptionError
 from indexer.recipe_file import load_recipe
-from indexer.training import state_digest
+from indexer.recipes import text_tables
+from indexer.recipes.attention import takes_prepared_masks
+from indexer.recipes.text_tables import TextTable
+from indexer.training import seeded, state_digest
 from tests.indexer.text_models import MINILM, PAIRS, save_model, write_pairs
 
 NAMES = {"id2label": {0: "entailment", 1: "not_entailment"}, "label2id": {"entailment": 0, "not_entailment": 1}}
@@ -150,6 +155,77 @@ def test_labels_are_names_or_numbers_in_an_order_that_is_known(tmp_path, models)
         labels_of(tmp_path / "g", ["a"], models["bert"], labels="a,b,c")
 
 
+def saved_by_datasets(folder, monkeypatch, names, numbers):
+    """A folder of rows whose labels are numbers of a ClassLabel."""
+    rows = [{"text": f"words {row}", "label": number} for row, number in enumerate(numbers)]
+    table = TextTable(folder, ("text", "label"), rows, {"label": tuple(names)})
+    (folder / "train").mkdir(parents=True)
+    (folder / "train" / "state.json").write_text("{}")
+    monkeypatch.setattr(text_tables, "_read_datasets_folder", lambda path: table)
+    return folder
+
+
+def test_numbers_of_a_class_label_are_its_names(tmp_path, models, monkeypatch):
+    # Names that look like numbers, and a model that has the names in another order.
+    data = saved_by_datasets(tmp_path / "a", monkeypatch, ("1", "2", "3"), [0, 1, 2, -1])
+    recipe = load_recipe(
+        "text-classification", data_dir=data, options={"model": str(models["encoder"]), "epochs": 1, "query": "none"}
+    )
+    assert recipe.label_names == ("1", "2", "3")
+    assert [recipe.train_set()[row].label for row in range(4)] == [0, 1, 2, -1]
+    for place, names in (("b", ("not_entailment", "entailment")), ("c", ("Not_Entailment", "ENTAILMENT"))):
+        data = saved_by_datasets(tmp_path / place, monkeypatch, names, [0, 1])
+        recipe = load_recipe("text-classification", data_dir=data, options={"model": str(models["bert"])})
+        found = [recipe.train_set()[row] for row in range(2)]
+        assert [example.label for example in found] == [1, 0]
+        assert [example.columns["label_name"] for example in found] == ["not_entailment", "entailment"]
+    data = saved_by_datasets(tmp_path / "d", monkeypatch, ("no", "yes"), [0, 1])  # none of them is the model's
+    recipe = load_recipe("text-classification", data_dir=data, options={"model": str(models["bert"])})
+    assert [recipe.train_set()[row].label for row in range(2)] == [0, 1]
+    data = saved_by_datasets(tmp_path / "e", monkeypatch, ("entailment", "neutral"), [1])
+    recipe = load_recipe("text-classification", data_dir=data, options={"model": str(models["bert"])})
+    with pytest.raises(RecipeDataError, match="only some are the same, so it cannot be told what 1 in row 0 is"):
+        recipe.train_set()[0]
+
+
+def without_weights(folder, kind, head, prefixes, **changes):
+    """A saved model whose file lacks some weights."""
+    save_model(folder, kind, head, **changes)
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.startswith(prefixes)}
+    assert len(kept) < len(weights)
+    safetensors.torch.save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_weights_that_a_model_lacks_are_not_drawn_at_random_without_a_word(data, tmp_path):
+    model = without_weights(tmp_path / "bert", "bert", "classifier", ("bert.encoder.layer.1", "classifier"), **NAMES)
+    with pytest.raises(RecipeOptionError, match=r"has no weights for bert\.encoder\.layer\.1.* and \d+ more"):
+        prepare(settings(data, model))
+    prepare(settings(data, model, options={"epochs": 1}))  # they are trained
+
+
+def test_a_window_that_shows_in_longer_texts_only_keeps_the_models_own_masks():
+    config = transformers.ModernBertConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        local_attention=16,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        cls_token_id=1,
+        sep_token_id=2,
+    )
+    with seeded(0):
+        model = transformers.AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+    assert takes_prepared_masks(model, 8)  # the window is 8 to either side
+    assert not takes_prepared_masks(model, 48)
+    assert not takes_prepared_masks(model, 2000)  # longer than what is tried: the configuration says so
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -162,7 +238,9 @@ def test_labels_are_names_or_numbers_in_an_order_that_is_known(tmp_path, models)
         ({"model": "BERT", "train": "training"}, "no table 'training'"),
         ({"model": "BERT", "query": "final"}, "no table 'final'"),
         ({"model": "BERT", "max_length": 1}, "must be at least 2"),
-        ({"model": "BERT", "learning_rate": 0}, "learning_rate"),
+        ({"model": "BERT", "learning_rate": 0}, "0.0 must be greater than 0 and less than 1"),
+        ({"model": "BERT", "labels": "[a"}, r"'\[a' is no list of names"),
+        ({"model": "BERT", "columns": "[sentence1"}, "what begins with \\[ is a JSON list"),
         ({"model": "BERT", "lora_rank": 4}, "must be trained"),
         ({"model": "BERT", "lora_rank": 4, "adapter": "x", "epochs": 1}, "give one"),
         ({"model": "BERT", "adapter": "nowhere"}, r"no adapter_config\.json"),

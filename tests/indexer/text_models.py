@@ -33,6 +33,7 @@ CLASSES = {
     "classifier": transformers.AutoModelForSequenceClassification,
     "encoder": transformers.AutoModel,
     "causal": transformers.AutoModelForCausalLM,
+    "masked": transformers.AutoModelForMaskedLM,
 }
 
 
