@@ -136,8 +136,16 @@ def prepare(
         raise BuildSettingsError(f"--num-queries {settings.num_queries}: recipe {recipe.name!r} has no query_set()")
     limit = NUM_QUERIES if settings.num_queries is None else settings.num_queries
     queries = None if query_set is None else ExampleReader(recipe, query_set, "query", limit=limit)
-    num_outputs, classifies = _outputs_of(recipe, model, train)
+    shape = _outputs_of(recipe, model, train)
+    num_outputs = shape[0] if shape else 1
+    classifies = num_outputs >= 2
     measurement = _measurement(settings, recipe)
+    if measurement.name != "custom" and not shape:
+        raise BuildSettingsError(
+            f"--measurement {measurement.name} is of logits, one for each class, and the outputs of recipe "
+            f"{recipe.name!r} are one number an example. A recipe of your own defines measurement(outputs, label) "
+            "to say which scalar is explained; of causal-lm, leave --measurement out or choose --option unit=token"
+        )
     gain = _ntk_gain(settings, recipe)
     parameters = select_parameters(
         model,
@@ -242,7 +250,8 @@ def _say_short_weights(model: nn.Module, parameters: ParameterList) -> None:
         )
 
 
-def _outputs_of(recipe: Recipe, model: nn.Module, train: ExampleReader) -> tuple[int, bool]:
+def _outputs_of(recipe: Recipe, model: nn.Module, train: ExampleReader) -> tuple[int, ...]:
+    # The shape of one example's outputs: (C,) of logits, () of a scalar
     count = min(2, train.num_rows)
     rows = train.collate(0, count)
     try:
@@ -264,8 +273,7 @@ def _outputs_of(recipe: Recipe, model: nn.Module, train: ExampleReader) -> tuple
             f"recipe {recipe.name!r}: the outputs of {count} examples have shape {list(outputs.shape)}; outputs() must "
             "give logits [b, C] or one scalar per example [b]"
         )
-    num_outputs = outputs.shape[1] if outputs.ndim == 2 else 1
-    return num_outputs, num_outputs >= 2
+    return tuple(outputs.shape[1:])
 
 
 def _shape_of(inputs: Any) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from indexer.build import build_index
-from indexer.build_settings import BuildSettings
+from indexer.build_settings import BuildSettings, BuildSettingsError
 from indexer.check import check_recipe
 from indexer.preparation import prepare
 from indexer.recipe import RecipeInputError, RecipeOptionError
@@ -153,3 +153,10 @@ def test_a_model_that_sees_what_comes_later_is_refused(data, tmp_path):
     encoder = save_model(tmp_path / "bert", "bert", "masked")
     with pytest.raises(RecipeOptionError, match="does not read from left to right"):
         prepare(settings(data, encoder))
+
+
+@pytest.mark.parametrize("measurement", ["class_logit", "label_logit", "margin"])
+def test_a_measurement_of_logits_is_refused_for_sequences_and_leaves_nothing(data, decoder, tmp_path, measurement):
+    with pytest.raises(BuildSettingsError, match=f"--measurement {measurement} is of logits"):
+        build_index(settings(data, decoder, measurement=measurement), tmp_path / "index")
+    assert list(tmp_path.iterdir()) == []
