@@ -183,8 +183,8 @@ def test_d_is_divided_in_proportion_to_the_norm_and_the_root_of_what_a_block_str
     entries = [("linear", (64, 64), 1.0), ("convolution", (64, 64, 3, 3), 1.0), ("bias", (2000,), 1.0)]
     weights = {"linear": 1.0, "convolution": 2.0, "bias": 3.0}
     parts = plan_parts(ParameterList.of_entries(entries), 4096, weights)
-    # κ of blocks of 4 x 4, of 16 x 16 and of vectors (decision 11). Shares are cut to whole blocks, some percent of which
-    # are left to the vectors; without the roots the convolution's would be half.
+    # κ of blocks of 4 x 4, of 16 x 16 and of vectors (decision 11). Shares are cut to whole blocks, and some percent of
+    # them left to the vectors; without the roots the convolution's would be half.
     wanted = [1.0 * math.sqrt(9), 2.0 * math.sqrt(33), 3.0 * math.sqrt(1)]
     for part, share in zip(parts, wanted, strict=True):
         assert part.dim == pytest.approx(4096 * share / sum(wanted), rel=0.15)
