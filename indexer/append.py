@@ -116,7 +116,10 @@ def append_rows(
     else:
         first, stop = rows[0], len(dataset) if rows[1] is None else rows[1]
         if not 0 <= first < stop <= len(dataset):
-            raise AppendError(f"--rows {first}:{stop} must lie within the {len(dataset)} rows of the training set")
+            raise AppendError(
+                f"--rows {first}:{stop} must be FIRST:STOP with 0 <= FIRST < STOP <= {len(dataset)}, the rows of the "
+                "training set"
+            )
     gain = cast("float | None", index.manifest.build.options.get("ntk_gain"))
     chosen = ChosenRows(first, stop - first, id_prefix, gain)
     part = RowsOfRecipe(loaded, dataset, load_model(index, loaded), chosen)

@@ -127,7 +127,9 @@ def _read_separated(path: Path) -> TextTable:
 
 def _read_json_lines(path: Path) -> TextTable:
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # splitlines would split at U+2028
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8-sig").split("\n"), 1
+    ):  # splitlines would split at U+2028
         if not line.strip():
             continue
         try:
@@ -138,7 +140,9 @@ def _read_json_lines(path: Path) -> TextTable:
             expected = f"an object with {', '.join(rows[0])}" if rows else "an object"
             raise RecipeDataError(f"{path}: line {number} is not {expected}")
         rows.append(row)
-    return TextTable(path, tuple(rows[0]) if rows else (), rows, {})
+    if not rows:
+        raise RecipeDataError(f"{path}: empty; every line is a JSON object with the columns")
+    return TextTable(path, tuple(rows[0]), rows, {})
 
 
 def _read_datasets_folder(path: Path) -> TextTable:

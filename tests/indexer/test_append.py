@@ -229,7 +229,7 @@ def test_rows_that_would_not_compare_are_refused_before_any_is_sketched(recipe, 
     with pytest.raises(RecipeError, match="is another file than the recipe 'points'"):
         append(index, recipe)
     recipe.write_text(SOURCE)
-    with pytest.raises(AppendError, match=r"--rows 50:61 must lie within the 60 rows"):
+    with pytest.raises(AppendError, match=r"--rows 50:61 must be FIRST:STOP with 0 <= FIRST < STOP <= 60"):
         append(index, recipe, rows=(50, 61))
     (tmp_path / "count").write_text("20")
     with pytest.raises(

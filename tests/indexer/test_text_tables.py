@@ -68,6 +68,7 @@ def test_a_folder_saved_by_datasets_gives_its_splits_and_the_names_of_its_classe
         ("train.jsonl", '{"text": "a"}\n["b"]\n', "line 2 is not an object with text"),
         ("train.jsonl", '{"text": "a"}\n{"texts": "b"}\n', "line 2 is not an object with text"),
         ("train.jsonl", '{"text": \n', "line 1 is not JSON"),
+        ("train.jsonl", "\n", "empty; every line is a JSON object"),
         ("train.parquet", "PAR1", "cannot be read"),
         ("train.txt", "a", "allowed: "),
     ],
@@ -96,3 +97,8 @@ def test_a_folder_that_datasets_did_not_save_whole_is_refused(tmp_path):
 def test_columns_that_are_not_there_are_named_with_those_that_are(tmp_path):
     with pytest.raises(RecipeDataError, match="no column 'texts'; it has text, label"):
         read_table(written(tmp_path, ".tsv")).check_columns(["text", "texts"])
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"text": "a"}\n', encoding="utf-8-sig")
+    assert read_table(tmp_path / "train.jsonl").columns == ("text",)
