@@ -119,7 +119,7 @@ def encoded_pairs(tables: list[TextTable], counts: list[int], encoder: str) -> l
         DamagedFileError: If the cached features are cut off.
     """
     library, source = transformers_library(), model_source("model", encoder)
-    model = load_model("model", source, library.AutoModel, download=False).eval()
+    model, _ = load_model("model", source, library.AutoModel, download=False)
     texts = [
         [text_of(table, row, column) for column in ("sentence1", "sentence2") for row in range(count)]
         for table, count in zip(tables, counts, strict=True)

@@ -103,7 +103,8 @@ def compare_alone(
     given_agrees = True
 
     def change_of(sketch: Tensor, plain: Tensor) -> float:
-        return float((sketch - plain).norm()) / max(float(plain.norm()), least)
+        off = float((sketch - plain).norm())
+        return off / max(float(plain.norm()), least) if off else 0.0
 
     for number, (beside, rows) in enumerate(_looked_through(batches)):
         looks = 1 if dense else _looks(len(rows))

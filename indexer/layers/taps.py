@@ -121,7 +121,8 @@ def run_passes(
                 sources.append(source)
                 output = output + source
             try:
-                kept = receiver.given(entry, entry.kind.split(given.detach(), rows))
+                with watched.looking_away():
+                    kept = receiver.given(entry, entry.kind.split(given.detach(), rows))
             except UnfitInputError as error:
                 raise UnforeseenCallError(entry.name, str(error)) from None
             if rows > 1 and given.shape[0] != rows:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ class Watched(TorchFunctionMode):
     def __init__(self, parameters: Iterable[Tensor], apart: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.moved = False
+        self._looks_away = False
         self._left = {id(parameter): 0 for parameter in parameters}
         self._of_model = {*self._left, *map(id, apart)}
 
@@ -43,6 +45,8 @@ class Watched(TorchFunctionMode):
     ) -> Any:
         named = kwargs or {}
         given = func(*args, **named)
+        if self._looks_away:
+            return given
         name = getattr(func, "__name__", "")
         if not self.moved and name in MOVES and args and id(args[0]) not in self._of_model:
             self.moved = moves_rows(name, args, named)
@@ -55,6 +59,19 @@ class Watched(TorchFunctionMode):
                     if id(item) in self._left and given is not item:
                         self._left[id(item)] += 1
         return given
+
+    @contextmanager
+    def looking_away(self) -> Iterator[None]:
+        """Take no notice within the block, where hooks compute: what they do is not the model's.
+
+        Yields:
+            Nothing.
+        """
+        self._looks_away = True
+        try:
+            yield
+        finally:
+            self._looks_away = False
 
     def expect(self, parameters: Iterable[Tensor | None]) -> bool:
         """Take one use of some parameters for what it should be.

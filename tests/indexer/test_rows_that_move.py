@@ -151,8 +151,8 @@ class Net(nn.Module):
     def forward(self, x):
         order = torch.argsort(x[:, 0])
         if MATRIX:
-            back = torch.eye(len(x))[order]  # no operation on rows shows that they move
-            moved, again = (lambda rows: back @ rows), (lambda rows: back.T @ rows)
+            matrix = nn.functional.one_hot(order, len(x)).float()  # no operation on rows shows that they move
+            moved, again = (lambda rows: matrix @ rows), (lambda rows: matrix.T @ rows)
         else:
             moved, again = (lambda rows: rows[order]), (lambda rows: rows[torch.argsort(order)])
         found = [self.heads[0](self.inner[0](x).tanh())]
@@ -250,3 +250,12 @@ def test_tables_of_the_model_are_taken_from_without_moving_rows() -> None:
     with Watched([], apart=[table]) as watched:
         assert table[:4].shape == (4, 3)
     assert not watched.moved
+
+
+def test_what_hooks_do_is_not_the_models() -> None:
+    with Watched([]) as watched:
+        with watched.looking_away():
+            assert len(ROWS[1:]) == 3
+        assert not watched.moved
+        assert len(ROWS[1:]) == 3
+        assert watched.moved

@@ -9,6 +9,7 @@ import transformers
 
 from indexer.build_settings import BuildSettings
 from indexer.check import check_recipe
+from indexer.layers import taps
 from indexer.preparation import Prepared, prepare
 from indexer.recipe import RecipeDataError, RecipeError, RecipeInputError, RecipeOptionError
 from indexer.recipe_file import load_recipe
@@ -319,3 +320,14 @@ def test_the_packaged_minilm_is_found_without_importing_its_package(data):
     recipe = load_recipe("text-classification", data_dir=data, options=options)
     assert sum(parameter.numel() for parameter in recipe.initial_model().parameters()) == 22_713_986
     assert recipe.tokenizer.pad_id == 0
+
+
+@pytest.mark.parametrize("sketch", ["sjlt", "kronecker"])
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "deberta-v2"])
+def test_encoders_need_no_second_backward_pass(data, models, kind, sketch, monkeypatch):
+    weighed = []
+    monkeypatch.setattr(taps, "WeighedCall", lambda entry, output: weighed.append(entry.name))
+    prepared = prepare(settings(data, models[kind], sketch=sketch, dim=256))
+    rows = prepared.train.collate(0, prepared.train.num_rows)
+    prepared.featuriser.sketch(rows.examples, rows.labels, prepared.views[0])
+    assert weighed == []
