@@ -20,8 +20,8 @@ ROWS_WORTH_A_TILE = 128
 """A sketch of fewer rows spends noticeable time on its random numbers, so parameters are grouped to allow so many."""
 
 
-_UNLIKE = 1e-2
-"""Relative difference of two ways to a gradient, far above what rounding makes and far below a use that is missed."""
+_UNLIKE = 0.05
+"""Relative difference of two ways to a gradient, above what rounding makes and below a use that is missed."""
 
 
 class Called(nn.Module):

@@ -351,14 +351,19 @@ class TangentFeatures:
         self._probe_vmap(few, targets)
         self._probed.add(view)
 
-    def _probe_vmap(self, inputs: Batch, targets: Tensor) -> None:
+    def _probe_vmap(self, inputs: Batch, targets: Tensor, *, prove: bool = True) -> None:
         rest = self._general_parameters()
         self._asked_vmap = len(rest)
         if not rest or not self._general.vectorised:
             return
         if (reason := self._general.try_vmap(rest, take_rows(inputs, 0, 2), targets[:2])) is not None:
             self.notes.append(f"torch.func.vmap refuses this model, so each example takes its own backward: {reason}")
-        elif (name := self._general.unlike_autograd(rest, inputs, targets)) is not None:
+            return
+        if not prove:  # a short type rounds too much to tell
+            return
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            name = self._general.unlike_autograd(rest, inputs, targets)
+        if name is not None:
             self.notes.append(
                 f"torch.func.vmap does not see all that the model does with {name!r} (a weight that is held in a "
                 "closure or list, say), so each example takes its own backward"
@@ -373,7 +378,7 @@ class TangentFeatures:
             view: One of the measurement's views.
         """
         if self._general.vectorised:
-            self._probe_vmap(inputs, self._checked(inputs, labels, view))
+            self._probe_vmap(inputs, self._checked(inputs, labels, view), prove=False)
 
     def _try_measurement(self, few: Batch, targets: Tensor) -> None:
         logits = self.outputs(few)

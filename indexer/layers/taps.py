@@ -96,7 +96,7 @@ def run_passes(
     wrong: dict[str, str] = {}
     weighing, period = False, 1
     held = [held for entry in modules for held in entry.module._parameters.values() if held is not None]
-    watched = Watched(held, apart=(*model.parameters(), *model.buffers()))
+    watched = Watched(held, rows, apart=(*model.parameters(), *model.buffers()))
 
     def watch(entry: HookedModule) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Tensor]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Tensor:
@@ -165,8 +165,8 @@ def run_passes(
                 weighing = True
                 period = min(each.period for each in weighed)
                 total = (values * row_weights(rows, period, values)).sum()
-                outputs = [each.output for each in weighed]
-                deltas = torch.autograd.grad(total, outputs, allow_unused=True, retain_graph=True)
+                places = [each.place for each in weighed]
+                deltas = torch.autograd.grad(total, places, allow_unused=True, retain_graph=True)
                 for each, delta in zip(weighed, deltas, strict=True):
                     each.weigh(delta)
                 weighing = False

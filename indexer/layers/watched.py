@@ -18,11 +18,12 @@ class Watched(TorchFunctionMode):
 
     Args:
         parameters: The parameters.
+        rows: Rows of the batch. A first dimension that is no multiple of it is of something else.
         apart: Other tensors of the model, such as tables of positions, of which a part may be taken at any time.
 
     Attributes:
-        moved: Whether, so far, an operation gave parts of a tensor's first dimension, or put it in another order: what
-            modules are given from here on may have entries of other examples than their place says.
+        moved: Whether, so far, an operation gave parts of a tensor's first dimension, put it in another order or looked
+            for one: what modules are given from here on may have entries of other examples than their place says.
     """
 
     #: Operations whose result the parameter's numbers do not reach, or not with a gradient, by name.
@@ -33,8 +34,9 @@ class Watched(TorchFunctionMode):
         }
     )
 
-    def __init__(self, parameters: Iterable[Tensor], apart: Iterable[Tensor] = ()) -> None:
+    def __init__(self, parameters: Iterable[Tensor], rows: int = 1, apart: Iterable[Tensor] = ()) -> None:
         super().__init__()
+        self._rows = rows
         self.moved = False
         self._looks_away = False
         self._left = {id(parameter): 0 for parameter in parameters}
@@ -47,9 +49,9 @@ class Watched(TorchFunctionMode):
         given = func(*args, **named)
         if self._looks_away:
             return given
-        name = getattr(func, "__name__", "")
-        if not self.moved and name in MOVES and args and id(args[0]) not in self._of_model:
-            self.moved = moves_rows(name, args, named)
+        name = getattr(func, "__name__", "").partition(".")[0]  # torch.ops.aten: index_select.default
+        if not self.moved and self._rows > 1 and args:
+            self.moved = self._moves(name.rstrip("_") if not name.endswith("__") else name, args, named)
         # Whether gradients are on does not matter: within an autograd.Function they are off.
         apart = name in self._APART or func == _DATA
         if not apart and (name == "__setitem__" or _holds_numbers(given)):
@@ -59,6 +61,23 @@ class Watched(TorchFunctionMode):
                     if id(item) in self._left and given is not item:
                         self._left[id(item)] += 1
         return given
+
+    def _moves(self, name: str, args: Sequence[Any], named: Mapping[str, Any]) -> bool:
+        if name == "einsum":
+            return _mixes(args[0], [*args[1]] if isinstance(args[1], list | tuple) else [*args[1:]], self._is_rows)
+        if name in _PRODUCTS and len(args) > 1:  # of 2-D tensors: the second one's rows are summed
+            return isinstance(args[1], Tensor) and args[1].ndim == 2 and self._is_rows(args[1])
+        if name == "embedding" and len(args) > 1:
+            return self._is_rows(args[1])
+        if name == "where" and len(args) == 1 and not named:
+            name = "nonzero"
+        return name in MOVES and self._is_rows(args[0]) and moves_rows(name, args, named)
+
+    def _is_rows(self, tensor: Any) -> bool:
+        # Whether its first dimension may be of the batch.
+        if not isinstance(tensor, Tensor) or tensor.ndim == 0 or id(tensor) in self._of_model:
+            return False
+        return len(tensor) > 1 and len(tensor) % self._rows == 0
 
     @contextmanager
     def looking_away(self) -> Iterator[None]:
@@ -98,19 +117,33 @@ class Watched(TorchFunctionMode):
         return self._left.get(id(parameter), 0) != 0
 
 
-#: Operations that give parts of a dimension, or all of it in another order, by name: where their argument of the
-#: dimension stands, and which dimension it is by default.
+_PRODUCTS = frozenset({"matmul", "mm", "__matmul__", "__rmatmul__"})
+#: Operations that give parts of a dimension, put it or what is written there in another order, or say of which entries
+#: or in which order: where their argument of the dimension stands, and which dimension it is by default.
 MOVES: Mapping[str, tuple[int, int | None]] = {
     "__getitem__": (0, None),
+    "__setitem__": (0, None),
+    "argsort": (1, -1),
+    "argwhere": (0, 0),
     "chunk": (2, 0),
     "flip": (1, None),
     "flipud": (0, 0),
     "gather": (1, None),
+    "index": (0, 0),
+    "index_add": (1, None),
+    "index_copy": (1, None),
+    "index_put": (0, 0),
+    "index_reduce": (1, None),
     "index_select": (1, None),
+    "masked_scatter": (0, 0),
     "masked_select": (0, 0),
     "narrow": (1, None),
     "narrow_copy": (1, None),
+    "nonzero": (0, 0),
     "roll": (2, 0),
+    "scatter": (1, None),
+    "scatter_add": (1, None),
+    "scatter_reduce": (1, None),
     "select": (1, None),
     "sort": (1, -1),
     "split": (2, 0),
@@ -120,26 +153,27 @@ MOVES: Mapping[str, tuple[int, int | None]] = {
     "tensor_split": (2, 0),
     "topk": (2, -1),
     "unbind": (1, 0),
+    "unique_consecutive": (0, 0),
+    "unique_dim": (1, None),
+    "unique": (0, 0),
     "__iter__": (0, 0),
     "__reversed__": (0, 0),
 }
 
 
 def moves_rows(name: str, args: Sequence[Any], named: Mapping[str, Any]) -> bool:
-    """Say whether an operation gives parts of a tensor's first dimension, or puts it in another order.
+    """Say whether an operation of ``MOVES`` is on a tensor's first dimension.
 
     Args:
-        name: One of ``MOVES``.
+        name: Its name.
         args: What it was given: the tensor first.
         named: The same, by name.
 
     Returns:
-        Whether it does; of one entry there is nothing to move.
+        Whether it is.
     """
     tensor = args[0]
-    if not isinstance(tensor, Tensor) or tensor.ndim == 0 or len(tensor) < 2:
-        return False
-    if name == "__getitem__":
+    if name in ("__getitem__", "__setitem__"):
         index = args[1] if isinstance(args[1], tuple) else (args[1],)
         return _takes_rows(index, tensor.ndim)
     place, default = MOVES[name]
@@ -157,6 +191,17 @@ def _takes_rows(index: Sequence[Any], ndim: int) -> bool:
             return sum(_dimensions(other) for other in index) >= ndim
         return not (isinstance(item, slice) and item == slice(None))
     return False
+
+
+def _mixes(equation: Any, operands: Sequence[Any], is_rows: Callable[[Any], bool]) -> bool:
+    # Whether a first dimension that may be of the batch does not come out as the first.
+    if not isinstance(equation, str):
+        return any(is_rows(operand) for operand in operands)
+    given, _, result = equation.replace(" ", "").partition("->")
+    first = result[:1]
+    return any(
+        is_rows(operand) and axes[:1] != first for axes, operand in zip(given.split(","), operands, strict=False)
+    )
 
 
 def _dimensions(item: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from indexer.layers.modules import HookedModule
 
@@ -20,11 +21,14 @@ class WeighedCall:
         output: What it gave.
 
     Attributes:
+        place: Its output's place in autograd's graph.
         period: So many rows have weights unlike each other, as far as the type's numbers go.
     """
 
     def __init__(self, entry: HookedModule, output: Tensor) -> None:
-        self.entry, self.output = entry, output
+        self.entry = entry
+        # Of the output as it is now: a ReLU may change it in place
+        self.place = get_gradient_edge(output)
         self.period = 5 if output.dtype == torch.float16 else 31
         self._weighted: Tensor | None = None
 
@@ -60,10 +64,12 @@ def row_weights(rows: int, period: int, like: Tensor) -> Tensor:
 
     Args:
         rows: Number of examples.
-        period: After so many the weights begin anew.
+        period: So many rows in a row have weights unlike each other; in which order is drawn for each so many.
         like: Says device and type.
 
     Returns:
         Shape [rows].
     """
-    return torch.exp2((torch.arange(rows, device=like.device) % period - period // 2).to(like.dtype))
+    drawn = torch.Generator().manual_seed(0)
+    exponents = [torch.randperm(period, generator=drawn) for _ in range(-(-rows // period))]
+    return torch.exp2((torch.cat(exponents)[:rows] - period // 2).to(like.device, like.dtype))

@@ -46,8 +46,22 @@ class TextClassification(TextRecipe):
             "num_labels": len(names),
             "id2label": dict(enumerate(names)),
             "label2id": {name: number for number, name in enumerate(names)},
-            "pad_token_id": self.tokenizer.pad_id,  # decoders find an example's last token by it
+            # Decoders find an example's last token by it. A model that has one may take its positions from it.
+            **({"pad_token_id": self.tokenizer.pad_id} if self._own_pad_id is None else {}),
         }
+
+    @property
+    def pad_id(self) -> int:  # noqa: D102
+        return self.tokenizer.pad_id if self._own_pad_id is None else self._own_pad_id
+
+    @cached_property
+    def _own_pad_id(self) -> int | None:
+        own = getattr(self._config, "pad_token_id", None)
+        return own if isinstance(own, int) and own >= 0 else None
+
+    @cached_property
+    def _config(self) -> Any:
+        return load_config("model", self.source, download=self.data_dir is not None)
 
     # Labels
 
@@ -74,7 +88,7 @@ class TextClassification(TextRecipe):
     @cached_property
     def _classifier_labels(self) -> tuple[str, ...] | None:
         # id2label of a model that was saved as a classifier; None for a bare encoder, whose config names two by default
-        config = load_config("model", self.source, download=self.data_dir is not None)
+        config = self._config
         if not any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
             return None
         return tuple(str(config.id2label[number]) for number in sorted(config.id2label))

@@ -167,8 +167,13 @@ class TextRecipe(BuiltinRecipe):
         return other_columns(table, row, (*self.columns, *used))
 
     def collate(self, examples: Sequence[TextExample]) -> tuple[dict[str, Tensor], Tensor]:  # noqa: D102
-        batch = pad_right([example.tokens for example in examples], self.tokenizer.pad_id)
+        batch = pad_right([example.tokens for example in examples], self.pad_id)
         return batch, torch.tensor([example.label for example in examples], dtype=torch.int64)
+
+    @property
+    def pad_id(self) -> int:
+        """The token that shorter texts are filled with."""
+        return self.tokenizer.pad_id
 
     def label(self, example: TextExample) -> int:  # noqa: D102
         return example.label

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from indexer.build import build_index
 from indexer.build_settings import BuildSettings
 from indexer.check import check_recipe
-from indexer.jacobians import JacobianError
+from indexer.jacobians import JacobianError, TangentFeatures
 from indexer.layers.watched import Watched
-from indexer.parameters import ParameterSelectionError
+from indexer.measurement import make_measurement
+from indexer.parameters import ParameterSelectionError, select_parameters
 from indexer.recipe_file import load_recipe
 from sketchstore.reader import open_index
 from tests.indexer.odd_recipes import HEAD, VECTORS, built, check_sketches, check_stored, written
@@ -67,6 +69,24 @@ MOVING = {
         back = torch.cat([torch.arange(len(many), len(x)), torch.arange(len(many))])
         return self.h(z[back])"""),
 }
+WRITTEN = "order = torch.argsort(x[:, 0], stable=True)\n        place = torch.argsort(order)\n        "
+BACK = "\n        return self.h(self.a(moved).tanh()[place])"
+WRITES = {
+    "written by rank": net(WRITTEN + "moved = torch.zeros_like(x); moved[place] = x" + BACK),
+    "copied by rank": net(WRITTEN + "moved = torch.zeros_like(x).index_copy(0, place, x)" + BACK),
+    "scattered": net(WRITTEN + "moved = torch.zeros_like(x).scatter(0, place[:, None].expand_as(x), x)" + BACK),
+    "by a product": net(WRITTEN + "moved = nn.functional.one_hot(order, len(x)).float() @ x" + BACK),
+    "by an embedding": net(WRITTEN + "moved = nn.functional.embedding(order, x)" + BACK),
+    "31 rows on": net(
+        "moved = x.clone()\n        if len(x) > 61:\n            moved[[61 - 31, 61]] = x[[61, 61 - 31]]\n"
+        "        given = self.a(moved).tanh()\n        again = given.clone()\n        if len(x) > 61:\n"
+        "            again[[61, 61 - 31]] = given[[61 - 31, 61]]\n        return self.h(again)"
+    ),
+    "in place after a layer": net(
+        "a, b = x[:, :5], x[:, 5:]\n        order = torch.argsort(x[:, 0], stable=True)\n"
+        "        return self.h(self.a(torch.cat([a, b], 1)).relu_())"
+    ),
+}
 USED_BESIDES = {
     "written into a matrix": net("""z = self.a(x).tanh()
         if len(rare):
@@ -98,13 +118,17 @@ USED_BESIDES = {
 }
 
 
-@pytest.mark.parametrize("source", [*MOVING.values(), *USED_BESIDES.values()], ids=[*MOVING, *USED_BESIDES])
+@pytest.mark.parametrize(
+    "source", [*MOVING.values(), *WRITES.values(), *USED_BESIDES.values()], ids=[*MOVING, *WRITES, *USED_BESIDES]
+)
 def test_what_is_stored_is_the_rows_own(tmp_path: Path, source: str) -> None:
     check_stored(built(tmp_path, source), str(tmp_path / "recipe.py"))
 
 
 @pytest.mark.parametrize("sketch", ["kronecker", "sjlt"])
-@pytest.mark.parametrize("source", [*MOVING.values(), *USED_BESIDES.values()], ids=[*MOVING, *USED_BESIDES])
+@pytest.mark.parametrize(
+    "source", [*MOVING.values(), *WRITES.values(), *USED_BESIDES.values()], ids=[*MOVING, *WRITES, *USED_BESIDES]
+)
 def test_so_are_their_sketches(tmp_path: Path, source: str, sketch: str) -> None:
     check_sketches(tmp_path, source, sketch=sketch, dim=64)
 
@@ -208,6 +232,20 @@ MOVES = [
     lambda x: x.masked_select(x > 3),
     lambda x: x.topk(2, 0),
     lambda x: x.take(torch.tensor([5])),
+    lambda x: x[:, 0].argsort(),
+    lambda x: torch.where(x > 3),
+    lambda x: (x > 3).nonzero(),
+    lambda x: x[:, 0].unique(),
+    lambda x: torch.zeros(4, 3).__setitem__([2, 0, 1, 3], x),
+    lambda x: torch.zeros(4, 3).index_copy(0, torch.tensor([2, 0, 1, 3]), x),
+    lambda x: torch.zeros(4, 3).index_put_((torch.tensor([2, 0, 1, 3]),), x),
+    lambda x: torch.zeros(4, 3).scatter_(0, torch.zeros(4, 3, dtype=torch.int64), x),
+    lambda x: torch.zeros(4, 3).index_add(0, torch.tensor([2, 0, 1, 3]), x),
+    lambda x: torch.eye(4) @ x,
+    lambda x: torch.matmul(torch.eye(4), x),
+    lambda x: torch.einsum("ij,jk->ik", torch.eye(4), x),
+    lambda x: nn.functional.embedding(torch.tensor([2, 0, 1, 3]), x),
+    lambda x: torch.ops.aten.index_select.default(x, 0, torch.tensor([1])),
 ]
 STAYS = [
     lambda x: x[:, 0],
@@ -228,34 +266,51 @@ STAYS = [
     lambda x: x.topk(2),
     lambda x: x[:1][0] if len(x) == 1 else x + 1,
     lambda x: x[:, 0].sum(),
+    lambda x: x @ torch.eye(3),
+    lambda x: torch.einsum("bi,bi->b", x, x),
+    lambda x: torch.einsum("bi,oi->bo", x, torch.ones(5, 3)),
+    lambda x: x[None].expand(3, 4, 3).unbind(0),  # as queries, keys and values are
+    lambda x: torch.zeros(4, 3).__setitem__((slice(None), 0), x[:, 0]),
+    lambda x: torch.where(x > 3, x, 0.0),
 ]
 
 
 @pytest.mark.parametrize("operation", MOVES)
 def test_operations_that_move_rows_are_seen(operation) -> None:
-    with Watched([]) as watched:
+    with Watched([], rows=4) as watched:
         operation(ROWS)
     assert watched.moved
 
 
 @pytest.mark.parametrize("operation", STAYS)
 def test_operations_that_do_not_are_told_from_them(operation) -> None:
-    with Watched([]) as watched:
+    with Watched([], rows=4) as watched:
         operation(ROWS)
     assert not watched.moved
 
 
 def test_tables_of_the_model_are_taken_from_without_moving_rows() -> None:
     table = torch.zeros(8, 3)
-    with Watched([], apart=[table]) as watched:
+    with Watched([], rows=4, apart=[table]) as watched:
         assert table[:4].shape == (4, 3)
     assert not watched.moved
 
 
 def test_what_hooks_do_is_not_the_models() -> None:
-    with Watched([]) as watched:
+    with Watched([], rows=4) as watched:
         with watched.looking_away():
             assert len(ROWS[1:]) == 3
         assert not watched.moved
         assert len(ROWS[1:]) == 3
         assert watched.moved
+
+
+def test_a_layer_whose_output_is_changed_in_place_stays_with_the_hooks(tmp_path: Path) -> None:
+    loaded = load_recipe(written(tmp_path, WRITES["in place after a layer"]))
+    model, (inputs, labels) = loaded.model(), loaded.collate([loaded.train_set()[row] for row in range(16)])
+    features = TangentFeatures(
+        model, select_parameters(model), make_measurement("label_logit"), loaded.call, loaded.outputs
+    )
+    list(features.slabs(inputs, labels, "own"))
+    assert len(features.hooked_parameters) == 4
+    assert features.notes == []

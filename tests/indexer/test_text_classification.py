@@ -326,8 +326,24 @@ def test_the_packaged_minilm_is_found_without_importing_its_package(data):
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "deberta-v2"])
 def test_encoders_need_no_second_backward_pass(data, models, kind, sketch, monkeypatch):
     weighed = []
-    monkeypatch.setattr(taps, "WeighedCall", lambda entry, output: weighed.append(entry.name))
+    monkeypatch.setattr(taps, "WeighedCall", lambda entry, _: weighed.append(entry.name))
     prepared = prepare(settings(data, models[kind], sketch=sketch, dim=256))
     rows = prepared.train.collate(0, prepared.train.num_rows)
     prepared.featuriser.sketch(rows.examples, rows.labels, prepared.views[0])
     assert weighed == []
+
+
+def test_a_model_keeps_the_padding_token_that_its_positions_follow_from(data, tmp_path):
+    # RoBERTa's positions are counted from its own padding token, 1; the tokenizer here fills with 0.
+    folder = save_model(tmp_path / "roberta", "roberta", "classifier", **NAMES)
+    recipe = load_recipe("text-classification", data_dir=data, options={"model": str(folder)})
+    model = recipe.model()
+    saved = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert saved.config.pad_token_id == recipe.pad_id == 1 != recipe.tokenizer.pad_id
+    inputs, _ = recipe.collate([recipe.train_set()[row] for row in range(3)])
+    with torch.no_grad():
+        torch.testing.assert_close(recipe.call(model, inputs).logits, saved(**inputs).logits)
+        for row in range(3):
+            alone, _ = recipe.collate([recipe.train_set()[row]])
+            # float32 sums over other lengths
+            torch.testing.assert_close(saved(**alone).logits[0], saved(**inputs).logits[row], rtol=1e-4, atol=1e-5)

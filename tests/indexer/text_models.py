@@ -24,6 +24,13 @@ PAIRS = [
     ("She was born in Norway and lived in Spain.", "She was born in Spain.", "not_entailment"),
 ]
 SIZES: dict[str, dict[str, Any]] = {
+    "roberta": {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "pad_token_id": 1,
+    },
     "bert": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24},
     "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24},
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
@@ -49,7 +56,7 @@ def save_model(folder: Path, kind: str, head: str, **changes: Any) -> Path:
     with quiet_transformers(), seeded(0):
         tokenizer = transformers.AutoTokenizer.from_pretrained(minilm_folder())
         settings = {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": 101, "eos_token_id": 102}
-        config = transformers.AutoConfig.for_model(kind, **settings, **SIZES[kind], **changes)
+        config = transformers.AutoConfig.for_model(kind, **{**settings, **SIZES[kind], **changes})
         model = CLASSES[head].from_config(config, attn_implementation="eager")
         # Larger than the usual initialisation, so that attention and nonlinearities matter in what is compared.
         for parameter in model.parameters():
