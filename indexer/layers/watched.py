@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from indexer.layers.row_moves import moves_rows
 
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 
@@ -51,7 +52,7 @@ class Watched(TorchFunctionMode):
             return given
         name = getattr(func, "__name__", "").partition(".")[0]  # torch.ops.aten: index_select.default
         if not self.moved and self._rows > 1 and args:
-            self.moved = self._moves(name.rstrip("_") if not name.endswith("__") else name, args, named)
+            self.moved = moves_rows(name, args, named, self._is_rows)
         # Whether gradients are on does not matter: within an autograd.Function they are off.
         apart = name in self._APART or func == _DATA
         if not apart and (name == "__setitem__" or _holds_numbers(given)):
@@ -61,17 +62,6 @@ class Watched(TorchFunctionMode):
                     if id(item) in self._left and given is not item:
                         self._left[id(item)] += 1
         return given
-
-    def _moves(self, name: str, args: Sequence[Any], named: Mapping[str, Any]) -> bool:
-        if name == "einsum":
-            return _mixes(args[0], [*args[1]] if isinstance(args[1], list | tuple) else [*args[1:]], self._is_rows)
-        if name in _PRODUCTS and len(args) > 1:  # of 2-D tensors: the second one's rows are summed
-            return isinstance(args[1], Tensor) and args[1].ndim == 2 and self._is_rows(args[1])
-        if name == "embedding" and len(args) > 1:
-            return self._is_rows(args[1])
-        if name == "where" and len(args) == 1 and not named:
-            name = "nonzero"
-        return name in MOVES and self._is_rows(args[0]) and moves_rows(name, args, named)
 
     def _is_rows(self, tensor: Any) -> bool:
         # Whether its first dimension may be of the batch.
@@ -115,100 +105,6 @@ class Watched(TorchFunctionMode):
             Whether it was.
         """
         return self._left.get(id(parameter), 0) != 0
-
-
-_PRODUCTS = frozenset({"matmul", "mm", "__matmul__", "__rmatmul__"})
-#: Operations that give parts of a dimension, put it or what is written there in another order, or say of which entries
-#: or in which order: where their argument of the dimension stands, and which dimension it is by default.
-MOVES: Mapping[str, tuple[int, int | None]] = {
-    "__getitem__": (0, None),
-    "__setitem__": (0, None),
-    "argsort": (1, -1),
-    "argwhere": (0, 0),
-    "chunk": (2, 0),
-    "flip": (1, None),
-    "flipud": (0, 0),
-    "gather": (1, None),
-    "index": (0, 0),
-    "index_add": (1, None),
-    "index_copy": (1, None),
-    "index_put": (0, 0),
-    "index_reduce": (1, None),
-    "index_select": (1, None),
-    "masked_scatter": (0, 0),
-    "masked_select": (0, 0),
-    "narrow": (1, None),
-    "narrow_copy": (1, None),
-    "nonzero": (0, 0),
-    "roll": (2, 0),
-    "scatter": (1, None),
-    "scatter_add": (1, None),
-    "scatter_reduce": (1, None),
-    "select": (1, None),
-    "sort": (1, -1),
-    "split": (2, 0),
-    "split_with_sizes": (2, 0),
-    "take": (0, 0),
-    "take_along_dim": (2, 0),
-    "tensor_split": (2, 0),
-    "topk": (2, -1),
-    "unbind": (1, 0),
-    "unique_consecutive": (0, 0),
-    "unique_dim": (1, None),
-    "unique": (0, 0),
-    "__iter__": (0, 0),
-    "__reversed__": (0, 0),
-}
-
-
-def moves_rows(name: str, args: Sequence[Any], named: Mapping[str, Any]) -> bool:
-    """Say whether an operation of ``MOVES`` is on a tensor's first dimension.
-
-    Args:
-        name: Its name.
-        args: What it was given: the tensor first.
-        named: The same, by name.
-
-    Returns:
-        Whether it is.
-    """
-    tensor = args[0]
-    if name in ("__getitem__", "__setitem__"):
-        index = args[1] if isinstance(args[1], tuple) else (args[1],)
-        return _takes_rows(index, tensor.ndim)
-    place, default = MOVES[name]
-    dims = named.get("dim", named.get("dims", args[place] if 0 < place < len(args) else default))
-    listed = dims if isinstance(dims, list | tuple) else args[place:] if name == "flip" else (dims,)
-    return any(not isinstance(dim, int) or dim % tensor.ndim == 0 for dim in listed)
-
-
-def _takes_rows(index: Sequence[Any], ndim: int) -> bool:
-    # What is asked of the first dimension: all of it, or not. None adds a dimension, and … stands for many.
-    for item in index:
-        if item is None:
-            continue
-        if item is Ellipsis:
-            return sum(_dimensions(other) for other in index) >= ndim
-        return not (isinstance(item, slice) and item == slice(None))
-    return False
-
-
-def _mixes(equation: Any, operands: Sequence[Any], is_rows: Callable[[Any], bool]) -> bool:
-    # Whether a first dimension that may be of the batch does not come out as the first.
-    if not isinstance(equation, str):
-        return any(is_rows(operand) for operand in operands)
-    given, _, result = equation.replace(" ", "").partition("->")
-    first = result[:1]
-    return any(
-        is_rows(operand) and axes[:1] != first for axes, operand in zip(given.split(","), operands, strict=False)
-    )
-
-
-def _dimensions(item: Any) -> int:
-    # How many dimensions a part of an index is for.
-    if item is None or item is Ellipsis:
-        return 0
-    return item.ndim if isinstance(item, Tensor) and item.dtype == torch.bool else 1
 
 
 def _holds_numbers(given: Any) -> bool:
