@@ -69,7 +69,7 @@ def moves_rows(name: str, args: Sequence[Any], named: Mapping[str, Any], is_rows
         return _mixes(args[0], args[1] if isinstance(args[1], list | tuple) else args[1:], is_rows)
     if name in _PRODUCTS and len(args) > 1:  # of 2-D tensors: the second one's rows are summed
         return isinstance(args[1], Tensor) and args[1].ndim == 2 and is_rows(args[1])
-    if name == "embedding" and len(args) > 1:
+    if name in ("embedding", "tensordot") and len(args) > 1:
         return is_rows(args[1])
     if name == "where" and len(args) == 1 and not named:
         name = "nonzero"

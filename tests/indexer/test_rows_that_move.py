@@ -243,6 +243,7 @@ MOVES = [
     lambda x: torch.zeros(4, 3).index_add(0, torch.tensor([2, 0, 1, 3]), x),
     lambda x: torch.eye(4) @ x,
     lambda x: torch.matmul(torch.eye(4), x),
+    lambda x: torch.tensordot(torch.eye(4), x, dims=1),
     lambda x: torch.einsum("ij,jk->ik", torch.eye(4), x),
     lambda x: nn.functional.embedding(torch.tensor([2, 0, 1, 3]), x),
     lambda x: torch.ops.aten.index_select.default(x, 0, torch.tensor([1])),
