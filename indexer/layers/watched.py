@@ -19,7 +19,7 @@ class Watched(TorchFunctionMode):
 
     Args:
         parameters: The parameters.
-        rows: Rows of the batch. A first dimension that is no multiple of it is of something else.
+        rows: Rows of the batch. A first dimension that is smaller is of something else.
         apart: Other tensors of the model, such as tables of positions, of which a part may be taken at any time.
 
     Attributes:
@@ -51,8 +51,8 @@ class Watched(TorchFunctionMode):
         if self._looks_away:
             return given
         name = getattr(func, "__name__", "").partition(".")[0]  # torch.ops.aten: index_select.default
-        if not self.moved and self._rows > 1 and args:
-            self.moved = moves_rows(name, args, named, self._is_rows)
+        if not self.moved and self._rows > 1 and (operands := args or (*named.values(),)[:1]):
+            self.moved = moves_rows(name, operands, named, self._is_rows)
         # Whether gradients are on does not matter: within an autograd.Function they are off.
         apart = name in self._APART or func == _DATA
         if not apart and (name == "__setitem__" or _holds_numbers(given)):
@@ -64,10 +64,10 @@ class Watched(TorchFunctionMode):
         return given
 
     def _is_rows(self, tensor: Any) -> bool:
-        # Whether its first dimension may be of the batch.
+        # Whether its first dimension may be of the batch; of more than the batch where an entry for nobody is added.
         if not isinstance(tensor, Tensor) or tensor.ndim == 0 or id(tensor) in self._of_model:
             return False
-        return len(tensor) > 1 and len(tensor) % self._rows == 0
+        return len(tensor) >= max(2, self._rows)
 
     @contextmanager
     def looking_away(self) -> Iterator[None]:

@@ -56,8 +56,8 @@ class TextClassification(TextRecipe):
 
     @cached_property
     def _own_pad_id(self) -> int | None:
-        own = getattr(self._config, "pad_token_id", None)
-        return own if isinstance(own, int) and own >= 0 else None
+        own, size = (getattr(self._config, name, None) for name in ("pad_token_id", "vocab_size"))
+        return own if isinstance(own, int) and 0 <= own < (size or own + 1) else None
 
     @cached_property
     def _config(self) -> Any:

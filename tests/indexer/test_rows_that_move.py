@@ -75,6 +75,11 @@ WRITES = {
     "written by rank": net(WRITTEN + "moved = torch.zeros_like(x); moved[place] = x" + BACK),
     "copied by rank": net(WRITTEN + "moved = torch.zeros_like(x).index_copy(0, place, x)" + BACK),
     "scattered": net(WRITTEN + "moved = torch.zeros_like(x).scatter(0, place[:, None].expand_as(x), x)" + BACK),
+    "beside an entry for nobody": net(
+        WRITTEN
+        + "moved = torch.cat([x, torch.zeros(1, 10)])[torch.cat([order, torch.tensor([len(x)])])][: len(x)]"
+        + BACK
+    ),
     "by a product": net(WRITTEN + "moved = nn.functional.one_hot(order, len(x)).float() @ x" + BACK),
     "by an embedding": net(WRITTEN + "moved = nn.functional.embedding(order, x)" + BACK),
     "31 rows on": net(
@@ -222,6 +227,8 @@ MOVES = [
     lambda x: x.roll(1, 0),
     lambda x: torch.index_select(x, 0, torch.tensor([1])),
     lambda x: torch.index_select(x, dim=-2, index=torch.tensor([1])),
+    lambda x: torch.index_select(input=x, dim=0, index=torch.tensor([1])),
+    lambda x: torch.cat([x, torch.zeros(1, 3)])[[4, 0, 1, 2, 3]],  # with an entry for nobody
     lambda x: x.split(2),
     lambda x: torch.chunk(x, 2),
     lambda x: x.unbind(),
@@ -269,7 +276,7 @@ STAYS = [
     lambda x: x[:, 0].sum(),
     lambda x: x @ torch.eye(3),
     lambda x: torch.einsum("bi,bi->b", x, x),
-    lambda x: torch.einsum("bi,oi->bo", x, torch.ones(5, 3)),
+    lambda x: torch.einsum("bi,oi->bo", x, torch.ones(3, 3)),
     lambda x: x[None].expand(3, 4, 3).unbind(0),  # as queries, keys and values are
     lambda x: torch.zeros(4, 3).__setitem__((slice(None), 0), x[:, 0]),
     lambda x: torch.where(x > 3, x, 0.0),
