@@ -23,7 +23,7 @@ from indexer.out_of_memory import BlockMemoryError, halving
 from indexer.preparation import Prepared
 from indexer.reading import CollatedRows, ExampleError, ExampleReader, UnstableDataError
 from indexer.representation_place import is_same, module_that_reads
-from indexer.rows_alone import REPRESENTATION_ROUNDING, compare_alone, looked_at
+from indexer.rows_alone import REPRESENTATION_ROUNDING, Changed, compare_alone, looked_at
 from sketchstore.plan import Block
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -251,20 +251,7 @@ class BlockSketcher:
             rows.start,
         )
         if (changed := compared.changed) is not None:
-            away = f"{changed.change:.0%} of its norm away from"
-            raise ExampleError(
-                reader.split,
-                rows.start + changed.row,
-                f"its sketch is {away} the one that plain autograd gives of the row alone, in a batch of its own too: "
-                "the model uses a parameter where neither hooks nor torch.func see it (in code of your own, or a view "
-                f"that was made before the forward pass{_short(compute_dtype)}). Mend the model, or leave out the "
-                "parameter with --exclude"
-                if changed.by_itself
-                else f"its sketch in a batch of {changed.beside} rows is {away} that of the row alone: "
-                "what the model makes of a row depends on the rows beside it (padding that is not masked, a batch that "
-                f"is put in another order or cut up, a capacity that rows share{_short(compute_dtype)}). Mend the "
-                "model or collate(); `indexer check` says more, and --batch-rows 1 sketches every row alone",
-            )
+            raise ExampleError(reader.split, rows.start + changed.row, _said_of(changed, _short(compute_dtype)))
         return compared.given_agrees
 
     def _blame(self, reader: ExampleReader, rows: CollatedRows, targets: Tensor, view: str) -> None:
@@ -379,6 +366,22 @@ class BlockSketcher:
         bad = (~torch.isfinite(outputs.flatten(1) if outputs.ndim > 1 else outputs[:, None]).all(1)).nonzero()
         if bad.numel():
             raise ExampleError(reader.split, rows.start + int(bad[0]), "the model's outputs hold NaN or an infinity")
+
+
+def _said_of(changed: Changed, short: str) -> str:
+    away = f"{changed.change:.0%} of its norm away from"
+    if changed.by_itself:
+        return (
+            f"its sketch is {away} the one that plain autograd gives of the row alone, in a batch of its own too: the "
+            "model uses a parameter where neither hooks nor torch.func see it (in code of your own, or a view that was "
+            f"made before the forward pass{short}). Mend the model, or leave out the parameter with --exclude"
+        )
+    return (
+        f"its sketch in a batch of {changed.beside} rows is {away} that of the row alone: what the model makes of a "
+        "row depends on the rows beside it (padding that is not masked, a batch that is put in another order or cut up, "
+        f"a capacity that rows share{short}). Mend the model or collate(); `indexer check` says more, and "
+        "--batch-rows 1 sketches every row alone"
+    )
 
 
 def _short(compute_dtype: str) -> str:

@@ -64,12 +64,13 @@ def row_weights(rows: int, period: int, like: Tensor) -> Tensor:
 
     Args:
         rows: Number of examples.
-        period: So many rows in a row have weights unlike each other; in which order is drawn for each so many.
+        period: So many rows in a row have weights unlike each other; in which order is drawn for each so many, or all
+            pairs of rows that far apart would have the same.
         like: Says device and type.
 
     Returns:
         Shape [rows].
     """
-    drawn = torch.Generator().manual_seed(0)
-    exponents = [torch.randperm(period, generator=drawn) for _ in range(-(-rows // period))]
+    drawn = torch.Generator("cpu").manual_seed(0)
+    exponents = [torch.randperm(period, generator=drawn, device="cpu") for _ in range(-(-rows // period))]
     return torch.exp2((torch.cat(exponents)[:rows] - period // 2).to(like.device, like.dtype))

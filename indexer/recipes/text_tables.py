@@ -127,9 +127,8 @@ def _read_separated(path: Path) -> TextTable:
 
 def _read_json_lines(path: Path) -> TextTable:
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(
-        path.read_text(encoding="utf-8-sig").split("\n"), 1
-    ):  # splitlines would split at U+2028
+    text = path.read_text(encoding="utf-8-sig")
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would split at U+2028
         if not line.strip():
             continue
         try:
