@@ -378,8 +378,8 @@ def _said_of(changed: Changed, short: str) -> str:
         )
     return (
         f"its sketch in a batch of {changed.beside} rows is {away} that of the row alone: what the model makes of a "
-        "row depends on the rows beside it (padding that is not masked, a batch that is put in another order or cut up, "
-        f"a capacity that rows share{short}). Mend the model or collate(); `indexer check` says more, and "
+        "row depends on the rows beside it (padding that is not masked, a batch that is put in another order or cut "
+        f"up, a capacity that rows share{short}). Mend the model or collate(); `indexer check` says more, and "
         "--batch-rows 1 sketches every row alone"
     )
 
