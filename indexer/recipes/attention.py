@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from indexer.recipes.pretrained import num_positions
+
 _FEWEST_PROBE_TOKENS = 6
 _MOST_PROBE_TOKENS = 1024
 """Longer texts are not tried: a model with a window that is longer says so in its configuration."""
@@ -48,9 +50,7 @@ def takes_prepared_masks(model: nn.Module, max_length: int) -> bool:
     windows = [getattr(config, name, None) for name in _WINDOWS]
     if max_length > _MOST_PROBE_TOKENS and any(window not in (None, 0) for window in windows):
         return False
-    positions = getattr(config, "max_position_embeddings", None)
-    longest = min(max_length, positions if isinstance(positions, int) and positions > 0 else max_length)
-    longest = min(longest, _MOST_PROBE_TOKENS)
+    longest = min(max_length, num_positions(config) or max_length, _MOST_PROBE_TOKENS)
     # Some models have positions that no token of a text gets; one that takes no text of a length has none to compare.
     for tokens in (longest, longest - 2, longest // 2, _FEWEST_PROBE_TOKENS):
         if tokens >= _FEWEST_PROBE_TOKENS and (same := _gives_the_same(model, tokens)) is not None:

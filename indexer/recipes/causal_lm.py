@@ -185,13 +185,16 @@ class CausalLanguageModel(TextRecipe):
     def base_model(self) -> nn.Module:  # noqa: D102
         return self.base_architecture() if self.options["model"] == NEW_MODEL else super().base_model()
 
+    def _num_positions(self) -> int | None:
+        return None if self.options["model"] == NEW_MODEL else super()._num_positions()
+
     def base_architecture(self) -> nn.Module:  # noqa: D102
         if self.options["model"] != NEW_MODEL:
             return super().base_architecture()
         tokenizer, options = self.tokenizer.tokenizer, self.options
         config = transformers_library().GPT2Config(
             vocab_size=len(tokenizer),
-            n_positions=int(options["max_length"]),
+            n_positions=self.max_length,
             n_embd=int(options["width"]),
             n_layer=int(options["depth"]),
             n_head=int(options["heads"]),

@@ -19,6 +19,8 @@ from indexer.recipe import RecipeError, RecipeOptionError
 
 Loaded = TypeVar("Loaded")
 PACKAGE_PREFIX = "package:"
+_MOST_UNUSED_POSITIONS = 8
+"""Positions of a model's table that no token of a text gets, at most: RoBERTa's kind leaves two."""
 
 
 def transformers_library() -> Any:
@@ -172,6 +174,41 @@ def model_of_config(config: Any, auto_class: Any) -> nn.Module:
             config, trust_remote_code=False, dtype=torch.float32, attn_implementation="eager"
         )
     return model.eval()
+
+
+def num_positions(config: Any) -> int | None:
+    """Return how many positions a configuration says that its model has; None where it says none."""
+    positions = getattr(config, "max_position_embeddings", None)
+    return positions if isinstance(positions, int) and positions > 0 else None
+
+
+def longest_read(model: nn.Module, num_tokens: int) -> int | None:
+    """Find the longest text that a model with a table of positions can read.
+
+    Args:
+        model: A model of transformers, in eval mode.
+        num_tokens: The most that will be asked of it.
+
+    Returns:
+        Tokens, at most ``num_tokens``; None where every length near its number of positions fails, for another reason.
+    """
+    positions = num_positions(getattr(model, "config", None))
+    if positions is None or num_tokens <= positions - _MOST_UNUSED_POSITIONS:
+        return num_tokens
+    tried = [num_tokens, *range(min(positions, num_tokens - 1), positions - _MOST_UNUSED_POSITIONS - 1, -1)]
+    return next((length for length in tried if length > 0 and _reads(model, length)), None)
+
+
+def _reads(model: nn.Module, num_tokens: int) -> bool:
+    # Of a token that is no filling: RoBERTa's kind gives filling no position of its own.
+    filling = getattr(model.config, "pad_token_id", None)
+    tokens = torch.full((1, num_tokens), 3 if filling != 3 else 4, device=next(model.parameters()).device)
+    try:
+        with torch.no_grad():
+            model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+    except (IndexError, RuntimeError, ValueError, AssertionError):
+        return False
+    return True
 
 
 @contextmanager

@@ -149,6 +149,12 @@ class TextClassification(TextRecipe):
         table.check_columns(self.columns)
         if len(self.columns) > 2:
             raise RecipeOptionError(f"option 'columns': {', '.join(self.columns)}: a classifier reads one or two texts")
+        marks = self.tokenizer.num_special(len(self.columns))
+        if self.max_length < marks + len(self.columns):
+            raise RecipeOptionError(
+                f"option 'max_length': {self.max_length} leaves nothing of {' and '.join(self.columns)}: "
+                f"{marks} tokens are the tokenizer's own marks, so it must be at least {marks + len(self.columns)}"
+            )
 
         def example(row: int) -> TextExample:
             texts = {column: text_of(table, row, column) for column in self.columns}
@@ -187,7 +193,7 @@ class TextClassification(TextRecipe):
             )
 
     def _ready(self, model: nn.Module) -> nn.Module:
-        self._prepared_masks = takes_prepared_masks(model, int(self.options["max_length"]))
+        self._prepared_masks = takes_prepared_masks(model, self.max_length)
         return model
 
     def call(self, model: nn.Module, inputs: Any) -> Any:

@@ -80,6 +80,10 @@ class Tokenizer:
         kept = ("input_ids", "token_type_ids")
         return {key: [int(token) for token in encoded[key]] for key in kept if key in encoded}
 
+    def num_special(self, num_texts: int) -> int:
+        """Return how many special tokens an example of one text or two gets besides those of its texts."""
+        return int(self.tokenizer.num_special_tokens_to_add(pair=num_texts == 2))
+
     def decode(self, tokens: Sequence[int], *, special: bool = True) -> str:
         """Return the text of some tokens, with or without special ones."""
         with self._lock:

@@ -20,8 +20,10 @@ from indexer.recipes.pretrained import (
     load_config,
     load_model,
     load_offline_first,
+    longest_read,
     model_of_config,
     model_source,
+    num_positions,
     transformers_library,
 )
 from indexer.recipes.text_examples import (
@@ -39,6 +41,8 @@ from indexer.training import cached_weights, seeded, state_digest
 
 QUERY_NAMES = ("dev", "validation", "test")
 """Tables tried as the query set when none is named."""
+USUAL_LENGTH = 128
+"""Tokens of a text when no number of them is given, and the model has positions for so many."""
 
 
 class TextRecipe(BuiltinRecipe):
@@ -61,7 +65,7 @@ class TextRecipe(BuiltinRecipe):
         "query": "",
         "columns": "",
         "id": "",
-        "max_length": 128,
+        "max_length": 0,
         "seed": 0,
         "epochs": 0,
         "batch_size": 16,
@@ -88,7 +92,12 @@ class TextRecipe(BuiltinRecipe):
         """Return the mean training loss of some examples, with its graph."""
 
     def check_options(self) -> None:  # noqa: D102
-        for key, least in (("max_length", 2), ("epochs", 0), ("batch_size", 1), ("lora_rank", 0), ("seed", 0)):
+        length = int(self.options["max_length"])
+        if length < 0 or length == 1:
+            raise RecipeOptionError(
+                f"option 'max_length': {length} must be at least 2; 0 is for {USUAL_LENGTH}, or what the model reads"
+            )
+        for key, least in (("epochs", 0), ("batch_size", 1), ("lora_rank", 0), ("seed", 0)):
             if int(self.options[key]) < least:
                 raise RecipeOptionError(f"option {key!r}: {self.options[key]} must be at least {least}")
         if not 0 < float(self.options["learning_rate"]) < 1:
@@ -212,6 +221,21 @@ class TextRecipe(BuiltinRecipe):
         return model_source("model", str(self.options["model"]))
 
     @cached_property
+    def max_length(self) -> int:
+        """Tokens that a text may have, special ones included; found where the option is 0."""
+        given = int(self.options["max_length"])
+        if not given:
+            positions = self._num_positions()
+            given = min(USUAL_LENGTH, positions) if positions else USUAL_LENGTH
+            self.options = {**self.options, "max_length": given}
+        return given
+
+    def _num_positions(self) -> int | None:
+        # Positions that the model has, as far as its configuration says
+        config = load_config("model", self.source, download=self.data_dir is not None)
+        return num_positions(config)
+
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer; downloaded only where there are data, so never for an index that a service opens."""
         return self.load_tokenizer("model", self.source)
@@ -232,7 +256,7 @@ class TextRecipe(BuiltinRecipe):
             return auto_class.from_pretrained(source, local_files_only=local_files_only, trust_remote_code=False)
 
         found = load_offline_first(option, source, load, download=self.data_dir is not None)
-        return Tokenizer(found, int(self.options["max_length"]))
+        return Tokenizer(found, self.max_length)
 
     def base_model(self) -> nn.Module:
         """Return the pretrained model before fine-tuning and adapters; what its source lacks is drawn from the seed."""
@@ -252,9 +276,11 @@ class TextRecipe(BuiltinRecipe):
         """Return the model as fine-tuning begins with it.
 
         Raises:
-            RecipeOptionError: If it is not fine-tuned, and some of its weights would be drawn at random.
+            RecipeOptionError: If it is not fine-tuned, and some of its weights would be drawn at random; or if it
+                cannot read a text of ``max_length`` tokens.
         """
         model = self._ready(self._adapted(self.base_model()))
+        self._check_length(model)
         given = adapter_weights(str(self.options["adapter"])) if self.options["adapter"] else set[str]()
         random = [name for name in self._drawn if name not in given]
         if random and not self.options["epochs"]:
@@ -273,6 +299,14 @@ class TextRecipe(BuiltinRecipe):
             with seeded(int(self.options["seed"])):
                 return new_adapters(model, int(self.options["lora_rank"]), self.task)
         return model
+
+    def _check_length(self, model: nn.Module) -> None:
+        longest = longest_read(model, self.max_length)
+        if longest is not None and longest < self.max_length:
+            raise RecipeOptionError(
+                f"option 'max_length': {self.options['model']!r} reads texts of {longest} tokens at most, not of "
+                f"{self.max_length}: give --option max_length={longest} or fewer; longer texts are cut"
+            )
 
     def _ready(self, model: nn.Module) -> nn.Module:
         """Prepare what :meth:`call` needs to know about a model; every model of this recipe passes here.

@@ -255,6 +255,31 @@ def test_options_that_cannot_be_are_refused(data, models, options, message):
         prepare(BuildSettings(recipe="text-classification", data_dir=data, options=given, sketch="sjlt", dim=64))
 
 
+def test_texts_are_as_long_as_the_model_reads_where_nothing_is_said(data, models):
+    lengths = {}
+    for kind in ("bert", "gpt2"):
+        recipe = prepare(settings(data, models[kind])).recipe
+        lengths[kind] = (recipe.options["max_length"], recipe.tokenizer.max_length)
+    assert lengths == {"bert": (128, 128), "gpt2": (64, 64)}  # which has 64 positions; the manifest states the options
+
+
+def test_a_length_that_the_model_cannot_read_is_refused_with_the_one_that_it_can(data, models, tmp_path):
+    with pytest.raises(RecipeOptionError, match=r"reads texts of 64 tokens at most, not of 65: .*max_length=64"):
+        prepare(settings(data, models["gpt2"], options={"max_length": 65}))
+    # RoBERTa's kind has two positions more than a text may have tokens.
+    roberta = save_model(tmp_path / "roberta", "roberta", "classifier", max_position_embeddings=40, **NAMES)
+    for given in (0, 39, 512):
+        with pytest.raises(RecipeOptionError, match="reads texts of 38 tokens at most"):
+            prepare(settings(data, roberta, options={"max_length": given}))
+    assert prepare(settings(data, roberta, options={"max_length": 38})).recipe.max_length == 38
+
+
+def test_a_length_that_leaves_nothing_of_a_pair_is_refused(data, models):
+    with pytest.raises(RecipeOptionError, match=r"leaves nothing of sentence1 and sentence2: 3 tokens .* at least 5"):
+        prepare(settings(data, models["bert"], options={"max_length": 4}))
+    assert prepare(settings(data, models["bert"], options={"max_length": 5})).recipe.max_length == 5
+
+
 def test_a_service_never_downloads_what_an_index_names():
     # Without a data folder nothing is trained or indexed, so only what is on this machine is loaded.
     options = {"model": "nobody/has-this-model", "columns": "text", "labels": "a,b", "epochs": 1}
