@@ -130,6 +130,7 @@ def _picks(attributor: Attributor, settings: Settings, row: int, method: str) ->
         filter=CandidateFilter(labels=[query.label]),
         rescore=(),
         available=False,
+        seed=row,  # one draw for all queries would say nothing of what draws differ by
     )
     answer = attributor.answer(question)
     chosen = [hit.row for hit in answer.hits]

@@ -11,11 +11,17 @@ WAIT_POLICY = "OMP_WAIT_POLICY"
 
 
 def main() -> None:
-    """Run the command line of this process."""
+    """Run the command line of this process.
+
+    Raises:
+        SystemExit: With 130, at a Ctrl-C before the command line is there; else as the command line ends.
+    """
     # OpenMP reads it once, when torch is loaded; worker processes inherit it.
     os.environ.setdefault(WAIT_POLICY, "passive")
-    from indexer.cli import main as run
-
+    try:
+        from indexer.cli import main as run
+    except KeyboardInterrupt:  # two seconds of imports: long enough for a Ctrl-C
+        raise SystemExit(130) from None
     run()
 
 

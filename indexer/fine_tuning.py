@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from indexer.recipe import MapDataset
+from indexer.terminal import and_time_left
 from indexer.training import cpu_threads, seeded
 
 log = logging.getLogger("indexer.training")
@@ -196,9 +197,9 @@ def fine_tune(
             if time.monotonic() - reported > 10 or step.step + 1 == step.num_steps:
                 reported = time.monotonic()
                 log.info(
-                    "training %s: step %d of %d, epoch %d of %d, loss %.4f, %.1f s",
+                    "training %s: step %d of %d, epoch %d of %d, loss %.4f, %.1f s%s",
                     name, step.step + 1, step.num_steps, step.epoch + 1, settings.epochs, total / count,
-                    reported - started,
+                    reported - started, and_time_left(step.step + 1, step.num_steps, reported - started),
                 )  # fmt: skip
                 total, count = 0.0, 0
     return model.eval()

@@ -207,6 +207,20 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def and_time_left(done: int, total: int, seconds: float) -> str:
+    """Say how much longer equal units of work take, to be put behind what is said of those that are done.
+
+    Args:
+        done: Units that are done, at least 1.
+        total: All of them.
+        seconds: What those that are done took.
+
+    Returns:
+        Such as ``, 3 min 05 s left``; nothing where all are done.
+    """
+    return f", {duration(seconds * (total - done) / done)} left" if done < total else ""
+
+
 def size(count: int) -> str:
     """Say how many bytes something takes.
 

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from indexer.recipe import RecipeError
+from indexer.terminal import and_time_left
 
 log = logging.getLogger("indexer.training")
 
@@ -165,8 +166,9 @@ def train_classifier(
             if time.monotonic() - reported > 5 or epoch + 1 == settings.epochs:
                 reported = time.monotonic()
                 log.info(
-                    "training %s: epoch %d of %d, loss %.4f, %.1f s",
+                    "training %s: epoch %d of %d, loss %.4f, %.1f s%s",
                     name, epoch + 1, settings.epochs, loss.item(), reported - started,
+                    and_time_left(epoch + 1, settings.epochs, reported - started),
                 )  # fmt: skip
     return model.to("cpu").eval()
 

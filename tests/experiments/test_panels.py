@@ -50,6 +50,18 @@ def test_a_pick_is_marked_by_the_sign_of_its_kernel_value_with_the_query(tmp_pat
     assert marks == (expected > 0).tolist()
 
 
+def test_every_query_has_a_random_set_of_its_own(tmp_path: Path):
+    index = make_index(tmp_path, view="margin", num_queries=9)
+    attributor = Attributor(index, engine="brute_force")
+    assert index.queries is not None
+    alike = [row for row in range(9) if index.queries.label(row) == index.queries.label(0)]
+    drawn = [[pick["row"] for pick in _picks(attributor, SIZES["smoke"], row, "random")] for row in alike]
+    assert len(alike) > 1
+    assert len(set(map(tuple, drawn))) == len(alike)
+    again = [pick["row"] for pick in _picks(attributor, SIZES["smoke"], alike[0], "random")]
+    assert again == drawn[0]
+
+
 def test_the_minus_is_drawn_at_opponents_only(tmp_path: Path):
     texts = _block([(("text/plain", b"for"), True), (("text/plain", b"against"), False)])
     assert texts.split("\n") == ["1+ for", "2− against"]

@@ -8,7 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
-from indexer.terminal import BarProgress, LineProgress, aligned, counted, duration, progress_on, size
+from indexer.terminal import BarProgress, LineProgress, aligned, and_time_left, counted, duration, progress_on, size
 
 
 def test_lines_say_how_many_how_fast_and_how_long_still():
@@ -50,6 +50,11 @@ def test_one_of_something_is_not_plural(count, said):
 )
 def test_durations_are_read_by_people(seconds, said):
     assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(("done", "said"), [(1, ", 3 min 00 s left"), (3, ", 20 s left"), (4, "")])
+def test_time_left_is_that_of_the_units_that_are_not_done(done, said):
+    assert and_time_left(done, 4, 60.0) == said
 
 
 @pytest.mark.parametrize(("count", "said"), [(512, "512 B"), (1_500_000, "1.4 MiB"), (3 << 40, "3.0 TiB")])
