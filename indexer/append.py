@@ -11,6 +11,7 @@ from typing import Any, cast
 from indexer.build import build_index
 from indexer.derive import derive
 from indexer.index_recipe import load_model, recipe_of
+from indexer.parameters import ParameterList
 from indexer.preparation import Part
 from indexer.progress import Progress, Silent
 from indexer.reading import ExampleReader
@@ -136,7 +137,12 @@ def append_rows(
         spectra=False,
         codes="none",
         progress=progress,
-        part=Part(part, lambda plan: _check_same(index, plan), sketch_of(index)),
+        part=Part(
+            part,
+            lambda plan: _check_same(index, plan),
+            sketch_of(index),
+            ParameterList.of_sketch(index.manifest.sketch),
+        ),
     )
     new = open_index(work / "rows", check="use")
     source = Source(

@@ -18,7 +18,7 @@ from indexer.accuracy import accuracies
 from indexer.block_sketcher import BlockSketcher
 from indexer.build_report import BuildReport, host_facts, peak_memory_bytes
 from indexer.build_settings import BuildSettings, check_target
-from indexer.check import refuse_batch_mates
+from indexer.check import refuse_unsound
 from indexer.derive import DEFAULT_CODES, DEFAULT_FACTORY, CodesChoice, derive
 from indexer.distortion import POOL_ROWS, QUERIES, DistortionError, measure_distortion, sample_rows
 from indexer.out_of_memory import is_out_of_memory
@@ -103,7 +103,7 @@ class _Build:
         with self.watch.phase("read"):
             self.train_rows = self._read_once(self.prepared.train)
             check_labels(self.prepared, self.train_rows.labels)
-            refuse_batch_mates(self.prepared)
+            refuse_unsound(self.prepared)
             queries = self.prepared.queries
             self.query_rows = None if queries is None else self._read_once(queries)
         plan = build_plan(self.prepared, self.out.name, self.train_rows, self.query_rows)
@@ -122,7 +122,7 @@ class _Build:
     def _prepare(self) -> Prepared:
         if self.part is None:
             return prepare(self.settings)
-        return prepare(self.settings, self.part.recipe, spec=self.part.spec)
+        return prepare(self.settings, self.part.recipe, spec=self.part.spec, parameters=self.part.parameters)
 
     def _read_once(self, reader: ExampleReader) -> ReadOnce:
         self.progress.phase(f"reading the {reader.split} set", reader.num_rows)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from indexer.architecture import check_architecture
 from indexer.batches import Batch, move, take_rows
 from indexer.build_settings import BuildSettings
 from indexer.out_of_memory import is_out_of_memory
@@ -73,17 +74,18 @@ def check_recipe(settings: BuildSettings, *, progress: Progress | None = None) -
         return _Check(prepared).findings()
 
 
-def refuse_batch_mates(prepared: Prepared) -> None:
-    """Refuse a model whose outputs or gradients of one example depend on the examples beside it.
+def refuse_unsound(prepared: Prepared) -> None:
+    """Refuse a model whose outputs or gradients of an example depend on those beside it, or whose architecture differs.
 
     Args:
         prepared: What a build is about to sketch.
 
     Raises:
-        RecipeError: If they do; sketches of such a model would be of no single example.
+        RecipeError: If they do, since sketches of such a model would be of no single example; or if ``architecture()``
+            is another function than the model.
     """
     check = _Check(prepared)
-    for look in (check._outputs_alone, check._gradients_alone):
+    for look in (check._outputs_alone, check._gradients_alone, check._architecture):
         try:
             look()
         except _UnsoundError as error:
@@ -116,6 +118,7 @@ class _Check:
             if not alone and self._batch_norms():  # of which the other checks would say the same
                 return self.found
             self._attempt("gradients do not depend on the rest of the batch", self._gradients_alone)
+            self._attempt("architecture() is the model without its weights", self._architecture)
             self._attempt("tangent features are finite, deterministic and those of autograd", self._features)
             if (dtype := prepared.settings.compute_dtype) != "float32":
                 self._attempt(f"sketches computed in {dtype} are near those in float32", self._shorter_type)
@@ -291,6 +294,10 @@ class _Check:
         shown = f"{', '.join(idle[:3])}{f' and {len(idle) - 3} more' if len(idle) > 3 else ''}"
         unused = f"; no part in the measurement of the rows looked at: {shown}" if idle else ""
         return f"largest relative change {change:.1e}{unused}"
+
+    def _architecture(self) -> str:
+        inputs = move(self.prepared.train.collate(0, 1).inputs, self.prepared.device)
+        return check_architecture(self.prepared.recipe, self.prepared.model, inputs)
 
     def _features(self) -> str:
         for view in self._views:

@@ -180,12 +180,11 @@ class Featuriser:
         Raises:
             IncompatibleSketchError: If parameters, weights, measurement or sketch are not those of the index.
         """
-        entries = [(entry.name, entry.shape, entry.ntk_scale) for entry in manifest.sketch.parameters]
         sketch = manifest.sketch
         own = getattr(recipe, "measurement", None) if manifest.measurement.name == "custom" else None
         classes = [int(view) for view in manifest.views] if manifest.measurement.name == "class_logit" else None
         try:
-            parameters = ParameterList.of_entries(entries)
+            parameters = ParameterList.of_sketch(sketch)
             parameters.check_model(model)
             measurement = make_measurement(manifest.measurement.name, classes=classes, function=own)
             options = cast(Mapping[str, Any], sketch.options)

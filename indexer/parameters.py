@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from sketchstore.manifest import Sketch
+
 Layers = Literal["linear", "all"]
 
 
@@ -99,6 +101,18 @@ class ParameterList:
             parameters.append(parameter)
             offset += parameter.size
         return ParameterList(tuple(parameters))
+
+    @staticmethod
+    def of_sketch(sketch: Sketch) -> ParameterList:
+        """List what a manifest, or the plan of a build, says that its sketch is of.
+
+        Args:
+            sketch: Its entry.
+
+        Returns:
+            The list.
+        """
+        return ParameterList.of_entries([(each.name, each.shape, each.ntk_scale) for each in sketch.parameters])
 
     def check_model(self, model: nn.Module) -> None:
         """Refuse a model that lacks one of these parameters or has it in another shape.

@@ -92,11 +92,13 @@ class Part:
         recipe: Gives these rows and no other, and the index's own model.
         check_plan: Refuses a plan whose rows would not compare with those of the index, before any is sketched.
         spec: The index's sketch; of a kronecker sketch the rows at hand would give another.
+        parameters: The index's coordinates; the model at hand has them, but not the flags by which they were chosen.
     """
 
     recipe: RowsOfRecipe
     check_plan: Callable[[BuildPlan], object]
     spec: SketchSpec
+    parameters: ParameterList
 
 
 def prepare(
@@ -105,6 +107,7 @@ def prepare(
     *,
     model_of: Callable[[Recipe], nn.Module] | None = None,
     spec: SketchSpec | None = None,
+    parameters: ParameterList | None = None,
 ) -> Prepared:
     """Load a recipe and resolve a user's choices against it. Trains the model if nothing is cached.
 
@@ -113,6 +116,8 @@ def prepare(
         recipe: The recipe where it is loaded already; None loads the one that the choices name.
         model_of: Gives the recipe's trained model; None asks the recipe.
         spec: The sketch where it is settled already; None takes the one that the choices name.
+        parameters: The coordinates where they are settled already; None chooses them from the model. What is frozen,
+            and which parameter comes first, may differ between ``model()`` and ``architecture()``.
 
     Returns:
         What build, plan and check work with.
@@ -147,13 +152,16 @@ def prepare(
             "to say which scalar is explained; of causal-lm, leave --measurement out or choose --option unit=token"
         )
     gain = _ntk_gain(settings, recipe)
-    parameters = select_parameters(
-        model,
-        include=settings.include,
-        exclude=settings.exclude,
-        layers=settings.layers or recipe.default_layers,
-        scales=None if gain is None else ntk_scales(model, gain),
-    )
+    if parameters is None:
+        parameters = select_parameters(
+            model,
+            include=settings.include,
+            exclude=settings.exclude,
+            layers=settings.layers or recipe.default_layers,
+            scales=None if gain is None else ntk_scales(model, gain),
+        )
+    else:
+        parameters.check_model(model)
     _say_short_weights(model, parameters)
     if like is not None:
         spec = sketch_like(like, parameters)

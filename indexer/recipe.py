@@ -116,6 +116,11 @@ class Recipe(ABC):
         """Return a model of the same modules whose weights do not matter: an index's weights are loaded into it."""
         return self.model()
 
+    @property
+    def defines_architecture(self) -> bool:
+        """Whether :meth:`architecture` is more than :meth:`model`."""
+        return type(self).architecture is not Recipe.architecture
+
     def query_set(self) -> MapDataset | None:
         """Return the examples to browse and to ask about by row, or None."""
         return None

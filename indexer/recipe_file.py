@@ -172,6 +172,10 @@ class FileRecipe(Recipe):
             raise RecipeError(f"{self.path.name}: architecture() returned {type(model).__name__}, not a module")
         return model
 
+    @property
+    def defines_architecture(self) -> bool:  # noqa: D102
+        return "architecture" in self._parts
+
     def query_set(self) -> MapDataset | None:  # noqa: D102
         return self._dataset("query_set") if "query_set" in self._parts else None
 

@@ -94,6 +94,11 @@ class RowsOfRecipe(Recipe):
     def architecture(self) -> nn.Module:  # noqa: D102
         return self._recipe.architecture()
 
+    @property
+    def defines_architecture(self) -> bool:
+        """Whether there is one to compare with: the model here is made of it already."""
+        return False
+
     def train_set(self) -> MapDataset:  # noqa: D102
         return self._rows
 

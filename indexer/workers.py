@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from indexer.block_sketcher import BlockSketcher
 from indexer.build_settings import MIB, BuildSettings
+from indexer.parameters import ParameterList
 from indexer.preparation import prepare
 from indexer.recipe import Recipe, RecipeCodeError, RecipeError
 from indexer.recipe_failure import is_of_recipe, said
@@ -312,7 +313,11 @@ class _Worker:
             whole = load_recipe(settings.recipe, data_dir=settings.data_dir, options=settings.options)
             recipe = RowsOfRecipe(whole, whole.train_set(), None, job.chosen)
         prepared = prepare(
-            settings, recipe, model_of=lambda recipe: _loaded(recipe, job), spec=_planned_sketch(job.plan)
+            settings,
+            recipe,
+            model_of=lambda recipe: _loaded(recipe, job),
+            spec=_planned_sketch(job.plan),
+            parameters=ParameterList.of_sketch(job.plan.sketch),
         )
         self._featuriser = prepared.featuriser
         self._blocks = BlockSketcher(prepared, note)

@@ -95,7 +95,7 @@ class HookRoute:
             except CaptureError as error:
                 entry = next(entry for entry in self.modules if entry.name == error.module)
                 self._drop({place.name: f"{error.reason} in {error.module!r}" for place in entry.places})
-            except RuntimeError as error:  # of the model, which may not stand what hooks do to an output
+            except Exception as error:  # of the model, which may not stand what hooks do to an output
                 if is_out_of_memory(error):
                     raise
                 reason = str(error).strip().partition("\n")[0]
@@ -107,6 +107,8 @@ class HookRoute:
             entry.name for entry in self.modules if not any(_is_seen(place, captured[0]) for place in entry.places)
         )
         for row in range(rows):
+            if not self.served:
+                return
             plain = alone(self.served, row)
             # A gradient that is zero but for rounding (a bias before a softmax) is as right as any other.
             noise = 30 * max((_rounding(gradient) for gradient in plain.values()), default=0.0)

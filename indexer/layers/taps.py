@@ -87,7 +87,7 @@ def run_passes(
     Raises:
         UnforeseenCallError: If a module is called that must not be, or its input does not tell the examples apart, or
             the forward pass fails where a module was given one row.
-        RuntimeError: If the forward pass fails otherwise.
+        Exception: What the model raises, if the forward pass fails otherwise.
     """
     sources: list[Tensor] = []
     weighed: list[WeighedCall] = []
@@ -152,7 +152,7 @@ def run_passes(
         try:
             with watched:
                 values = forward()
-        except RuntimeError as error:
+        except Exception as error:  # the model may check a shape, and raise what it likes
             if not widened or isinstance(error, CaptureError) or is_out_of_memory(error):
                 raise
             # What looked like one for all rows was one row's, and the model does not know what to do with more.

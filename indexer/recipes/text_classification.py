@@ -18,6 +18,8 @@ from indexer.recipes.text_examples import Rows, TextExample, joined_names, split
 from indexer.recipes.text_recipe import TextRecipe
 from indexer.recipes.text_tables import TextTable
 
+_NO_LABEL = (None, "", UNLABELLED, str(UNLABELLED))
+
 
 class TextClassification(TextRecipe):
     """AutoModelForSequenceClassification on one or two text columns.
@@ -98,7 +100,7 @@ class TextClassification(TextRecipe):
         table.check_columns([column])
         if column in table.class_names:
             return table.class_names[column]
-        values = {row[column] for row in table.rows} - {None, "", UNLABELLED}
+        values = {row[column] for row in table.rows} - set(_NO_LABEL)
         if all(isinstance(value, int) or (isinstance(value, str) and value.isdecimal()) for value in values):
             return tuple(str(number) for number in range(1 + max((int(value) for value in values), default=0)))
         return tuple(sorted(str(value) for value in values))
@@ -110,7 +112,7 @@ class TextClassification(TextRecipe):
                 table.check_columns([column])
             return UNLABELLED
         value = table.rows[row][column]
-        if value is None or value in ("", UNLABELLED, str(UNLABELLED)):
+        if value in _NO_LABEL:
             return UNLABELLED
         names = self.label_names
         if isinstance(value, int) and column in table.class_names:

@@ -52,11 +52,9 @@ class TextRecipe(BuiltinRecipe):
     in ``options`` from then on, and so in the manifest: a service needs the model's folder, but no data.
 
     Attributes:
-        default_layers: Which layers have Jacobians unless the user says: the linear ones, as the paper chose for BERT.
         task: What the model does, in PEFT's words.
     """
 
-    default_layers: Layers = "linear"
     _drawn: Sequence[str] = ()  # parameters that the model's source has no weights of
     task: ClassVar[Task]
     option_defaults: ClassVar[Mapping[str, OptionValue]] = {
@@ -73,6 +71,11 @@ class TextRecipe(BuiltinRecipe):
         "lora_rank": 0,
         "adapter": "",
     }
+
+    @property
+    def default_layers(self) -> Layers:  # type: ignore[override]
+        """The linear layers, as the paper chose for BERT; of a model with adapters all that is trained."""
+        return "all" if self.options["adapter"] or self.options["lora_rank"] else "linear"
 
     @property
     @abstractmethod

@@ -46,6 +46,75 @@ def parse(content):
     return torch.tensor(content["point"]), -1
 '''
 
+FROZEN_TRUNK = '''
+"""A trunk that training left frozen and a head; architecture() gives the same modules, and nothing of it is frozen."""
+import torch
+from torch import nn
+
+
+def train_set(data_dir=None):
+    generator = torch.Generator().manual_seed(0)
+    count = 64 if data_dir is None else int((data_dir / "count").read_text())
+    return [(x, int(x[0] > 0)) for x in torch.randn(64, 6, generator=generator)][:count]
+
+
+class _Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.head = nn.Linear(6, 8), nn.Sequential(nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, 2))
+
+    def forward(self, rows):
+        return self.head(torch.tanh(self.trunk(rows)))
+
+
+def architecture():
+    return _Net().eval()
+
+
+def model():
+    torch.manual_seed(0)
+    net = _Net()
+    net.trunk.requires_grad_(False)
+    return net.eval()
+'''
+
+ATTACHED_LATE = '''
+"""A layer that is attached after a first training: in architecture() it comes first."""
+import torch
+from torch import nn
+
+
+def train_set():
+    generator = torch.Generator().manual_seed(0)
+    return [(x, int(x[0] > 0)) for x in torch.randn(64, 6, generator=generator)]
+
+
+class _Net(nn.Module):
+    def __init__(self, whole):
+        super().__init__()
+        if whole:
+            self.attach()
+        self.inner, self.head = nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def attach(self):
+        self.extra, self.scale = nn.Linear(8, 8), nn.Parameter(torch.full((2,), 1.5))
+
+    def forward(self, rows):
+        hidden = torch.tanh(self.inner(rows))
+        return self.head(hidden + torch.tanh(self.extra(hidden))) * self.scale
+
+
+def architecture():
+    return _Net(whole=True).eval()
+
+
+def model():
+    torch.manual_seed(0)
+    net = _Net(whole=False)
+    net.attach()
+    return net.eval()
+'''
+
 REGRESSION = '''
 """A regression with a scalar of its own."""
 import torch

@@ -54,6 +54,24 @@ def test_only_adapters_and_the_new_head_are_measured(data, encoder, decoder, nam
     assert any(value.abs().sum() > 0 for name, value in state.items() if "lora_B" in name)
 
 
+def test_all_of_an_adapter_is_measured_where_parts_of_it_are_no_linear_layers(data, decoder, tmp_path):
+    base = transformers.AutoModelForCausalLM.from_pretrained(decoder)
+    config = peft.LoraConfig(
+        r=2,
+        use_dora=True,
+        task_type="CAUSAL_LM",
+        target_modules=["c_attn"],
+        modules_to_save=["ln_f"],
+        fan_in_fan_out=True,
+    )
+    peft.get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
+    prepared = prepare(settings(data, "causal-lm", decoder, adapter=str(tmp_path / "adapter")))
+    trained = [name for name, parameter in prepared.model.named_parameters() if parameter.requires_grad]
+    assert [parameter.name for parameter in prepared.parameters] == trained
+    for part in ("lora_A", "magnitude", "ln_f"):
+        assert any(part in name for name in trained), part
+
+
 def test_adapters_from_a_folder_are_the_ones_that_were_saved(data, decoder, tmp_path):
     trained = load_recipe(
         "causal-lm",

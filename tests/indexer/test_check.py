@@ -28,7 +28,7 @@ def failures(tmp_path, source, **choices):
 def test_sound_recipes_pass_every_check(tmp_path, source):
     findings = check_recipe(BuildSettings(str(write_recipe(tmp_path, source))))
     assert [found.check for found in findings if not found.ok] == []
-    assert len(findings) == 7
+    assert len(findings) == 8
 
 
 def test_the_builtin_digits_pass():

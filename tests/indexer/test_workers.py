@@ -17,6 +17,7 @@ from indexer.reading import ExampleError
 from indexer.workers import WorkerDiedError
 from sketchstore.reader import open_index
 from tests.indexer.counting_recipe import SOURCE
+from tests.indexer.small_recipes import ATTACHED_LATE, FROZEN_TRUNK
 from tests.indexer.test_build import contents
 
 #: Worker processes import everything anew.
@@ -68,6 +69,19 @@ def until_blocks_are_done(recipe: Path, builder: subprocess.Popen, count: int = 
         assert builder.poll() is None, builder.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("sketch", ["sjlt", "rademacher", "kronecker"])
+@pytest.mark.parametrize("source", [FROZEN_TRUNK, ATTACHED_LATE], ids=["frozen", "attached late"])
+def test_coordinates_are_those_of_the_model_whatever_is_frozen_or_comes_first_in_its_architecture(
+    tmp_path, source, sketch
+):
+    path = tmp_path / "points.py"
+    path.write_text(f"{source}\n# {tmp_path}\n", encoding="utf-8")
+    choices = {**CHOICES, "sketch": sketch, "dim": 64, "num_queries": 0}
+    build_index(BuildSettings(str(path), **choices), tmp_path / "one" / "points")
+    build_index(BuildSettings(str(path), **choices, processes=2), tmp_path / "points")
+    assert contents(tmp_path / "points") == contents(tmp_path / "one" / "points")
 
 
 def test_two_processes_give_the_bytes_of_one_whatever_the_model_would_train_to(tmp_path, recipe, whole):
