@@ -5,6 +5,7 @@ Worker processes, appends and services put an index's weights into ``architectur
 
 from __future__ import annotations
 
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def check_architecture(recipe: Recipe, model: nn.Module, inputs: Any) -> str:
     try:
         other.load_state_dict(model.state_dict())
     except RuntimeError as error:
-        reason = " ".join(str(error).split()).rstrip(". ")
+        reason = shorten(str(error), 240, placeholder=" …").rstrip(". ")
         raise RecipeError(f"{what} has other modules than model(): {reason}. {cure}") from error
     if state_digest(other.state_dict()) != state_digest(model.state_dict()):
         raise RecipeError(f"{what} has weights of other types than model(). {cure}")

@@ -53,7 +53,9 @@ def query(
     sketch: Annotated[Path | None, typer.Option(help="A .npy file with a sketch of this index's kind.")] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="The class to explain: predicted, true or its number. Default: what the model predicts."),
+        typer.Option(
+            help="The class to explain: predicted, true, its number or its name. Default: what the model predicts."
+        ),
     ] = None,
     method: Annotated[
         str, typer.Option(help="infogain_approx, infogain, infoloss, trak, graddot, repsim, relatif or random.")
@@ -166,7 +168,7 @@ def resolve(
         raise BuildSettingsError("give exactly one of --row, --train-id and --sketch")
     if include_self and train_id is None:
         raise BuildSettingsError("--include-self belongs to --train-id")
-    wanted = None if target is None else target if target in ("predicted", "true") else numbers(target, "--target")[0]
+    wanted = None if target is None else _target(attributor, target)
     if row is not None:
         return attributor.resolve_query_row(row, wanted)  # type: ignore[arg-type]
     if train_id is not None:
@@ -180,6 +182,22 @@ def resolve(
         raise BuildSettingsError(f"--sketch {sketch}: holds {values.dtype}, must hold numbers")
     label = wanted if isinstance(wanted, int) else None
     return attributor.resolve_sketch(torch.from_numpy(values.astype(np.float64)), label)
+
+
+def _target(attributor: Attributor, given: str) -> str | int:
+    names = attributor.index.manifest.labels.names or {}
+    if given in ("predicted", "true"):
+        return given
+    if given.isdecimal():
+        return int(given)
+    if given in names.values():
+        return next(int(label) for label, name in names.items() if name == given)
+    known = (
+        f", or one of the names {', '.join(list(names.values())[:12])}{' …' if len(names) > 12 else ''}"
+        if names
+        else ""
+    )
+    raise BuildSettingsError(f"--target {given!r} must be predicted, true, the number of a class{known}")
 
 
 def numbers(text: str, flag: str) -> list[int]:

@@ -160,6 +160,10 @@ def prepare(
             layers=settings.layers or recipe.default_layers,
             scales=None if gain is None else ntk_scales(model, gain),
         )
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            log.warning(
+                "every parameter of the model is frozen, so that says nothing: --include chooses what is measured"
+            )
     else:
         parameters.check_model(model)
     _say_short_weights(model, parameters)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from reprlib import repr as short_repr
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -183,7 +184,13 @@ class Recipe(ABC):
         Raises:
             RecipeError: If what stands in the label's place is no whole number.
         """
-        label = int(example[1])
+        try:
+            label = int(example[1])
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise RecipeError(
+                f"recipe {self.name!r}: the label {short_repr(example[1])} is no whole number. Number the classes from "
+                "0 and name them in label_names, or define label(example)"
+            ) from error
         if label != example[1]:
             raise RecipeError(
                 f"recipe {self.name!r}: the target {example[1]!r} is no class; labels are whole numbers. "

@@ -114,9 +114,10 @@ def test_query_takes_every_method_and_every_kind_of_query(points, tmp_path, caps
     words = ["query", points, "--method", method, "--budget", "2", "--relative-noise", "1", "--json"]
     assert run(*words, "--train-id", "train:4", "--include-self") == 0
     by_id = json.loads(capsys.readouterr().out)
-    assert run(*words, "--sketch", tmp_path / "sketch.npy", "--target", label) == 0
-    by_sketch = json.loads(capsys.readouterr().out)
-    assert by_id["hits"] == by_sketch["hits"]
+    for target in (label, ["red", "green", "blue"][label]):
+        assert run(*words, "--sketch", tmp_path / "sketch.npy", "--target", target) == 0
+        by_sketch = json.loads(capsys.readouterr().out)
+        assert by_id["hits"] == by_sketch["hits"]
     assert run(*words, "--train-id", "train:4") == 0
     assert 4 not in [hit["row"] for hit in json.loads(capsys.readouterr().out)["hits"]]
 
@@ -131,6 +132,10 @@ def test_query_takes_every_method_and_every_kind_of_query(points, tmp_path, caps
         (["query", "POINTS", "--row", "1", "--engine", "magic"], "--engine: engine is 'magic'; allowed are"),
         (["query", "POINTS", "--row", "1", "--strategy", "fast"], "--strategy: strategy is 'fast'; allowed are"),
         (["query", "POINTS", "--row", "1", "--target", "9"], "--target: "),
+        (
+            ["query", "POINTS", "--row", "1", "--target", "pink"],
+            "--target 'pink' must be predicted, true, the number of a class, or one of the names red, green, blue",
+        ),
         (["query", "POINTS", "--row", "1", "--labels", "9"], "--labels: "),
         (["query", "POINTS", "--row", "1", "--exclude-id", "x"], "--exclude-id: "),
         (["query", "POINTS", "--row", "1", "--budget", "0"], "--budget: "),
@@ -186,7 +191,7 @@ def test_failures_of_the_work_exit_with_1(tmp_path, capsys):
 def test_check_and_plan_print_and_give_json(tmp_path, capsys):
     recipe = write_recipe(tmp_path)
     assert run("check", recipe) == 0
-    assert capsys.readouterr().out.count("ok    ") == 7
+    assert capsys.readouterr().out.count("ok    ") == 8
     assert run("check", recipe, "--json") == 0
     assert json.loads(capsys.readouterr().out)["sound"] is True
     assert run("plan", recipe) == 0

@@ -165,6 +165,15 @@ def test_a_label_that_is_no_whole_number_is_refused(tmp_path):
         recipe.label((None, 1.5))
 
 
+def test_a_label_that_is_text_says_what_labels_are(tmp_path):
+    recipe = load_recipe(write_recipe(tmp_path, MINIMAL))
+    for label in ("horizontal", None, [1, 2]):
+        with pytest.raises(
+            RecipeError, match=r"is no whole number\. Number the classes from 0 and name them in label_"
+        ):
+            recipe.label((None, label))
+
+
 def test_unknown_names_list_the_builtin_recipes():
     with pytest.raises(RecipeNotFoundError, match=r"cifar10, digits, fashion-mnist.* did you mean 'digits'"):
         load_recipe("digit")

@@ -273,6 +273,13 @@ def test_short_weights_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert "weights are bfloat16, and so are its gradients" in caplog.text
 
 
+def test_a_model_that_is_frozen_altogether_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = IN_PARTS.replace("return Net().eval()", "return Net().eval().requires_grad_(False)")
+    prepared = prepare(BuildSettings(written(tmp_path, source), sketch="sjlt", dim=64))
+    assert len(prepared.parameters) == len(list(prepared.model.parameters()))
+    assert "every parameter of the model is frozen" in caplog.text
+
+
 def test_complex_parameters_are_refused(tmp_path: Path) -> None:
     source = IN_PARTS.replace(
         "self.inner, self.head =",
