@@ -92,7 +92,7 @@ def test_a_pair_sent_over_http_is_answered_with_the_pairs_that_inform_it(index: 
 def test_a_small_language_model_made_from_the_texts_passes_the_check(folder: Path):
     recipe = ["causal-lm", "--data-dir", str(folder / "data"), "--option", "model=new"]
     recipe += ["--option", f"tokenizer={MINILM}", "--option", "epochs=1", "--option", "width=32"]
-    assert indexer(folder, "check", *recipe).count("ok    ") == 7
+    assert indexer(folder, "check", *recipe).count("ok    ") == 8
 
 
 def test_the_fine_tuned_encoder_is_right_about_more_than_sixty_percent_of_dev(monkeypatch: pytest.MonkeyPatch):
