@@ -98,7 +98,7 @@ class HookRoute:
             except Exception as error:  # of the model, which may not stand what hooks do to an output
                 if is_out_of_memory(error):
                     raise
-                reason = str(error).strip().partition("\n")[0]
+                reason = str(error).strip().partition("\n")[0] or type(error).__name__  # an assertion may say nothing
                 self._drop({place.name: f"cannot be seen by hooks ({reason})" for place in self.served})
         if not captured:
             return
