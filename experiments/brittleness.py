@@ -27,7 +27,7 @@ import torch
 
 from experiments.brittleness_report import TunedAtSizes, next_size, report
 from experiments.chosen_methods import EACH_SIZE, check_methods, named_noise
-from experiments.ekfac import ekfac_scores
+from experiments.ekfac import PACKAGE_DAMPING, ekfac_scores
 from experiments.ekfac import is_available as ekfac_is_available
 from experiments.indexing import Sketched, frozen_index
 from experiments.information import METHODS as INFORMATION
@@ -48,16 +48,24 @@ from indexer.training import TrainingSettings
 TITLE = "brittleness: predictions lost when the selected examples are removed (Figure 3)"
 OWN_LABEL = "infoloss_own_label"
 METHODS = (*INFORMATION, OWN_LABEL, "random", *BASELINES, "ekfac")
-#: Explanations of the order of the methods, asked with ``--methods`` only: InfoGain of what is flipped, the margin,
-#: without NTK scales, as the baselines have it; and TRAK as its package sets λ, to nothing.
-EXPLANATIONS = ("infogain_margin", "trak_undamped")
+#: Information about what is flipped, the margin, without NTK scales, as the baselines have it.
+OF_MARGIN = {"infogain_margin": "infogain", "infoloss_margin": "infoloss"}
+#: InfoLoss that leaves out candidates which speak against the prediction: removing those holds it up.
+PROPONENTS = "infoloss_proponents"
+#: Baselines as their packages set λ and damping where nothing is said: next to nothing.
+UNDAMPED = {"trak_undamped": "trak", "relatif_undamped": "relatif", "ekfac_undamped": "ekfac"}
+#: Explanations of the order of the methods, asked with ``--methods`` only.
+EXPLANATIONS = (*OF_MARGIN, PROPONENTS, *UNDAMPED)
 #: Methods that are also asked as METHOD@NOISE, at a relative noise that nothing is tuned for, and as METHOD@each-size:
 #: what METHOD@NOISE gives at each size with the noise that is tuned by removing as many rows.
-WITH_NOISE = (*INFORMATION, OWN_LABEL, "infogain_margin")
+WITH_NOISE = (*INFORMATION, OWN_LABEL, *OF_MARGIN, PROPONENTS)
 
 
-#: Methods whose noise is tuned, and whose noise it is: approximate InfoGain and InfoGain of the margin have InfoGain's.
-TUNED_FOR = {"infogain": ("infogain", "infogain_approx", "infogain_margin"), "infoloss": ("infoloss", OWN_LABEL)}
+#: Methods whose noise is tuned, and whose noise it is: approximate InfoGain has InfoGain's, and so on.
+TUNED_FOR = {
+    "infogain": ("infogain", "infogain_approx", "infogain_margin"),
+    "infoloss": ("infoloss", OWN_LABEL, "infoloss_margin", PROPONENTS),
+}
 
 
 @dataclass(frozen=True)
@@ -237,16 +245,21 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     parts = [part for by_size in composed.values() for part in by_size.values()]
     asked = list(dict.fromkeys(method for method in (*settings.methods, *parts) if method not in composed))
     at_noise = {method: noise for method in asked if isinstance(noise := named_noise(method)[1], float)}
+    tuned = {rule: noises[method] for method, rules in TUNED_FOR.items() if method in noises for rule in rules}
     every = {
         **information_rankers(mlp, attributor, noises),
-        **{method: ranker_at_noise(attributor, of_margin, method) for method in at_noise},
+        **{rule: ranker_at_noise(attributor, of_margin, rule, tuned[rule]) for rule in EXPLANATIONS if rule in tuned},
+        **{
+            method: ranker_at_noise(attributor, of_margin, named_noise(method)[0], at_noise[method])
+            for method in at_noise
+        },
         **baseline_rankers(mlp, MarginBaselines(mlp.frozen, margin, settings.regularisation)),
+        **(ekfac_ranker(mlp, out / "ekfac", "ekfac", None, progress) if "ekfac" in settings.methods else {}),
         **(
-            {"infogain_margin": information_ranker(of_margin, "infogain", noises["infogain"])}
-            if "infogain" in noises
+            ekfac_ranker(mlp, out / "ekfac-undamped", "ekfac_undamped", PACKAGE_DAMPING, progress)
+            if "ekfac_undamped" in settings.methods
             else {}
         ),
-        **(ekfac_ranker(mlp, out, progress) if "ekfac" in settings.methods else {}),
     }
     rankers = {method: every[method] for method in asked if method in every}
     remove_and_retrain(settings, mlp, rankers, journal, progress)
@@ -323,28 +336,33 @@ def information_rankers(mlp: RetrainedMlp, attributor: Attributor, noises: Mappi
 
 
 def information_ranker(
-    attributor: Attributor, method: str, relative_noise: float, condition: str = "comparable"
+    attributor: Attributor,
+    method: str,
+    relative_noise: float,
+    condition: str = "comparable",
+    proponents: bool = False,
 ) -> Ranker:
     """Return the ranking of the rows of a query's class by an information method (``information.select_rows``)."""
     return lambda query, label, budget: select_rows(
-        attributor, query, label, method, budget, relative_noise, condition=condition
+        attributor, query, label, method, budget, relative_noise, condition=condition, proponents=proponents
     )
 
 
-def ranker_at_noise(of_logit: Attributor, of_margin: Attributor, method: str) -> Ranker:
-    """Return the ranking of METHOD@NOISE, one of ``WITH_NOISE``.
+def ranker_at_noise(of_logit: Attributor, of_margin: Attributor, rule: str, noise: float) -> Ranker:
+    """Return the ranking of one of ``WITH_NOISE`` at a relative noise.
 
     Args:
         of_logit: Over the index of the class logits.
         of_margin: Over the index of the margins.
-        method: The method with its noise.
+        rule: The method.
+        noise: σ² in units of the mean squared norm.
     """
-    rule, noise = named_noise(method)
-    assert isinstance(noise, float)
-    if rule == "infogain_margin":
-        return information_ranker(of_margin, "infogain", noise)
+    if rule in OF_MARGIN:
+        return information_ranker(of_margin, OF_MARGIN[rule], noise)
     if rule == OWN_LABEL:
         return information_ranker(of_logit, "infoloss", noise, condition="pool")
+    if rule == PROPONENTS:
+        return information_ranker(of_logit, "infoloss", noise, proponents=True)
     return information_ranker(of_logit, rule, noise)
 
 
@@ -362,21 +380,29 @@ def baseline_rankers(mlp: RetrainedMlp, baselines: MarginBaselines) -> dict[str,
 
     return {
         **{method: by_score(method) for method in BASELINES},
-        "trak_undamped": by_score("trak", NEXT_TO_NOTHING),
+        **{name: by_score(method, NEXT_TO_NOTHING) for name, method in UNDAMPED.items() if method in BASELINES},
     }
 
 
-def ekfac_ranker(mlp: RetrainedMlp, out: Path, progress: Progress) -> dict[str, Ranker]:
-    """Return EK-FAC's ranking of the rows of a query's class; nothing where kronfluence is not installed."""
+def ekfac_ranker(
+    mlp: RetrainedMlp, folder: Path, name: str, damping: float | None, progress: Progress
+) -> dict[str, Ranker]:
+    """Return EK-FAC's ranking of the rows of a query's class; nothing where kronfluence is not installed.
+
+    Args:
+        mlp: The network.
+        folder: Where factors and scores are kept.
+        name: What the method is called with this damping.
+        damping: As ``ekfac.ekfac_scores`` has it.
+        progress: Told that it begins.
+    """
     if not ekfac_is_available():
         progress.note("EK-FAC is left out: kronfluence is not installed")
         return {}
     progress.phase("EK-FAC influence", 0)
-    scores = ekfac_scores(mlp.frozen, out / "ekfac", device=mlp.settings.training.device)
+    scores = ekfac_scores(mlp.frozen, folder, device=mlp.settings.training.device, damping=damping)
     labels = mlp.frozen.train.labels
-    return {
-        "ekfac": lambda query, label, budget: ranked(scores[query], torch.nonzero(labels == label).squeeze(1), budget)
-    }
+    return {name: lambda query, label, budget: ranked(scores[query], torch.nonzero(labels == label).squeeze(1), budget)}
 
 
 def remove_and_retrain(

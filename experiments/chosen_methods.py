@@ -70,7 +70,7 @@ def check_methods(methods: Sequence[str], allowed: Sequence[str], with_noise: Se
         )
     if twice := sorted({method for method, of in zip(methods, asked, strict=True) if asked.count(of) > 1}):
         raise UnknownMethodError(f"--methods: {', '.join(twice)} more than once; name every method once")
-    if set(methods) == {"ekfac"} and not ekfac_is_available():
+    if set(methods) <= {"ekfac", "ekfac_undamped"} and not ekfac_is_available():
         raise UnknownMethodError(
             "--methods ekfac: kronfluence is not installed (`make` installs it), and no other method is asked"
         )

@@ -1,7 +1,7 @@
 """EK-FAC influence of every training row on every stored query, by the kronfluence package (an optional extra).
 
 kronfluence scores ∇measurement · H⁻¹ · ∇loss. The measurement is minus the margin, so that a large score means a
-proponent; damping is the package's heuristic, 0.1 times the mean eigenvalue of each layer.
+proponent; damping is the package's heuristic, 0.1 times the mean eigenvalue of each layer, where no other is asked.
 """
 
 import logging
@@ -40,14 +40,21 @@ def training_loss(logits: Tensor, labels: Tensor, sample: bool) -> Tensor:
     return nn.functional.cross_entropy(logits, labels, reduction="sum")
 
 
-def ekfac_scores(frozen: Frozen, folder: Path, *, rows_a_batch: int = 100, device: str = "cpu") -> Tensor:
+#: The damping that the package has where nothing is said (``ScoreArguments``): next to none.
+PACKAGE_DAMPING = 1e-8
+
+
+def ekfac_scores(
+    frozen: Frozen, folder: Path, *, rows_a_batch: int = 100, device: str = "cpu", damping: float | None = None
+) -> Tensor:
     """Compute the scores, or read them if they are there.
 
     Args:
         frozen: The network with its training rows and queries; linear and convolution layers count.
-        folder: Where factors and scores are kept.
+        folder: Where factors and scores are kept; one for each damping.
         rows_a_batch: Training rows whose gradients are in memory at once.
         device: ``cpu`` or ``cuda``.
+        damping: What is added to every eigenvalue, from 0; None for the heuristic.
 
     Returns:
         float32 ``[q, n]``.
@@ -59,7 +66,7 @@ def ekfac_scores(frozen: Frozen, folder: Path, *, rows_a_batch: int = 100, devic
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(".tmp")
-        save_file({"scores": _computed(frozen, folder, rows_a_batch, device)}, temporary)
+        save_file({"scores": _computed(frozen, folder, rows_a_batch, device, damping)}, temporary)
         temporary.rename(file)
     try:
         scores: Tensor = load_file(file)["scores"]
@@ -68,7 +75,7 @@ def ekfac_scores(frozen: Frozen, folder: Path, *, rows_a_batch: int = 100, devic
     return scores
 
 
-def _computed(frozen: Frozen, folder: Path, rows_a_batch: int, device: str) -> Tensor:
+def _computed(frozen: Frozen, folder: Path, rows_a_batch: int, device: str, damping: float | None) -> Tensor:
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments, ScoreArguments
     from kronfluence.task import Task
@@ -113,7 +120,7 @@ def _computed(frozen: Frozen, folder: Path, rows_a_batch: int, device: str) -> T
         train_dataset=train,
         per_device_query_batch_size=min(len(queries), 120),
         per_device_train_batch_size=rows_a_batch,
-        score_args=ScoreArguments(damping_factor=None),
+        score_args=ScoreArguments(damping_factor=damping),
         overwrite_output_dir=True,
     )
     torch.set_rng_state(generator_state)

@@ -140,7 +140,7 @@ def append_rows(
         part=Part(
             part,
             lambda plan: _check_same(index, plan),
-            sketch_of(index),
+            sketch_of(index.manifest.sketch),
             ParameterList.of_sketch(index.manifest.sketch),
         ),
     )

@@ -11,6 +11,7 @@ from indexer.build_settings import MIB, BuildSettings
 from indexer.derive import CodesChoice
 from indexer.sketches import SketchSpec, sketch_spec
 from sketchstore.errors import DerivedError
+from sketchstore.manifest import Sketch
 from sketchstore.reader import Index
 
 
@@ -59,16 +60,15 @@ def settings_of(
     )
 
 
-def sketch_of(index: Index) -> SketchSpec:
-    """Read back the sketch of an index.
+def sketch_of(sketch: Sketch) -> SketchSpec:
+    """Read back a sketch from what a manifest, or the plan of a build, says of it.
 
     Args:
-        index: The open index.
+        sketch: Its entry.
 
     Returns:
         Its family, dimension, seed and options.
     """
-    sketch = index.manifest.sketch
     options = cast(Mapping[str, Any], sketch.options)
     return sketch_spec(sketch.family, sketch.dim, sketch.num_parameters, sketch.seed, options)
 

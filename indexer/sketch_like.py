@@ -29,7 +29,7 @@ def sketch_like(index: Index, parameters: ParameterList) -> SketchSpec:
     theirs = [(each.name, tuple(each.shape), each.ntk_scale) for each in index.manifest.sketch.parameters]
     ours = [(each.name, tuple(each.shape), each.ntk_scale) for each in parameters]
     if ours == theirs:
-        return sketch_of(index)
+        return sketch_of(index.manifest.sketch)
     place = next(
         (place for place, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]),
         min(len(ours), len(theirs)),

@@ -20,7 +20,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -30,11 +29,11 @@ from indexer.block_sketcher import BlockSketcher
 from indexer.build_settings import MIB, BuildSettings
 from indexer.parameters import ParameterList
 from indexer.preparation import prepare
+from indexer.rebuilding import sketch_of
 from indexer.recipe import Recipe, RecipeCodeError, RecipeError
 from indexer.recipe_failure import is_of_recipe, said
 from indexer.recipe_file import load_recipe
 from indexer.rows_of_recipe import ChosenRows, RowsOfRecipe
-from indexer.sketches import SketchSpec, sketch_spec
 from indexer.training import cpu_threads, state_digest
 from sketchstore.block_writer import BlockWriter
 from sketchstore.float16 import scale_exponent_for
@@ -316,7 +315,7 @@ class _Worker:
             settings,
             recipe,
             model_of=lambda recipe: _loaded(recipe, job),
-            spec=_planned_sketch(job.plan),
+            spec=sketch_of(job.plan.sketch),
             parameters=ParameterList.of_sketch(job.plan.sketch),
         )
         self._featuriser = prepared.featuriser
@@ -340,12 +339,6 @@ class _Worker:
             columns={name: (str(values.dtype), values.shape[1:]) for name, values in computed.columns.items()},
             worker=self._number,
         )
-
-
-def _planned_sketch(plan: BuildPlan) -> SketchSpec:
-    sketch = plan.sketch
-    options = cast(Mapping[str, Any], sketch.options)
-    return sketch_spec(sketch.family, sketch.dim, sketch.num_parameters, sketch.seed, options)
 
 
 def _as_planned(job: WorkerJob) -> BuildSettings:

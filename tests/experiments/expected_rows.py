@@ -23,8 +23,12 @@ def picks(
     budget: int,
     *,
     own_class: bool = False,
+    proponents: bool = False,
 ) -> list[int]:
-    """Greedy picks of rows of one label; D is the whole training set, or with ``own_class`` the rows of the label."""
+    """Greedy picks of rows of one label; D is the whole training set, or with ``own_class`` the rows of the label.
+
+    With ``proponents`` only rows whose covariance with the query given D is positive may be picked.
+    """
     (name,) = [name for name in index.views if name in (str(label), "own", "margin")]
     view = index.view(name)
     assert index.queries is not None
@@ -35,6 +39,9 @@ def picks(
     given = pool if alone else list(range(index.num_rows))
     everything = view.sketches(torch.tensor(given), dtype=torch.float64)
     noise = relative_noise * view.mean_squared_norm(label if name == "own" else None)
+    if proponents:
+        covariances = oracles.covariance(query.unsqueeze(0), everything[pool], everything, noise)[0]
+        pool = [row for row, covariance in zip(pool, covariances, strict=True) if covariance > 0]
     places = [given.index(row) for row in pool]
     if method != "infoloss":
         return [pool[place] for place in GREEDY[method](query, everything[places], noise, budget)]

@@ -91,7 +91,7 @@ def test_ekfac_is_computed_where_it_is_told(tmp_path, monkeypatch):
 
     told = []
 
-    def computed(frozen, folder, rows_a_batch, device):
+    def computed(frozen, folder, rows_a_batch, device, damping):
         told.append(device)
         return torch.zeros(1, 1)
 

@@ -67,10 +67,11 @@ def of_one_layer() -> Frozen:
     return Frozen("mlp 6 3", state, Vectors(vectors, labels), queries)
 
 
-def dense_ekfac(frozen: Frozen, drawn: torch.Tensor) -> torch.Tensor:
+def dense_ekfac(frozen: Frozen, drawn: torch.Tensor, damping: float | None = None) -> torch.Tensor:
     """George et al. 2018 of one linear layer in float64: variances of the gradients in the Kronecker factors' basis.
 
-    Scores are ∇margin · (Λ + 0.1 mean Λ)⁻¹ · −∇loss; only the Fisher matrix has the labels ``drawn``.
+    Scores are ∇margin · (Λ + damping)⁻¹ · −∇loss, the damping 0.1 mean Λ where none is given; only the Fisher matrix
+    has the labels ``drawn``.
     """
     (weight,) = (value.double() for value in frozen.weights.values())
     rows, queries = frozen.train.inputs(True).double(), frozen.queries.inputs(True).double()
@@ -86,7 +87,7 @@ def dense_ekfac(frozen: Frozen, drawn: torch.Tensor) -> torch.Tensor:
         return torch.einsum("no,op,ni,ij->npj", out, basis_out, read, basis_in)
 
     variances = turned(errors(drawn), rows).square().mean(dim=0)
-    scaled = 1 / (variances + 0.1 * variances.mean())
+    scaled = 1 / (variances + (0.1 * variances.mean() if damping is None else damping))
     others = torch.softmax((queries @ weight.T).masked_fill(classes[frozen.queries.labels] == 1, -torch.inf), dim=1)
     of_margins = turned(classes[frozen.queries.labels] - others, queries)
     return torch.einsum("qpj,pj,npj->qn", of_margins, scaled, -turned(errors(frozen.train.labels), rows))
@@ -104,3 +105,16 @@ def test_scores_are_those_of_the_dense_layer_with_drawn_labels_and_the_packages_
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * largest)
     of_true_labels = dense_ekfac(frozen, frozen.train.labels)
     assert float((of_true_labels - expected).abs().max()) > 0.05 * largest, "true labels must show"
+
+
+@pytest.mark.skipif(not is_available(), reason="EK-FAC's scores need kronfluence")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_damping_that_is_named_is_added_to_every_eigenvalue(tmp_path):
+    frozen = of_one_layer()
+    likeliest = frozen.logits(frozen.train).argmax(dim=1)
+    by_heuristic = dense_ekfac(frozen, likeliest)
+    expected = dense_ekfac(frozen, likeliest, damping=0.5)
+    found = ekfac_scores(frozen, tmp_path, rows_a_batch=8, damping=0.5).double()
+    largest = float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * largest)  # as above
+    assert float((by_heuristic - expected).abs().max()) > 0.05 * largest, "the damping must show"
