@@ -4,9 +4,11 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from experiments.chosen_methods import named_noise
+from experiments.information import METHODS as INFORMATION
 from experiments.journal import Journal
 from experiments.noise_by_removal import TuningSettings, mean_margins
 from experiments.plots import draw_lines, figure
@@ -51,7 +53,8 @@ def report(
     """Make the table of every method and size over the queries that all methods have finished.
 
     ``margin_drop`` is the mean fall of the query's margin at the largest size, where every query is retrained, and is
-    empty at smaller ones.
+    empty at smaller ones. The facts have every query's flips, the information methods' paired differences to every
+    other, and the mean share of the removed rows that any two methods have in common.
 
     Args:
         sizes: How many examples are removed.
@@ -109,14 +112,25 @@ def report(
             method: {str(size): [int(flipped) for flipped in found] for size, found in of_size.items()}
             for method, of_size in flips.items()
         },
-        "infogain_against": {
-            infogain: {
-                method: _paired(sizes, flips[infogain], flips[method], drops[infogain], drops[method])
-                for method in flips
-                if method != infogain
+        **{
+            f"{rule}_against": {
+                ours: {
+                    method: _paired(sizes, flips[ours], flips[method], drops[ours], drops[method])
+                    for method in flips
+                    if method != ours
+                }
+                for ours in flips
+                if named_noise(ours)[0] == rule
             }
-            for infogain in flips
-            if named_noise(infogain)[0] == "infogain"
+            for rule in INFORMATION
+        },
+        "shared_rows": {
+            method: {
+                other: {str(size): _shared(journal, rows, by_size[size], at_size[other][size], size) for size in sizes}
+                for other in at_size
+                if other != method
+            }
+            for method, by_size in at_size.items()
         },
     }
 
@@ -142,6 +156,12 @@ def _paired(
         "mcnemar_p": {str(size): mcnemar_p(first[size], second[size]) for size in sizes},
         **with_error("margin_drop_difference", map(operator.sub, first_drops, second_drops)),
     }
+
+
+def _shared(journal: Journal, rows: Sequence[int], first: str, second: str, size: int) -> float:
+    # The mean share of the removed rows that two methods have in common.
+    removed = ((journal[f"rows/{row}/{first}"][:size], journal[f"rows/{row}/{second}"][:size]) for row in rows)
+    return fmean(len(set(ours) & set(theirs)) / size for ours, theirs in removed)
 
 
 def finished(mlp: RetrainedMlp, methods: Sequence[str], sizes: Sequence[int], journal: Journal) -> list[int]:

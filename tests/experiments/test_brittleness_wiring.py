@@ -177,8 +177,14 @@ def test_facts_have_every_querys_flips_paired_p_values_and_paired_margins(mlp, t
     journal = Journal(tmp_path / "work.jsonl", {})
     flips = {"infogain": (True, True), "trak": (False, True)}
     margins = {"infogain": (0.0, 0.0), "trak": (-2.0, -1.0)}
+    # Of the first query's five rows four are shared, of the second's two; of twenty 16 and 5.
+    removed = {
+        "infogain": (list(range(20)), list(range(20))),
+        "trak": ([0, 1, 2, 3, 50, *range(4, 16), 51, 52, 53], [8, 0, 9, 1, 60, 2, *range(70, 84)]),
+    }
     for method, of_query in flips.items():
-        for row, flipped, margin in zip(mlp.query_rows, of_query, margins[method], strict=True):
+        for row, flipped, margin, rows in zip(mlp.query_rows, of_query, margins[method], removed[method], strict=True):
+            journal.once(f"rows/{row}/{method}", lambda rows=rows: rows)
             for size in (5, 20):
                 outcome = {"flipped": flipped or (method == "trak" and size == 20), "margin": margin}
                 journal.once(f"removed/{row}/{method}/{size}", lambda outcome=outcome: outcome)
@@ -196,8 +202,11 @@ def test_facts_have_every_querys_flips_paired_p_values_and_paired_margins(mlp, t
             }
         }
     }
+    shared = {"5": pytest.approx(0.6), "20": pytest.approx(21 / 40)}
+    assert facts["shared_rows"] == {"infogain": {"trak": shared}, "trak": {"infogain": shared}}
     assert "tuning_at_each_size" not in facts
-    assert report((5, 20), tuning, mlp, ["trak"], {}, journal).facts["infogain_against"] == {}
+    facts = report((5, 20), tuning, mlp, ["trak"], {}, journal).facts
+    assert [facts[f"{rule}_against"] for rule in INFORMATION] == [{}, {}, {}]
 
 
 def test_the_noise_of_each_size_is_of_the_tuning_queries_without_as_many_rows(mlp, scaled, tmp_path: Path):
@@ -235,6 +244,8 @@ def test_a_method_tuned_at_each_size_has_the_outcomes_of_what_stands_for_it(mlp,
         ("infogain@10", dict.fromkeys(sizes, False), 7.0),
     ):
         for row, start in zip(mlp.query_rows, before, strict=True):
+            first = 0 if method == "infogain@1" else 10
+            journal.once(f"rows/{row}/{method}", lambda first=first: list(range(first, first + 20)))
             for size in sizes:
                 value = {"flipped": flipped[size], "margin": start - drop}
                 journal.once(f"removed/{row}/{method}/{size}", lambda value=value: value)
@@ -250,6 +261,10 @@ def test_a_method_tuned_at_each_size_has_the_outcomes_of_what_stands_for_it(mlp,
     against = found.facts["infogain_against"]["infogain@each-size"]["infogain@1"]
     assert against["mcnemar_p"] == {"5": 1.0, "20": 0.5}  # at 20 both queries flip by the other alone: 2 · 2⁻²
     assert against["margin_drop_difference"] == pytest.approx(4.0)
+    assert found.facts["shared_rows"]["infogain@each-size"] == {
+        "infogain@1": {"5": 1.0, "20": 0.5},
+        "infogain@10": {"5": 0.0, "20": 1.0},
+    }
     assert found.facts["tuning_at_each_size"] == {
         "stands_for": {"infogain@each-size": {"5": "infogain@1", "20": "infogain@10"}},
         "mean_margin": {"5": {"infogain": {"1": 6.0, "10": 15.0}}, "20": {"infogain": {"1": 21.0, "10": 30.0}}},
