@@ -24,7 +24,7 @@ from sketchstore.first_use import PublishedFiles, Stamp
 from sketchstore.held import HeldDirectory
 from sketchstore.inspection import Damage, find_damage
 from sketchstore.layout import PARTIAL_SUFFIX
-from sketchstore.manifest import MANIFEST, QUERY_REPRESENTATIONS, Manifest, column_file, read_manifest
+from sketchstore.manifest import DERIVED, MANIFEST, QUERY_REPRESENTATIONS, Manifest, column_file, read_manifest
 from sketchstore.publish import REPLACED
 from sketchstore.queries import QueryStore
 from sketchstore.view import View
@@ -156,6 +156,9 @@ def _directory(path: str | os.PathLike[str]) -> Path:
         raise IndexNotFoundError(f"there is no index directory at {directory}. Build one with `indexer build`.")
     if directory.name.endswith(PARTIAL_SUFFIX):
         raise UnpublishedIndexError(f"{directory} is an unfinished build. Finish it with `indexer build --resume`.")
+    inside = sorted(file.parent.name for file in directory.glob(f"*/{MANIFEST}") if file.parent.name != DERIVED)
+    if not (directory / MANIFEST).exists() and inside:
+        raise IndexNotFoundError(f"{directory} is a folder of indexes: {listed(inside)}. Name one of them.")
     if not (directory / MANIFEST).exists() and not any(directory.glob("*/")):
         raise IndexNotFoundError(f"{directory} has no {MANIFEST}: it is not an index directory.")
     return directory

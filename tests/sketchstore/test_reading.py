@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sketchstore.derived import StoredSpectrum
 from sketchstore.errors import (
     IncompatibleSketchError,
+    IndexNotFoundError,
     MissingDerivedError,
     MissingQuerySketchError,
     StaleDerivedError,
@@ -50,6 +51,13 @@ def test_rows_in_any_order_across_shards_are_those_written(index, written, rows)
 )
 def test_slices_across_shards_are_those_written(index, written, piece):
     assert np.array_equal(index.view("own").sketches(piece).numpy(), written.sketches["own"][piece])
+
+
+def test_a_folder_of_indexes_is_told_from_an_index(tmp_path):
+    for name in ("one", "two"):
+        make_index(tmp_path, name=name)
+    with pytest.raises(IndexNotFoundError, match=r"is a folder of indexes: one, two\. Name one of them"):
+        open_index(tmp_path)
 
 
 @pytest.mark.parametrize("rows", [[60], [-1], [3, 100]])
