@@ -20,9 +20,9 @@ from indexer.recipe import MapDataset, OptionValue, Recipe
 from indexer.rows_of_recipe import ChosenRows, RowsOfRecipe
 from sketchstore.errors import IdCollisionError, IncompatibleSketchError, UpkeepError, listed
 from sketchstore.examples import ExampleTable
+from sketchstore.manifest import RECIPE_OPTIONS, Measurement, Source
 from sketchstore.manifest import Recipe as RecipeEntry
-from sketchstore.manifest import Source
-from sketchstore.merge import merge_indexes
+from sketchstore.merge import check_options, merge_indexes
 from sketchstore.plan import BuildPlan
 from sketchstore.reader import Index, open_index
 from sketchstore.revising import sources_of, sweep
@@ -226,8 +226,16 @@ def _check_same(index: Index, plan: BuildPlan) -> None:
     manifest = index.manifest
     cure = "Append with the recipe, options and data folder that the index was built with."
     manifest.sketch.check_same(plan.sketch, what="the new rows", index=index.name, cure=cure)
+    check_options(manifest, plan.measurement, plan.recipe, what="the new rows")
+    named = manifest.labels.names or {}
+    for label, name in (plan.label_names or {}).items():
+        if named.get(label, name) != name:
+            raise IncompatibleSketchError(
+                f"label {label} of the new rows is called {name!r}, in index {index.name!r} {named[label]!r}; labels "
+                f"must mean the same. {cure}"
+            )
     for what, ours, theirs in (
-        ("measurement", manifest.measurement, plan.measurement),
+        ("measurement", _without_recipe(manifest.measurement), _without_recipe(plan.measurement)),
         ("views", {name: view.comparable for name, view in manifest.views.items()}, plan.views),
         ("digest of the weights", manifest.digests.weights, plan.digests.weights),
     ):
@@ -235,3 +243,9 @@ def _check_same(index: Index, plan: BuildPlan) -> None:
             raise IncompatibleSketchError(
                 f"the new rows have {what} {theirs}, index {index.name!r} has {ours}; they would not compare. {cure}"
             )
+
+
+def _without_recipe(measurement: Measurement) -> Measurement:
+    # The recipe's options are compared by themselves: an older index does not say which are of the measurement.
+    options = {name: value for name, value in measurement.options.items() if name != RECIPE_OPTIONS}
+    return measurement.model_copy(update={"options": options})

@@ -88,6 +88,7 @@ WORK_ERRORS: tuple[type[Exception], ...] = (
     AttributionError,
     BatchError,
     ExampleError,
+    FloatingPointError,  # a training whose loss is no number any more
     IndexDirectoryError,
     JacobianError,
     BlockMemoryError,

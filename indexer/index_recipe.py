@@ -11,6 +11,7 @@ from torch import nn
 from indexer.recipe import OptionValue, Recipe, RecipeError
 from indexer.recipe_file import load_recipe
 from sketchstore.errors import IncompatibleSketchError
+from sketchstore.manifest import Recipe as RecipeEntry
 from sketchstore.reader import Index
 
 
@@ -40,8 +41,8 @@ def recipe_of(
         raise RecipeError(
             f"index {index.name!r} was built with the recipe file {facts.name}.py; give it: --recipe FILE"
         )
-    stored = {key: value for key, value in facts.options.items() if isinstance(value, str | int | float | bool)}
-    recipe = load_recipe(source or facts.name, data_dir=data_dir, options={**stored, **(options or {})})
+    given = {**options_of(facts), **(options or {})}
+    recipe = load_recipe(source or facts.name, data_dir=data_dir, options=given)
     if (recipe.name, recipe.file_digest) != (facts.name, facts.file_digest):
         other = "is another file than" if recipe.name == facts.name else f"is {recipe.name!r}, not"
         raise RecipeError(
@@ -50,6 +51,18 @@ def recipe_of(
             " Give the file as it was then, or build the index again with this one"
         )
     return recipe
+
+
+def options_of(entry: RecipeEntry) -> dict[str, OptionValue]:
+    """Read back the options of a recipe; one without a value is left to its default.
+
+    Args:
+        entry: What a manifest says of it.
+
+    Returns:
+        Name to value.
+    """
+    return {name: value for name, value in entry.options.items() if isinstance(value, str | int | float | bool)}
 
 
 def load_model(index: Index, recipe: Recipe, model: nn.Module | None = None) -> nn.Module:

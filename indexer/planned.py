@@ -9,7 +9,7 @@ from indexer.out_of_memory import RULE
 from indexer.preparation import Prepared
 from indexer.reading import ReadOnce
 from indexer.training import state_digest
-from sketchstore.manifest import Build, Measurement, Parameter, Recipe, Sketch, SourceDigests
+from sketchstore.manifest import RECIPE_OPTIONS, Build, Measurement, Parameter, Recipe, Sketch, SourceDigests
 from sketchstore.plan import BuildPlan, shard_rows_for
 
 BUILD_VERSION = "3"
@@ -66,7 +66,10 @@ def build_plan(prepared: Prepared, name: str, train: ReadOnce, queries: ReadOnce
         ),
         measurement=Measurement(
             name=prepared.measurement.name,
-            options={} if settings.views is None else {"views": [*sorted(settings.views)]},
+            options={
+                **({} if settings.views is None else {"views": [*sorted(settings.views)]}),
+                **({RECIPE_OPTIONS: dict(recipe.measuring_options)} if recipe.measuring_options else {}),
+            },
         ),
         recipe=Recipe(
             name=recipe.name, builtin=recipe.builtin, options=dict(recipe.options), file_digest=recipe.file_digest

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any, Literal
 
 import torch
@@ -198,7 +199,7 @@ class ExampleReader:
         return self._id_prefix + found
 
     def metadata(self, example: Example, row: int) -> Mapping[str, Any]:
-        """Return the metadata columns of a row.
+        """Return the metadata columns of a row; NaN, with which tables mark what is missing, is None.
 
         Args:
             example: The row's example.
@@ -211,7 +212,8 @@ class ExampleReader:
             ExampleError: If the recipe raises.
         """
         try:
-            return dict(self.recipe.metadata(example))
+            found = dict(self.recipe.metadata(example))
+            return {name: None if isinstance(value, float) and isnan(value) else value for name, value in found.items()}
         except Exception as error:
             raise ExampleError(self.split, row, f"metadata() raised {said(error)}") from error
 

@@ -105,6 +105,14 @@ class Recipe(ABC):
     measurement: Callable[..., Tensor] | None = None
     model_source: Literal["cache", "training", "recipe"] = "recipe"
 
+    @property
+    def measuring_options(self) -> Mapping[str, OptionValue]:
+        """Options that have a part in what is measured, with the values in force: rows compare where they are the same.
+
+        Other options, such as one that names a part of the data, may differ between rows of one index.
+        """
+        return {}
+
     @abstractmethod
     def model(self) -> nn.Module:
         """Return the trained model in eval mode."""

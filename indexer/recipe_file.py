@@ -61,6 +61,9 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "measurement": ("outputs", "label"),
 }
 CONSTANTS = ("label_names", "ntk_gain")
+#: Parts whose options decide what is measured. Those of model() do not: what it is trained on may, and its weights, of
+#: which an index has a digest, are what counts of it.
+MEASURING = ("architecture", "collate", "call", "outputs", "measurement")
 REQUIRED: Mapping[str, str] = {
     "model": "the trained torch.nn.Module, in eval mode",
     "train_set": "a sequence of pairs (inputs, label), labels whole numbers from 0",
@@ -130,6 +133,10 @@ class FileRecipe(Recipe):
         functions = _functions(module, self.path)
         settings = _settings(functions, self.path)
         self.options = _resolve(settings, dict(options or {}), self.name)
+        measuring = {
+            name for part in MEASURING if part in functions for name in _extra_parameters(part, functions[part])
+        }
+        self._measuring = {name: value for name, value in self.options.items() if name in measuring}
         self._parts: dict[str, Callable[..., Any]] = {}
         self._without_data = set[str]()  # parts that take data_dir and have none
         for part, function in functions.items():
@@ -148,6 +155,10 @@ class FileRecipe(Recipe):
         gain = getattr(module, "ntk_gain", None)
         self.ntk_gain = None if gain is None else float(gain)
         self.measurement = self._parts.get("measurement")
+
+    @property
+    def measuring_options(self) -> Mapping[str, OptionValue]:  # noqa: D102
+        return self._measuring
 
     @property
     def model_lacks_data(self) -> bool:

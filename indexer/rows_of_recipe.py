@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from indexer.recipe import Example, MapDataset, Recipe
+from indexer.recipe import Example, MapDataset, OptionValue, Recipe
 
 
 class _Rows:
@@ -86,6 +86,10 @@ class RowsOfRecipe(Recipe):
         self._recipe = recipe
         self._rows = _Rows(dataset, chosen.first_row, chosen.rows)
         self._model = model
+
+    @property
+    def measuring_options(self) -> Mapping[str, OptionValue]:  # noqa: D102
+        return self._recipe.measuring_options
 
     def model(self) -> nn.Module:  # noqa: D102 — the contract is documented once, in Recipe
         assert self._model is not None, "made to read data only"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,20 +14,23 @@ from indexer.agreement import compare_nats
 from indexer.distortion import sample_rows
 from indexer.exact_kernel import kernel_features
 from indexer.featurise import Featuriser
-from indexer.index_recipe import load_model, recipe_of
+from indexer.index_recipe import load_model, options_of, recipe_of
 from indexer.kernel_errors import random_pairs
 from indexer.progress import Progress, Silent
 from indexer.reading import ExampleReader
 from indexer.recipe import Example
+from indexer.source_rows import SourceRows
 from sketchstore.errors import UpkeepError
 from sketchstore.manifest import NO_LABEL, OWN
 from sketchstore.reader import Index
-from sketchstore.revising import sources_of
 
 ROWS, QUERIES, PICKS, PAIRS = 300, 10, 10, 1000
 RELATIVE_NOISES = (0.01, 0.1, 1.0, 10.0, 100.0)
 #: What storage (float16: 2⁻¹¹ of an entry) and float32 sums in another order may change in a sketch, and room to spare.
 MOST_DIFFERENCE = 0.01
+#: What a compute type of fewer bits changes in a sketch where the build did not measure it, and what is taken for
+#: rounding at most.
+USUAL_ROUNDED, MOST_ROUNDED = 0.1, 0.7
 
 
 class StabilityError(UpkeepError):
@@ -121,11 +124,13 @@ def measure_stability(
     other = Featuriser.from_manifest(changed, loaded, model)
     view = next(iter(manifest.views))
     sample = sample_rows(index.labels, manifest.views[view].comparable, pool_rows=rows, queries=queries)
-    train = ExampleReader(loaded, loaded.train_set(), "train", id_prefix=sources_of(manifest)[0].id_prefix)
-    pool, pool_rows = _examples_of(index, train, sample.pool)
+    sources = SourceRows(
+        index, lambda source: recipe_of(index, recipe, data_dir=data_dir, options=options_of(source.recipe))
+    )
+    pool, pool_rows = _examples_of(index, sources, sample.pool)
     asked, targets, split = _queries(index, loaded, view, sample.label, queries)
     if not asked:
-        (asked, _), split = _examples_of(index, train, sample.queries), "train"
+        (asked, _), split = _examples_of(index, sources, sample.queries), "train"
     progress.phase("sketching a sample again", 2)
     size, sketched = len(pool), {}
     for name, featuriser in (("index", own), ("other_seed", other)):
@@ -134,10 +139,12 @@ def measure_stability(
         progress.advance(1)
     stored = index.view(view).sketches(torch.tensor(pool_rows))
     difference = _difference(sketched["index"][:size], stored)
-    if not difference <= MOST_DIFFERENCE:
+    most = _most_difference(index)
+    if not difference <= most:
         raise StabilityError(
             f"rows of index {index.name!r} that were rebuilt at its own seed differ from the stored ones by up to "
-            f"{difference:.2g} of their length: the recipe gives other data than it was built from"
+            f"{difference:.2g} of their length, where at most {most:.2g} is rounding: the recipe gives other data than "
+            "it was built from"
         )
     sketched["index"][:size] = stored
     kernels = {name: kernel_features(values @ values.T) for name, values in sketched.items()}
@@ -169,32 +176,22 @@ def measure_stability(
     )
 
 
-def _examples_of(index: Index, reader: ExampleReader, rows: Sequence[int]) -> tuple[list[Example], list[int]]:
-    """Find the examples of rows in a data set, by their ids: where they are expected, else by reading all of it.
-
-    Rows that were appended from another data source are left out.
+def _examples_of(index: Index, sources: SourceRows, rows: Sequence[int]) -> tuple[list[Example], list[int]]:
+    """Find the examples of rows in the data that they were read from.
 
     Returns:
         The examples, and the rows that they are of.
 
     Raises:
-        StabilityError: If the data set has not even half of them.
+        StabilityError: If not even half of them are there.
     """
-    kept, found, positions = index.manifest.kept, dict[int, Example](), None
-    for row in rows:
-        wanted, place = index.examples.id(row), kept.place(row)
-        if place < reader.num_rows and reader.id(example := reader.example(place), place) == wanted:
-            found[row] = example
-            continue
-        if positions is None:
-            positions = {reader.id(reader.example(place), place): place for place in range(reader.num_rows)}
-        if wanted in positions:
-            found[row] = reader.example(positions[wanted])
+    found = sources.examples(rows)
     if 2 * len(found) < len(rows):
         missing = next(row for row in rows if row not in found)
+        reasons = "".join(f" ({reason})" for reason in sources.unreadable)
         raise StabilityError(
             f"row {missing} of index {index.name!r} has the id {index.examples.id(missing)!r}, and neither it nor most "
-            "of a sample are in the recipe's training set. Give the data that the index was built from (--data-dir)"
+            f"of a sample are in the training sets that the index was built from{reasons}. Give their data (--data-dir)"
         )
     return list(found.values()), list(found)
 
@@ -219,6 +216,16 @@ def _queries(
         return [], None, "train"
     measured = [target for _, target in chosen]
     return examples, None if NO_LABEL in measured else torch.tensor(measured), "query"
+
+
+def _most_difference(index: Index) -> float:
+    # A type of fewer bits rounds otherwise in batches of another size, by as much as its rounding changes a sketch:
+    # the build measured that. Rows of other data differ by more than their length.
+    if index.manifest.build.options.get("compute_dtype", "float32") == "float32":
+        return MOST_DIFFERENCE
+    distortion = cast("dict[str, Any]", index.manifest.distortion or {})
+    measured = distortion.get("compute", {}).get("sketch_error_max", USUAL_ROUNDED)
+    return min(max(MOST_DIFFERENCE, 3 * float(measured)), MOST_ROUNDED)
 
 
 def _difference(rebuilt: Tensor, stored: Tensor) -> float:

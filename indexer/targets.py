@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -116,7 +118,7 @@ def _of_metadata(index: Index, name: str) -> Tensor:
         raise UnknownMetadataError(f"--targets metadata.{name}: the metadata of {index.name!r} are {listed(names)}")
     values = index.examples.column(METADATA + name).to_pylist()
     for row, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise TargetError(
                 f"--targets metadata.{name}: example {index.examples.id(row)!r} has {value!r}; every row must have a "
                 "number"

@@ -97,6 +97,10 @@ class Sketch(Section):
             )
 
 
+RECIPE_OPTIONS = "recipe"
+"""Key of ``Measurement.options``: the recipe's options that have a part in what is measured."""
+
+
 class Measurement(Section):
     """The scalar being explained."""
 

@@ -15,7 +15,7 @@ from sketchstore.errors import IdCollisionError, MergeMismatchError, listed
 from sketchstore.examples import ExampleTable
 from sketchstore.float16 import check_subnormals, to_float16
 from sketchstore.kept import Kept
-from sketchstore.manifest import Manifest, Source, column_file, shard_file
+from sketchstore.manifest import RECIPE_OPTIONS, Manifest, Measurement, Recipe, Source, column_file, shard_file
 from sketchstore.norms import squared_norms
 from sketchstore.reader import WEIGHTS, Index
 from sketchstore.revising import Draft, drafted, fields_of, sources_of, sweep
@@ -124,6 +124,13 @@ def check_mergeable(first: Index, other: Index) -> None:
         f"rows to {first.path} by `indexer append`."
     )
     mine.sketch.check_same(theirs.sketch, what=f"index {other.name!r}", index=first.name, cure=cure)
+    if _recipe_file(mine) != _recipe_file(theirs):
+        raise MergeMismatchError(
+            f"index {other.path} was built with the recipe {_recipe_file(theirs)}, index {first.path} with "
+            f"{_recipe_file(mine)}; measurements of another recipe need not compare. Build one of them again with the "
+            "other's file."
+        )
+    check_options(mine, theirs.measurement, theirs.recipe, what=f"index {other.path}")
     for what, ours, found in (
         ("measurement", mine.measurement.name, theirs.measurement.name),
         ("views", sorted(mine.views), sorted(theirs.views)),
@@ -141,6 +148,40 @@ def check_mergeable(first: Index, other: Index) -> None:
             f"indexes {first.name!r} and {other.name!r} do not say what weights they were sketched at, so their rows "
             "may not compare. Build both again."
         )
+
+
+def check_options(manifest: Manifest, measurement: Measurement, recipe: Recipe, *, what: str) -> None:
+    """Refuse rows that were measured with other options of the recipe than those of an index.
+
+    An index of an older program does not say which options have a part in what is measured; of it those count that
+    the other side says.
+
+    Args:
+        manifest: The index's manifest.
+        measurement: What was measured of the rows.
+        recipe: Their recipe.
+        what: Whose rows they are, for the message.
+
+    Raises:
+        MergeMismatchError: It names the first option that differs.
+    """
+    of_index, of_rows = (each.options.get(RECIPE_OPTIONS, {}) for each in (manifest.measurement, measurement))
+    assert isinstance(of_index, dict)
+    assert isinstance(of_rows, dict)
+    for name in sorted({*of_index, *of_rows}):
+        ours = of_index.get(name, manifest.recipe.options.get(name))
+        theirs = of_rows.get(name, recipe.options.get(name))
+        if ours != theirs:
+            raise MergeMismatchError(
+                f"{what}: measured with the recipe's option {name}={theirs}, index {manifest.name!r} with "
+                f"{name}={ours}; the option has a part in what is measured, so rows of both do not compare. Give "
+                f"--option {name}={ours}."
+            )
+
+
+def _recipe_file(manifest: Manifest) -> str:
+    recipe = manifest.recipe
+    return repr(recipe.name) if recipe.file_digest is None else f"{recipe.name}.py of digest {recipe.file_digest}"
 
 
 def _compute_dtype(manifest: Manifest) -> str:

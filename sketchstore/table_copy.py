@@ -16,7 +16,7 @@ from sketchstore.tables import ROW_GROUP_ROWS
 def copy_tables(path: Path, tables: Sequence[tuple[ExampleTable, Kept]]) -> int:
     """Write the chosen lines of several examples tables one after the other, renumbered from 0.
 
-    Metadata that one table has and another has not are null there.
+    Metadata that one table has and another has not are null there; what is null in all of a table has the others' type.
 
     Args:
         path: The Parquet file to write.
@@ -25,7 +25,7 @@ def copy_tables(path: Path, tables: Sequence[tuple[ExampleTable, Kept]]) -> int:
     Returns:
         How many lines were written.
     """
-    schema = _united([table.parquet.schema_arrow for table, _ in tables])
+    schema = _united([table for table, _ in tables])
     written = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for table, kept in tables:
@@ -52,7 +52,7 @@ def _column(lines: Any, name: str, kind: Any) -> Any:
     return lines.column(name).cast(kind) if name in lines.schema.names else pa.nulls(lines.num_rows, kind)
 
 
-def _united(schemas: Sequence[Any]) -> Any:
+def _united(tables: Sequence[ExampleTable]) -> Any:
     """One schema for all tables.
 
     Returns:
@@ -62,9 +62,13 @@ def _united(schemas: Sequence[Any]) -> Any:
         ExampleValueError: If a metadata has types that no common one holds.
     """
     kinds: dict[str, pa.DataType] = {}
-    for schema in schemas:
-        for field in schema:
+    untyped: dict[str, pa.DataType] = {}
+    for table in tables:
+        for field in table.parquet.schema_arrow:
             if not field.name.startswith(METADATA):
+                continue
+            if _is_untyped(table, field):
+                untyped[field.name] = field.type
                 continue
             known = kinds.setdefault(field.name, field.type)
             if known == field.type:
@@ -75,4 +79,13 @@ def _united(schemas: Sequence[Any]) -> Any:
                     "another; give it one type and build the other index again"
                 )
             kinds[field.name] = pa.float64()
+    kinds = untyped | kinds
     return pa.schema(FIXED_COLUMNS | {name: kinds[name] for name in sorted(kinds)} | PREVIEW_COLUMNS)
+
+
+def _is_untyped(table: ExampleTable, field: Any) -> bool:
+    # A writer calls metadata that no row has a value of bool, which says nothing about the values that others have.
+    if field.type != pa.bool_():
+        return False
+    column = table.parquet.read(columns=[field.name]).column(0)
+    return bool(column.null_count == len(column))

@@ -1,6 +1,7 @@
 """Writing the examples table: light columns are gathered, previews stream through a spool, so memory stays small."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +113,8 @@ def _check(example: ExampleRow, row: int) -> None:
         if value is not None and not isinstance(value, str | int | float | bool):
             kind = type(value).__name__
             raise ExampleValueError(f"row {row}: metadata {name!r} is a {kind}, must be str, int, float, bool or None")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ExampleValueError(f"row {row}: metadata {name!r} is {value}, which is no number; give None for none")
         if isinstance(value, int) and value not in _INT64:
             raise ExampleValueError(f"row {row}: metadata {name!r} is {value}, which is no 64-bit integer")
 

@@ -213,9 +213,24 @@ class TextClassification(TextRecipe):
         return model(**inputs)
 
     def mean_loss(self, model: nn.Module, examples: Sequence[TextExample]) -> Tensor:
-        """Return the mean cross-entropy of some examples."""
+        """Return the mean cross-entropy of those of some examples that have a label; 0 where none has."""
         inputs, labels = self.collate(examples)
-        return nn.functional.cross_entropy(self.call(model, inputs).logits, labels, ignore_index=UNLABELLED)
+        logits: Tensor = self.call(model, inputs).logits
+        if bool((labels == UNLABELLED).all()):
+            return 0.0 * logits.sum()  # a mean over nothing would be NaN, and end the training
+        return nn.functional.cross_entropy(logits, labels, ignore_index=UNLABELLED)
+
+    def check_documents(self) -> None:
+        """Refuse to fine-tune on rows of which none has a label.
+
+        Raises:
+            RecipeDataError: If none has.
+        """
+        if all(self.documents[row].label == UNLABELLED for row in range(len(self.documents))):
+            raise RecipeDataError(
+                f"{self.train_table.path}: no row has a label, and fine-tuning needs some. Name the column with "
+                "--option label=…, or a model that is trained already with --option epochs=0"
+            )
 
     def left_alone(self, model: nn.Module) -> list[nn.Parameter]:
         """Return the embeddings: half of a small encoder's weights, which a few thousand examples hardly move."""

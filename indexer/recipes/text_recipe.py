@@ -167,12 +167,18 @@ class TextRecipe(BuiltinRecipe):
         return self.examples(self.train_table, "train")
 
     def row_name(self, table: TextTable, row: int) -> str | None:
-        """Return the external id of a row from the column that the option ``id`` names, None without one."""
+        """Return the external id of a row from the column that the option ``id`` names, None without one.
+
+        Raises:
+            RecipeDataError: If the column has none for the row.
+        """
         column = str(self.options["id"])
         if not column:
             return None
         table.check_columns([column])
-        return str(table.rows[row][column])
+        if (found := table.rows[row][column]) is None:
+            raise RecipeDataError(f"{table.path}: column {column!r} is null in row {row}; every row needs an id")
+        return str(found)
 
     def row_columns(self, table: TextTable, row: int, used: Sequence[str]) -> dict[str, Any]:
         """Return the columns of a row to store and to filter by."""
@@ -326,6 +332,7 @@ class TextRecipe(BuiltinRecipe):
         initial = self.initial_model()
         if not self.options["epochs"]:
             return initial
+        self.check_documents()
         settings, seed = self.fine_tuning(), int(self.options["seed"])
         self.model_source = "cache"
 
@@ -357,6 +364,9 @@ class TextRecipe(BuiltinRecipe):
             learning_rate=float(self.options["learning_rate"]),
             threads=max(1, torch.get_num_threads()),
         )
+
+    def check_documents(self) -> None:
+        """Refuse documents that cannot be learnt from; every one can by default."""
 
     def left_alone(self, model: nn.Module) -> list[nn.Parameter]:
         """Return the parameters that fine-tuning does not train."""

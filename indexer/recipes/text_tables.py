@@ -1,6 +1,7 @@
 """Reads the tables that text recipes learn from: TSV, CSV, JSON lines, Parquet, or a folder saved by `datasets`.
 
-A table is read whole and as it stands: nothing is trimmed, guessed or repaired.
+A table is read whole and as it stands: nothing is trimmed, guessed or repaired. A column of CSV or TSV without a name,
+as pandas writes the rows' own numbers, is called ``Unnamed: 0`` by its place, as pandas reads it.
 """
 
 from __future__ import annotations
@@ -105,16 +106,16 @@ def read_table(path: Path) -> TextTable:
 
 
 def _read_separated(path: Path) -> TextTable:
-    text = path.read_text(encoding="utf-8-sig")
+    text = path.read_bytes().decode("utf-8-sig")  # read_text would end a line at a carriage return within a text
     if path.suffix.lower() == ".tsv":
         lines = enumerate(text.split("\n"), 1)
-        fields = [(number, line.rstrip("\r").split("\t")) for number, line in lines if line.strip("\r")]
+        fields = [(number, line.removesuffix("\r").split("\t")) for number, line in lines if line.strip("\r")]
     else:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         fields = [(reader.line_num, row) for row in reader if row]
     if not fields:
         raise RecipeDataError(f"{path}: empty; the first line names the columns")
-    columns = tuple(fields[0][1])
+    columns = tuple(name or f"Unnamed: {place}" for place, name in enumerate(fields[0][1]))
     if len(set(columns)) != len(columns):
         raise RecipeDataError(f"{path}: a column name comes twice in {', '.join(columns)}")
     rows = []
@@ -127,7 +128,7 @@ def _read_separated(path: Path) -> TextTable:
 
 def _read_json_lines(path: Path) -> TextTable:
     rows: list[dict[str, Any]] = []
-    text = path.read_text(encoding="utf-8-sig")
+    text = path.read_bytes().decode("utf-8-sig")
     for number, line in enumerate(text.split("\n"), 1):  # splitlines would split at U+2028
         if not line.strip():
             continue

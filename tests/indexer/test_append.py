@@ -20,9 +20,10 @@ from indexer.recipe import RecipeError
 from indexer.recipe_file import load_recipe
 from indexer.rows_of_recipe import ChosenRows, RowsOfRecipe
 from indexer.workers import Workers
-from sketchstore.errors import IdCollisionError, IncompatibleSketchError, IndexExistsError
+from sketchstore.errors import IdCollisionError, IncompatibleSketchError, IndexExistsError, MergeMismatchError
 from sketchstore.reader import Index, open_index, verify_index
 from sketchstore.remove import remove_rows
+from tests.index_factory import resign
 from tests.indexer.small_recipes import CLASSIFIER, FROZEN_TRUNK, write_recipe
 
 #: Whole builds: left out of `make check`.
@@ -250,6 +251,55 @@ def test_rows_that_would_not_compare_are_refused_before_any_is_sketched(recipe, 
         append(index, recipe)
     assert open_index(index.path).revision == index.revision
     assert verify_index(index.path) == []
+
+
+MEASURED = (
+    SOURCE
+    + """
+
+def measurement(outputs, label, which: int = 0):
+    return outputs[which]
+"""
+)
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["", "of an older program"])
+def test_rows_measured_with_other_options_are_refused_before_any_is_sketched(recipe, older, monkeypatch):
+    recipe.write_text(MEASURED)
+    index = build(recipe, limit=32)
+    assert index.manifest.measurement.options == {"recipe": {"which": 0}}
+    if older:
+        resign(index.path, {"measurement": {"name": index.manifest.measurement.name, "options": {}}})
+    monkeypatch.setattr("indexer.append.merge_indexes", pytest.fail)
+    with pytest.raises(
+        MergeMismatchError, match=r"the new rows: measured with .* option which=1, index 'points' with which=0"
+    ):
+        append(index, recipe, options={"which": 1}, rows=(0, 10), id_prefix="w/")
+    monkeypatch.undo()
+    append(index, recipe, options={"seed_of_data": 3}, rows=(0, 10), id_prefix="w/")  # another source, measured alike
+    assert open_index(index.path).num_rows == 42
+
+
+def test_labels_that_mean_something_else_are_refused_before_any_row_is_sketched(recipe, monkeypatch):
+    index = build(recipe, limit=32)
+    counts = index.manifest.labels.counts
+    resign(index.path, {"labels": {"counts": counts, "names": {"0": "red", "1": "blue", "2": "green"}}})
+    monkeypatch.setattr("indexer.append.merge_indexes", pytest.fail)
+    with pytest.raises(IncompatibleSketchError, match=r"label 1 of the new rows is called 'green', in .* 'blue'"):
+        append(index, recipe)
+
+
+def test_metadata_that_no_new_row_has_a_value_of_join_those_of_the_index(recipe):
+    source = SOURCE.partition("def metadata(example):")[0]
+    recipe.write_text(
+        source + "def metadata(example, data_dir):"
+        "\n    return {'kind': 'early' if (data_dir / 'count').read_text() == '60' else None}\n"
+    )
+    index = build(recipe)
+    (recipe.parent / "count").write_text("75")
+    append(index, recipe)
+    found = open_index(index.path)
+    assert [found.examples.metadata(row) for row in (0, 74)] == [{"kind": "early"}, {"kind": None}]
 
 
 def test_an_index_that_was_appended_to_is_not_what_its_first_build_would_publish(recipe):

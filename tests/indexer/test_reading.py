@@ -47,6 +47,14 @@ def test_a_bad_example_is_named_by_its_row(recipe, replacement, message):
     assert caught.value.split == "train"
 
 
+def test_a_number_that_is_missing_is_none(tmp_path):
+    source = CLASSIFIER.replace("float(example[0][0])", 'float("nan") if example[1] else 0.5')
+    recipe = load_recipe(write_recipe(tmp_path, source))
+    rows = recipe.train_set()
+    reader = ExampleReader(recipe, rows, "train")
+    assert {reader.metadata(example, row)["first"] for row, example in enumerate(rows)} == {None, 0.5}
+
+
 def test_two_rows_with_one_id_are_refused(tmp_path):
     source = CLASSIFIER + "\ndef id(example, row, split):\n    return f'{split}/{row % 50}'\n"
     recipe = load_recipe(write_recipe(tmp_path, source))

@@ -9,14 +9,23 @@ import torch
 from indexer.append import append_rows
 from indexer.build import build_index
 from indexer.build_settings import BuildSettings
-from indexer.stability import StabilityError, measure_stability
+from indexer.stability import MOST_DIFFERENCE, StabilityError, measure_stability
+from sketchstore.merge import merge_indexes
 from sketchstore.reader import Index, open_index
 from sketchstore.remove import remove_rows
+from tests.index_factory import resign
 from tests.indexer.small_recipes import CLASSIFIER, write_recipe
 from tests.oracles import greedy_infogain, info_gain
 
 #: Whole builds and dense oracles: left out of `make check`.
 pytestmark = pytest.mark.slow
+
+
+PARTS = """def train_set(count=60, part: int = 0):
+    lost = __import__("pathlib").Path(__file__).with_name("lost")
+    if lost.exists() and int(lost.read_text()) == part:
+        raise RuntimeError(f"part {part} is lost")
+    return _points(count, part)"""
 
 
 def build(tmp_path, source: str = CLASSIFIER, out: str = "points", **choices) -> Index:
@@ -102,6 +111,67 @@ def test_rows_are_found_after_removals_purges_and_appends(tmp_path, prefix):
     report = stability(found, rows=50)
     assert report.rebuilt_difference < 1e-5
     assert report.pool_rows <= 50  # what came from another data source is left out
+
+
+@pytest.mark.parametrize("first", ["few", "many"])
+def test_rows_of_a_merged_index_are_found_in_the_data_of_every_part(tmp_path, first):
+    source = f"# {first}" + CLASSIFIER.replace(
+        "def train_set(count=60):\n    return _points(count, 0)", PARTS
+    )  # a module of its own
+    few = build(tmp_path, source, out="few", limit=15, id_prefix="few/", options={"part": 5})
+    many = build(tmp_path, source, out="many", id_prefix="many/", options={"part": 6})
+    parts = [few, many] if first == "few" else [many, few]
+    merge_indexes(parts, tmp_path / "all")
+    report = stability(open_index(tmp_path / "all"), rows=60)
+    assert report.pool_rows == 60
+    assert report.rebuilt_difference < 1e-5
+    remove_rows(open_index(tmp_path / "all"), ["few/train:2", "many/train:1", "many/train:9"], purge=True)
+    assert stability(open_index(tmp_path / "all"), rows=60).pool_rows == 60
+    # Without the data of the larger part not even half of a sample is there.
+    (tmp_path / "points.py").with_name("lost").write_text("6")
+    with pytest.raises(StabilityError, match=r"neither it nor most .* part 6 is lost"):
+        stability(open_index(tmp_path / "all"), rows=60)
+
+
+DEEP = '''
+"""A trained network of eight layers: bfloat16 sums in another order turn some ReLUs, and the sketch with them."""
+import torch
+from torch import nn
+
+inputs = torch.randn(400, 32, generator=torch.Generator().manual_seed(0))
+labels = (inputs[:, 0] * inputs[:, 1] > 0).long()
+
+
+def train_set():
+    return list(zip(inputs, labels.tolist()))
+
+
+def architecture():
+    torch.manual_seed(0)
+    hidden = [module for _ in range(6) for module in (nn.Linear(64, 64), nn.ReLU())]
+    return nn.Sequential(nn.Linear(32, 64), nn.ReLU(), *hidden, nn.Linear(64, 2)).eval()
+
+
+def model():
+    model = architecture().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+    return model.eval()
+'''
+
+
+def test_rounding_of_a_type_of_fewer_bits_is_no_other_data(tmp_path):
+    index = build(tmp_path, DEEP, compute_dtype="bfloat16", sketch="kronecker", dim=512)
+    report = stability(index, rows=300)
+    assert report.rebuilt_difference > MOST_DIFFERENCE, "rounding must show"
+    other = DEEP.replace("zip(inputs, labels", "zip(inputs.flip(0), labels")
+    elsewhere = build(tmp_path, other, out="other", compute_dtype="bfloat16", sketch="kronecker", dim=512)
+    resign(index.path, {"recipe": elsewhere.manifest.recipe.model_dump(mode="json")})
+    with pytest.raises(StabilityError, match="the recipe gives other data than it was built from"):
+        stability(open_index(index.path), rows=300)
 
 
 def test_a_sample_that_is_not_the_indexs_own_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """The recipe text-classification: labels, options, gradients of each example alone, fine-tuning, requests."""
 
 import json
+import math
 
 import pytest
 import safetensors.torch
@@ -324,6 +325,39 @@ def test_fine_tuning_gives_the_same_bits_again_and_is_cached(data, models, tmp_p
     moved = [name for name, value in untrained.state_dict().items() if not value.equal(first[2].state_dict()[name])]
     assert "classifier.weight" in moved
     assert not any("word_embeddings" in name for name in moved)
+
+
+@pytest.mark.parametrize("unlabelled", ["some", "all"])
+def test_rows_without_a_label_do_not_end_fine_tuning_unless_none_has_one(tmp_path, models, monkeypatch, unlabelled):
+    monkeypatch.setenv("NATTRIBUTE_CACHE", str(tmp_path / "cache"))
+    rows = [{"text": first, "label": label} for first, _, label in PAIRS]
+    for row in rows if unlabelled == "all" else rows[2:]:
+        row["label"] = None
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # One row a batch: most batches have no label at all.
+    options = {"model": str(models["encoder"]), "epochs": 1, "batch_size": 1, "labels": "entailment,not_entailment"}
+    recipe = load_recipe("text-classification", data_dir=tmp_path, options=options)
+    if unlabelled == "all":
+        with pytest.raises(RecipeDataError, match=r"train\.jsonl: no row has a label, and fine-tuning needs some"):
+            recipe.model()
+        return
+    losses = [step.loss for step in recipe.fine_tuning_steps()]
+    assert losses.count(0.0) == 4
+    assert all(math.isfinite(loss) for loss in losses)
+    before = recipe.initial_model().state_dict()
+    after = recipe.model().state_dict()
+    assert not after["classifier.weight"].equal(before["classifier.weight"])
+    assert all(bool(torch.isfinite(value).all()) for value in after.values())
+
+
+def test_a_row_without_an_id_is_refused(tmp_path, models):
+    rows = [{"text": "a", "label": "entailment", "key": "k"}, {"text": "b", "label": "not_entailment", "key": None}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"model": str(models["bert"]), "id": "key"}
+    rows = load_recipe("text-classification", data_dir=tmp_path, options=options).train_set()
+    assert rows[0].name == "k"
+    with pytest.raises(RecipeDataError, match="column 'key' is null in row 1; every row needs an id"):
+        rows[1]
 
 
 def test_steps_of_an_epoch_can_be_timed_one_by_one(data, models):

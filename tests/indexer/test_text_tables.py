@@ -99,6 +99,19 @@ def test_columns_that_are_not_there_are_named_with_those_that_are(tmp_path):
         read_table(written(tmp_path, ".tsv")).check_columns(["text", "texts"])
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_carriage_return_within_a_text_is_text(tmp_path, end):
+    (tmp_path / "train.tsv").write_bytes(f"text{end}one\rmore{end}two{end}".encode())
+    assert [row["text"] for row in read_table(tmp_path / "train.tsv").rows] == ["one\rmore", "two"]
+
+
+def test_a_column_without_a_name_has_the_one_that_pandas_gives_it(tmp_path):
+    (tmp_path / "train.csv").write_text(",text,\n0,a,x\n1,b,y\n")
+    table = read_table(tmp_path / "train.csv")
+    assert table.columns == ("Unnamed: 0", "text", "Unnamed: 2")
+    assert table.rows[1] == {"Unnamed: 0": "1", "text": "b", "Unnamed: 2": "y"}
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"text": "a"}\n', encoding="utf-8-sig")
     assert read_table(tmp_path / "train.jsonl").columns == ("text",)

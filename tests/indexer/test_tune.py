@@ -4,6 +4,8 @@ import math
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ from sketchstore.reader import Index, open_index, verify_index
 from sketchstore.remove import remove_rows
 from sketchstore.writer import IndexWriter
 from tests.index_factory import make_contents as contents_of
-from tests.index_factory import make_index, make_plan, train_rows, write_contents
+from tests.index_factory import make_index, make_plan, resign, train_rows, write_contents
 
 GRID = log_grid(1e-3, 1e3, 2)
 
@@ -144,6 +146,18 @@ def test_indexes_without_targets_are_refused(tmp_path):
     with pytest.raises(UnknownMetadataError, match="length, source, weight"):
         tune_noise(index, targets="metadata.wieght")
     assert tune_noise(index, targets="metadata.weight").partitions[0].rows == 60
+
+
+def test_a_target_that_an_older_program_stored_as_nan_is_refused(tmp_path):
+    path = make_index(tmp_path, view="margin").path
+    table = pq.read_table(path / "examples.parquet")
+    place = table.schema.get_field_index("metadata.weight")
+    values = table.column(place).to_pylist()
+    values[4] = math.nan
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(values)), path / "examples.parquet")
+    resign(path)
+    with pytest.raises(TargetError, match="'train:4' has nan; every row must have a number"):
+        tune_noise(open_index(path), targets="metadata.weight")
 
 
 def test_the_grid_is_even_in_powers_of_ten():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sketchstore.errors import IdCollisionError, IncompatibleSketchError, IndexExistsError, MergeMismatchError
-from sketchstore.manifest import Build, Measurement, Sketch, SourceDigests
+from sketchstore.manifest import Build, Measurement, Recipe, Sketch, SourceDigests
 from sketchstore.merge import merge_indexes
 from sketchstore.reader import Index, open_index, verify_index
 from sketchstore.remove import remove_rows
@@ -96,6 +96,23 @@ def test_shards_at_another_scale_are_written_at_the_first_ones(tmp_path):
     assert verify_index(merged.path) == []
 
 
+@pytest.mark.parametrize("value", ["x", 3, 0.5, True])
+@pytest.mark.parametrize("first", [True, False])
+def test_metadata_without_any_value_have_the_type_of_the_others(tmp_path, value, first):
+    found = {"site": value, "none": None}, {"site": None, "none": None}
+    parts = [
+        part(tmp_path, "first", metadata=found[0] if first else found[1]),
+        part(tmp_path, "second", prefix="b/", metadata=found[1] if first else found[0]),
+    ]
+    merge_indexes(parts, tmp_path / "all")
+    merged = open_index(tmp_path / "all")
+    assert verify_index(merged.path) == []
+    sites = [merged.examples.metadata(row)["site"] for row in (0, 60)]
+    assert sites == ([value, None] if first else [None, value])
+    assert type(sites[0 if first else 1]) is type(value)
+    assert merged.examples.metadata(0)["none"] is None
+
+
 def test_metadata_that_only_one_part_has_are_null_in_the_other(tmp_path):
     first, second = (
         part(tmp_path, "first"),
@@ -151,6 +168,29 @@ def test_indexes_of_other_views_or_of_unknown_weights_are_refused(tmp_path):
     unknown = [part(tmp_path, f"unknown{n}", prefix=f"{n}/", digests=SourceDigests()) for n in (1, 2)]
     with pytest.raises(MergeMismatchError, match="do not say what weights"):
         merge_indexes(unknown, tmp_path / "all")
+
+
+def test_parts_that_another_recipe_file_measured_are_refused(tmp_path):
+    recipes = [Recipe(name="mine", builtin=False, file_digest=digit * 64) for digit in "aab"]
+    parts = [part(tmp_path, f"p{n}", prefix=f"{n}/", recipe=recipe) for n, recipe in enumerate(recipes)]
+    merge_indexes(parts[:2], tmp_path / "alike")
+    with pytest.raises(MergeMismatchError, match=r"mine\.py of digest bbb.*measurements of another recipe need not"):
+        merge_indexes(parts, tmp_path / "all")
+
+
+def test_parts_that_other_options_measured_are_refused_and_others_may_differ(tmp_path):
+    def of(name: str, which: int, says: bool) -> Index:
+        options = {"which": which, "source": name}
+        measurement = Measurement(name="label_logit", options={"recipe": {"which": which}} if says else {})
+        recipe = Recipe(name="mine", builtin=False, options=options)
+        return part(tmp_path, name, prefix=f"{name}/", recipe=recipe, measurement=measurement)
+
+    first, same, older = of("first", 0, True), of("same", 0, True), of("older", 0, False)
+    merge_indexes([first, same, older], tmp_path / "alike")
+    merge_indexes([older, first], tmp_path / "too")
+    for parts in ([first, of("other", 1, True)], [first, of("old-other", 1, False)], [older, of("third", 1, True)]):
+        with pytest.raises(MergeMismatchError, match=r"option which=1, index .* with which=0.*Give --option which=0"):
+            merge_indexes(parts, tmp_path / "all")
 
 
 def test_an_id_in_two_parts_is_refused_by_name_even_where_it_is_withdrawn(tmp_path):

@@ -250,6 +250,8 @@ def test_weights_are_stored_as_they_are(tmp_path):
         (ExampleRow(id="a", predicted_label=1.0), "row 0: predicted_label"),  # type: ignore[arg-type]
         (ExampleRow(id="a", metadata={"tags": ["x"]}), "metadata 'tags' is a list"),  # type: ignore[dict-item]
         (ExampleRow(id="a", metadata={"n": 2**63}), "64-bit"),
+        (ExampleRow(id="a", metadata={"n": float("nan")}), "metadata 'n' is nan"),
+        (ExampleRow(id="a", metadata={"n": float("-inf")}), "metadata 'n' is -inf"),
         (ExampleRow(id="a", metadata={"": 1}), "metadata name"),
         (ExampleRow(id="a", preview=b"GIF89a"), "PNG"),
         (ExampleRow(id="a", preview={"x": float("nan")}), "JSON"),
