@@ -1,7 +1,7 @@
 """Which part of the kernel loses poisoned rows: recall of exact inner products, by measurement, NTK scales and layer.
 
-At large noise InfoGain picks the largest |inner product| with the query (decision 41), so what it misses is read off
-the unsketched kernel. Rows of the query's class are ranked by it for the logit of the class and for the margin, with
+At large noise InfoGain picks the largest |inner product| with the query, so what it misses is read off the unsketched
+kernel. Rows of the query's class are ranked by it for the logit of the class and for the margin, with
 and without NTK scales, with one layer left out, and by cosine; by the covariance that is left when a few random clean
 rows of the class are known; and, as GradDot does, by the margin's inner product times 1 − p of the row. Only tuning
 queries of the experiment ``backdoor`` are asked.

@@ -263,7 +263,9 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     }
     rankers = {method: every[method] for method in asked if method in every}
     remove_and_retrain(settings, mlp, rankers, journal, progress)
-    return report(settings.sizes, tuning, mlp, list(rankers), {**noises, **at_noise}, journal, at_sizes)
+    return report(
+        settings.sizes, tuning, mlp, list(rankers), {**noises, **at_noise}, journal, at_sizes, settings.queries
+    )
 
 
 def tuned_methods(methods: Sequence[str]) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ def report(
     noises: Mapping[str, float],
     journal: Journal,
     at_sizes: TunedAtSizes | None = None,
+    num_queries: int | None = None,
 ) -> Report:
     """Make the table of every method and size over the queries that all methods have finished.
 
@@ -64,8 +65,10 @@ def report(
         noises: Noise of each information method, tuned or named.
         journal: The finished trainings.
         at_sizes: Further methods, each of them one of the others at each size.
+        num_queries: How many queries are asked for, of those stored; None for all.
     """
-    rows = finished(mlp, methods, sizes, journal)
+    wanted = mlp.query_rows[:num_queries]
+    rows = finished(wanted, methods, sizes, journal)
     at_size = {
         **{method: dict.fromkeys(sizes, method) for method in methods},
         **(at_sizes.methods if at_sizes is not None else {}),
@@ -92,7 +95,7 @@ def report(
     trainings = sum(key.startswith("removed/") for key in journal)
     facts = {
         "queries": len(rows),
-        "queries_wanted": mlp.num_queries,
+        "queries_wanted": len(wanted),
         "trainings": trainings,
         "seeds": 1,
         "errors_over": counted(len(rows), "query", "queries"),
@@ -164,13 +167,13 @@ def _shared(journal: Journal, rows: Sequence[int], first: str, second: str, size
     return fmean(len(set(ours) & set(theirs)) / size for ours, theirs in removed)
 
 
-def finished(mlp: RetrainedMlp, methods: Sequence[str], sizes: Sequence[int], journal: Journal) -> list[int]:
+def finished(queries: Sequence[int], methods: Sequence[str], sizes: Sequence[int], journal: Journal) -> list[int]:
     """Return the queries for which every method has an outcome at every size.
 
     Raises:
         StoppedError: If there is none: it is not told from a run that was stopped before the first.
     """
-    rows = [row for row in mlp.query_rows if all(next_size(journal, row, method, sizes) is None for method in methods)]
+    rows = [row for row in queries if all(next_size(journal, row, method, sizes) is None for method in methods)]
     if not rows:
         raise StoppedError("no query is finished yet")
     return rows

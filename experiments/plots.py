@@ -44,7 +44,7 @@ STYLES = {
     "infoloss_proponents": Style("InfoLoss, proponents only", "tab:orange", "--", "s"),
     "trak_undamped": Style("TRAK, λ = 0", "tab:purple", ":", "D"),
     "relatif_undamped": Style("RelatIF, λ = 0", "tab:brown", ":", "s"),
-    "ekfac_undamped": Style("EK-FAC, the package's damping", "tab:pink", ":", "*"),
+    "ekfac_undamped": Style("EK-FAC, damping 1e-8", "tab:pink", ":", "*"),
     "trak": Style("TRAK", "tab:purple", "--", "D"),
     "relatif": Style("RelatIF", "tab:brown", "-.", "s"),
     "ekfac": Style("EK-FAC", "tab:pink", "--", "*"),

@@ -48,25 +48,65 @@ def test_kernels_and_what_known_rows_leave_of_them_are_the_dense_ones(tmp_path: 
     )
 
 
+@pytest.mark.parametrize("measurement", ["class logit", "margin"])
+def test_scales_weigh_every_layer_and_one_is_left_out_at_a_time(tmp_path: Path, measurement: str):
+    frozen = small_network(tmp_path, num_tuning=2, num_queries=1).frozen
+    pool, queries = torch.arange(0, 30), torch.tensor([1])
+    found = {(kernel, part): it for kernel, part, it in _rankings(frozen, 3, pool, queries, pool, 0.5)}
+    model = frozen.model()
+
+    def gradients(inputs: torch.Tensor) -> list[torch.Tensor]:
+        logits = model(inputs[None])[0]
+        others = torch.logsumexp(logits[torch.arange(10) != 3], dim=0)
+        value = logits[3] - (others if measurement == "margin" else 0.0)
+        return [part.flatten().double() for part in torch.autograd.grad(value, list(model.parameters()))]
+
+    rows = [gradients(inputs) for inputs in frozen.train.take(pool).inputs(True)]
+    query = gradients(frozen.queries.take(queries).inputs(True)[0])
+    names = [name for name, _ in model.named_parameters()]
+    fan_ins = [parameter.shape[1] for parameter in model.parameters()]
+    assert (len(names), fan_ins) == (2, [64, 16])
+    products = [torch.stack([row[layer] @ query[layer] for row in rows]) for layer in range(2)]
+    for title, weights in (
+        ("NTK scales", [2 / 64, 2 / 16]),  # gain² / fan-in, the gain √2
+        ("NTK scales, gain 1 in the last layer", [2 / 64, 1 / 16]),
+        ("no NTK scales", [1.0, 1.0]),
+    ):
+        parts = [weight * product for weight, product in zip(weights, products, strict=True)]
+        expected = {
+            "inner product": parts[0] + parts[1],
+            f"inner product without {names[0]}": parts[1],
+            f"inner product without {names[1]}": parts[0],
+        }
+        for part, scores in expected.items():
+            torch.testing.assert_close(
+                found[f"{measurement}, {title}", part].double(),
+                scores,
+                rtol=1e-3,
+                atol=1e-4 * float(scores.abs().max()),  # float32 gradients
+            )
+
+
 def test_the_margin_times_the_uncertainty_ranks_as_the_gradient_of_the_loss_does(tmp_path: Path):
     frozen = small_network(tmp_path, num_tuning=2, num_queries=1).frozen
-    pool = torch.nonzero(frozen.train.labels == 3).squeeze(1)
-    known = torch.arange(4)
-    found = {(kernel, part): it for kernel, part, it in _rankings(frozen, 3, pool, torch.tensor([0]), known, 1.0)}
+    pool, known, asked = torch.arange(140, 180), torch.arange(4), 1
+    found = {(kernel, part): it for kernel, part, it in _rankings(frozen, asked, pool, torch.tensor([0]), known, 1.0)}
 
-    model, label = frozen.model().double(), torch.tensor([3])
+    model, label = frozen.model().double(), torch.tensor([asked])
 
     def gradient(value: torch.Tensor) -> torch.Tensor:
         return torch.cat([part.flatten() for part in torch.autograd.grad(value, list(model.parameters()))])
 
     inputs = frozen.queries.inputs(True)[0].double()
     logits = model(inputs[None])[0]
-    query = gradient(logits[3] - torch.logsumexp(logits[torch.arange(10) != 3], dim=0))
+    query = gradient(logits[asked] - torch.logsumexp(logits[torch.arange(10) != asked], dim=0))
     losses = [
         torch.nn.functional.cross_entropy(model(row[None]), label)
         for row in frozen.train.take(pool).inputs(True).double()
     ]
-    expected = torch.stack([-gradient(loss) @ query for loss in losses]).clamp(min=0)  # opponents come last
+    expected = torch.stack([-gradient(loss) @ query for loss in losses])
+    assert float(expected.min()) < -0.01 * float(expected.max()), "opponents must be among them"
+    expected = expected.clamp(min=0)  # they come last
     scores = found["margin, no NTK scales", "inner product times 1 - p"]
     torch.testing.assert_close(scores.double(), expected, rtol=1e-3, atol=1e-4 * float(expected.max()))
 

@@ -209,6 +209,17 @@ def test_facts_have_every_querys_flips_paired_p_values_and_paired_margins(mlp, t
     assert [facts[f"{rule}_against"] for rule in INFORMATION] == [{}, {}, {}]
 
 
+def test_the_table_is_of_the_queries_that_are_asked_and_not_of_all_that_are_done(mlp, tmp_path: Path):
+    journal, tuning = Journal(tmp_path / "work.jsonl", {}), TuningSettings(queries=1, noises=(1.0,), methods=())
+    for row in mlp.query_rows:
+        journal.once(f"rows/{row}/trak", lambda: list(range(20)))
+        journal.once(f"removed/{row}/trak/20", lambda: {"flipped": False, "margin": 0.0})
+    for asked, done in ((1, 1), (None, 2), (2, 2)):
+        facts = report((5, 20), tuning, mlp, ["trak"], {}, journal, None, asked).facts
+        assert (facts["queries"], facts["queries_wanted"]) == (done, done)
+        assert facts["query_rows"] == list(mlp.query_rows[:done])
+
+
 def test_the_noise_of_each_size_is_of_the_tuning_queries_without_as_many_rows(mlp, scaled, tmp_path: Path):
     attributor, journal = Attributor(scaled, engine="brute_force"), Journal(tmp_path / "work.jsonl", {})
     tuning = TuningSettings(queries=1, noises=(0.01, 100.0))

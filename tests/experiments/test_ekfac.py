@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from experiments.datasets import read_images
-from experiments.ekfac import ekfac_scores, is_available, training_loss
+from experiments.ekfac import PACKAGE_DAMPING, ekfac_scores, is_available, training_loss
 from experiments.frozen import Frozen, Vectors
 from experiments.mlp_training import linear_weights, train_mlp
 from experiments.networks import initial_network
@@ -46,6 +46,13 @@ def test_a_training_duplicate_of_the_query_scores_positive_and_scores_are_kept(t
     written = (tmp_path / "ekfac.safetensors").stat().st_mtime_ns
     assert torch.equal(ekfac_scores(frozen, tmp_path), scores)
     assert (tmp_path / "ekfac.safetensors").stat().st_mtime_ns == written
+
+
+@pytest.mark.skipif(not is_available(), reason="the package's own default needs kronfluence")
+def test_what_is_called_the_packages_damping_is_what_the_package_has():
+    from kronfluence.arguments import ScoreArguments
+
+    assert ScoreArguments().damping_factor == PACKAGE_DAMPING
 
 
 def of_one_layer() -> Frozen:
