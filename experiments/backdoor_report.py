@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Protocol
 
 from experiments.journal import Journal
@@ -9,6 +10,9 @@ from experiments.plots import draw_lines, figure, style_of
 from experiments.report import Report
 from experiments.statistics import mean_and_error, with_error
 from indexer.terminal import counted
+
+#: What the journal keeps of a ranking, in this order.
+MEASURES = ("recall", "mrr")
 
 
 class Asked(Protocol):
@@ -93,6 +97,7 @@ def report(
         "success": dict(success),
         "train_rows": settings.train_rows,
         "network": settings.network,
+        "by_seed": {method: _by_seed(settings, reported, method, chosen.get(method), journal) for method in methods},
         "tuning_queries_over_noise": over_noise,
     }
 
@@ -121,7 +126,17 @@ def _measures(
     # Errors over seeds where there are several, else over queries.
     found = [[journal[key_of(seed, query, method, noise)] for query in queries] for seed in settings.seeds]
     columns: dict[str, float | None] = {}
-    for number, name in enumerate(("recall", "mrr")):
+    for number, name in enumerate(MEASURES):
         by_seed = [[one[number] for one in of_seed] for of_seed in found]
         columns |= with_error(name, by_seed[0] if len(by_seed) == 1 else [mean_and_error(v)[0] for v in by_seed])
     return columns
+
+
+def _by_seed(
+    settings: Asked, queries: Sequence[int], method: str, noise: float | None, journal: Journal
+) -> list[dict[str, float]]:
+    found = {seed: [journal[key_of(seed, query, method, noise)] for query in queries] for seed in settings.seeds}
+    return [
+        {"seed": seed, **{name: fmean(one[number] for one in of_seed) for number, name in enumerate(MEASURES)}}
+        for seed, of_seed in found.items()
+    ]

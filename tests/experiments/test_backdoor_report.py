@@ -60,6 +60,10 @@ def test_means_are_of_both_seeds_and_errors_over_them(tmp_path: Path):
         row = over_noise[noise]
         assert (row["recall"], row["recall_standard_error"]) == (pytest.approx(mean), pytest.approx(error))
     assert (found.facts["seeds"], found.facts["errors_over"]) == (2, "2 seeds")
+    assert found.facts["by_seed"]["infogain"] == [
+        {"seed": 0, "recall": pytest.approx(0.8), "mrr": pytest.approx(0.4)},
+        {"seed": 1, "recall": pytest.approx(0.3), "mrr": pytest.approx(0.15)},
+    ]
 
 
 def test_errors_of_a_single_seed_are_over_its_queries(tmp_path: Path):

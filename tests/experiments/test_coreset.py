@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from experiments import coreset
 from experiments.coreset import SMOKE, Halves, Selector, accuracy, measure, tuned
 from experiments.datasets import read_images
 from experiments.indexing import Sketched, frozen_index
@@ -91,6 +93,20 @@ def test_what_is_reported_is_of_the_queries_and_the_reported_half(selector, mlp,
             for images in (halves.tuning, halves.reported)
         )
         assert found == on_reported != on_tuning
+
+
+def test_the_accuracy_of_the_whole_training_set_is_of_the_reported_half(mlp, monkeypatch, tmp_path: Path):
+    for name in ("frozen_index", "Selector", "tuned", "measure"):
+        monkeypatch.setattr(coreset, name, lambda *_, **__: {})
+    monkeypatch.setattr(coreset, "RetrainedMlp", lambda *_, **__: mlp)
+    monkeypatch.setattr(coreset, "ekfac_is_available", lambda: False)
+    told: list[Any] = []
+    monkeypatch.setattr(coreset, "report", lambda *arguments: told.extend(arguments))
+    coreset.run(SMOKE, None, tmp_path, Silent())
+    images, halves = told[4], Halves.of(read_images("digits", None)[1])
+    assert torch.equal(images.labels, halves.reported.labels)
+    assert torch.equal(images.inputs(True), halves.reported.inputs(True))
+    assert not torch.equal(images.labels, halves.tuning.labels)
 
 
 def test_the_noise_of_a_size_is_that_of_the_best_mean_accuracy_over_the_seeds(selector, halves, tmp_path: Path):
