@@ -138,8 +138,9 @@ def report(
     }
 
     def draw(path: Path) -> None:
-        with figure(path, 1, width=6.5, height=4.4) as (axis,):
-            draw_lines(axis, table, x="removed", y="flipped")
+        with figure(path, 1, width=8.5, height=4.4) as (axis,):
+            draw_lines(axis, table, x="removed", y="flipped", legend=False)
+            axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))  # lines are everywhere
             axis.set_xlabel("examples of the query's class removed")
             axis.set_ylabel("share of predictions lost")
             axis.set_title(f"{counted(len(rows), 'query', 'queries')}, one seed", fontsize=10)
