@@ -4,10 +4,13 @@ They are not run: even the smoke size of ``cifar10-resnet9`` trains ResNet-9 sev
 minutes, too long for a test; and CIFAR-10 may not be there.
 """
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
-from experiments import backdoor, brittleness
+from experiments import backdoor, brittleness, coreset
 from experiments.networks import initial_network, is_flat
 from experiments.retrained_network import NetworkSettings
 
@@ -25,6 +28,12 @@ def outputs(description: str, data: str) -> int:
     shape = IMAGES.get(data, (1536,))
     inputs = torch.zeros(2, *shape).flatten(1) if is_flat(description) else torch.zeros(2, *shape)
     return int(initial_network(description, 0)(inputs).shape[1])
+
+
+def test_the_lambda_of_brittleness_and_coresets_is_what_the_committed_lds_chose():
+    report = Path(__file__).parents[2] / "docs/experiments/lds.json"
+    chosen = json.loads(report.read_text(encoding="utf-8"))["facts"]["chosen_on_tuning_queries"]
+    assert set(chosen.values()) == {brittleness.PAPER.regularisation} == {coreset.PAPER.regularisation}
 
 
 @pytest.mark.parametrize(("name", "size"), BACKDOOR)
