@@ -165,9 +165,7 @@ def check_options(manifest: Manifest, measurement: Measurement, recipe: Recipe, 
     Raises:
         MergeMismatchError: It names the first option that differs.
     """
-    of_index, of_rows = (each.options.get(RECIPE_OPTIONS, {}) for each in (manifest.measurement, measurement))
-    assert isinstance(of_index, dict)
-    assert isinstance(of_rows, dict)
+    of_index, of_rows = _said_options(manifest.measurement), _said_options(measurement)
     for name in sorted({*of_index, *of_rows}):
         ours = of_index.get(name, manifest.recipe.options.get(name))
         theirs = of_rows.get(name, recipe.options.get(name))
@@ -177,6 +175,11 @@ def check_options(manifest: Manifest, measurement: Measurement, recipe: Recipe, 
                 f"{name}={ours}; the option has a part in what is measured, so rows of both do not compare. Give "
                 f"--option {name}={ours}."
             )
+
+
+def _said_options(measurement: Measurement) -> dict[str, JsonValue]:
+    said = measurement.options.get(RECIPE_OPTIONS)
+    return said if isinstance(said, dict) else {}  # the options are free JSON, another writer's may be anything
 
 
 def _recipe_file(manifest: Manifest) -> str:
