@@ -54,13 +54,13 @@ OF_MARGIN = {"infogain_margin": "infogain", "infoloss_margin": "infoloss"}
 PROPONENTS = "infoloss_proponents"
 #: Baselines as their packages set λ and damping where nothing is said: next to nothing.
 UNDAMPED = {"trak_undamped": "trak", "relatif_undamped": "relatif", "ekfac_undamped": "ekfac"}
+#: Damping of EK-FAC's methods; None is the package's heuristic.
+EKFAC_DAMPING = {"ekfac": None, "ekfac_undamped": PACKAGE_DAMPING}
 #: Explanations of the order of the methods, asked with ``--methods`` only.
 EXPLANATIONS = (*OF_MARGIN, PROPONENTS, *UNDAMPED)
 #: Methods that are also asked as METHOD@NOISE, at a relative noise that nothing is tuned for, and as METHOD@each-size:
 #: what METHOD@NOISE gives at each size with the noise that is tuned by removing as many rows.
 WITH_NOISE = (*INFORMATION, OWN_LABEL, *OF_MARGIN, PROPONENTS)
-
-
 #: Methods whose noise is tuned, and whose noise it is: approximate InfoGain has InfoGain's, and so on.
 TUNED_FOR = {
     "infogain": ("infogain", "infogain_approx", "infogain_margin"),
@@ -245,21 +245,15 @@ def run(settings: Settings, data_dir: Path | None, out: Path, progress: Progress
     parts = [part for by_size in composed.values() for part in by_size.values()]
     asked = list(dict.fromkeys(method for method in (*settings.methods, *parts) if method not in composed))
     at_noise = {method: noise for method in asked if isinstance(noise := named_noise(method)[1], float)}
-    tuned = {rule: noises[method] for method, rules in TUNED_FOR.items() if method in noises for rule in rules}
     every = {
-        **information_rankers(mlp, attributor, noises),
-        **{rule: ranker_at_noise(attributor, of_margin, rule, tuned[rule]) for rule in EXPLANATIONS if rule in tuned},
+        **information_rankers(attributor, of_margin, noises),
         **{
             method: ranker_at_noise(attributor, of_margin, named_noise(method)[0], at_noise[method])
             for method in at_noise
         },
         **baseline_rankers(mlp, MarginBaselines(mlp.frozen, margin, settings.regularisation)),
-        **(ekfac_ranker(mlp, out / "ekfac", "ekfac", None, progress) if "ekfac" in settings.methods else {}),
-        **(
-            ekfac_ranker(mlp, out / "ekfac-undamped", "ekfac_undamped", PACKAGE_DAMPING, progress)
-            if "ekfac_undamped" in settings.methods
-            else {}
-        ),
+        **ekfac_rankers(mlp, out, [name for name in EKFAC_DAMPING if name in settings.methods], progress),
+        "random": random_ranker(mlp),
     }
     rankers = {method: every[method] for method in asked if method in every}
     remove_and_retrain(settings, mlp, rankers, journal, progress)
@@ -317,24 +311,22 @@ def tuned_at_sizes(
     return TunedAtSizes(tuning, stands_for)
 
 
-def information_rankers(mlp: RetrainedMlp, attributor: Attributor, noises: Mapping[str, float]) -> dict[str, Ranker]:
-    """Return rankings of the rows of a query's class by the information methods that have a noise, and a random one."""
+def information_rankers(of_logit: Attributor, of_margin: Attributor, noises: Mapping[str, float]) -> dict[str, Ranker]:
+    """Return rankings of the rows of a query's class by the methods that have a noise, their own or another's.
+
+    Args:
+        of_logit: Over the index of the class logits.
+        of_margin: Over the index of the margins.
+        noises: Noise of each method that is tuned.
+    """
+    lent = {rule: noises[method] for method, rules in TUNED_FOR.items() if method in noises for rule in rules}
+    return {rule: ranker_at_noise(of_logit, of_margin, rule, noise) for rule, noise in {**lent, **noises}.items()}
+
+
+def random_ranker(mlp: RetrainedMlp) -> Ranker:
+    """Return a random ranking of the rows of a query's class."""
     labels = mlp.frozen.train.labels
-
-    def at_random(query: int, label: int, budget: int) -> list[int]:
-        return random_rows(torch.nonzero(labels == label).squeeze(1), budget, seed=query)
-
-    return {
-        **{
-            method: information_ranker(attributor, method, noises[method]) for method in INFORMATION if method in noises
-        },
-        **(
-            {OWN_LABEL: information_ranker(attributor, "infoloss", noises["infoloss"], condition="pool")}
-            if "infoloss" in noises
-            else {}
-        ),
-        "random": at_random,
-    }
+    return lambda query, label, budget: random_rows(torch.nonzero(labels == label).squeeze(1), budget, seed=query)
 
 
 def information_ranker(
@@ -386,25 +378,27 @@ def baseline_rankers(mlp: RetrainedMlp, baselines: MarginBaselines) -> dict[str,
     }
 
 
-def ekfac_ranker(
-    mlp: RetrainedMlp, folder: Path, name: str, damping: float | None, progress: Progress
-) -> dict[str, Ranker]:
-    """Return EK-FAC's ranking of the rows of a query's class; nothing where kronfluence is not installed.
+def ekfac_rankers(mlp: RetrainedMlp, out: Path, methods: Sequence[str], progress: Progress) -> dict[str, Ranker]:
+    """Return EK-FAC's rankings of the rows of a query's class; nothing where kronfluence is not installed.
 
     Args:
         mlp: The network.
-        folder: Where factors and scores are kept.
-        name: What the method is called with this damping.
-        damping: As ``ekfac.ekfac_scores`` has it.
-        progress: Told that it begins.
+        out: Where factors and scores are kept, in a folder for each method.
+        methods: Those asked, of ``EKFAC_DAMPING``.
+        progress: Told that one begins.
     """
-    if not ekfac_is_available():
+    if methods and not ekfac_is_available():
         progress.note("EK-FAC is left out: kronfluence is not installed")
         return {}
-    progress.phase("EK-FAC influence", 0)
-    scores = ekfac_scores(mlp.frozen, folder, device=mlp.settings.training.device, damping=damping)
-    labels = mlp.frozen.train.labels
-    return {name: lambda query, label, budget: ranked(scores[query], torch.nonzero(labels == label).squeeze(1), budget)}
+
+    def ranker(method: str) -> Ranker:
+        progress.phase("EK-FAC influence", 0)
+        folder, device = out / method.replace("_", "-"), mlp.settings.training.device
+        scores = ekfac_scores(mlp.frozen, folder, device=device, damping=EKFAC_DAMPING[method])
+        labels = mlp.frozen.train.labels
+        return lambda query, label, budget: ranked(scores[query], torch.nonzero(labels == label).squeeze(1), budget)
+
+    return {method: ranker(method) for method in methods}
 
 
 def remove_and_retrain(

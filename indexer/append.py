@@ -22,7 +22,7 @@ from sketchstore.errors import IdCollisionError, IncompatibleSketchError, Upkeep
 from sketchstore.examples import ExampleTable
 from sketchstore.manifest import RECIPE_OPTIONS, Measurement, Source
 from sketchstore.manifest import Recipe as RecipeEntry
-from sketchstore.merge import check_options, merge_indexes
+from sketchstore.merge import check_options, merge_indexes, united_label_names
 from sketchstore.plan import BuildPlan
 from sketchstore.reader import Index, open_index
 from sketchstore.revising import sources_of, sweep
@@ -222,18 +222,13 @@ def _check_same(index: Index, plan: BuildPlan) -> None:
 
     Raises:
         IncompatibleSketchError: If sketch, measurement or weights differ.
+        MergeMismatchError: If options that were measured with, or names of labels, do.
     """
     manifest = index.manifest
     cure = "Append with the recipe, options and data folder that the index was built with."
     manifest.sketch.check_same(plan.sketch, what="the new rows", index=index.name, cure=cure)
     check_options(manifest, plan.measurement, plan.recipe, what="the new rows")
-    named = manifest.labels.names or {}
-    for label, name in (plan.label_names or {}).items():
-        if named.get(label, name) != name:
-            raise IncompatibleSketchError(
-                f"label {label} of the new rows is called {name!r}, in index {index.name!r} {named[label]!r}; labels "
-                f"must mean the same. {cure}"
-            )
+    united_label_names([(f"index {index.name!r}", manifest.labels.names), ("the new rows", plan.label_names)])
     for what, ours, theirs in (
         ("measurement", _without_recipe(manifest.measurement), _without_recipe(plan.measurement)),
         ("views", {name: view.comparable for name, view in manifest.views.items()}, plan.views),

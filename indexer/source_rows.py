@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
@@ -28,7 +29,7 @@ class SourceRows:
         self._index = index
         self._load = load
         self._sources = sources_of(index.manifest)
-        self._starts = list(accumulate((source.rows for source in self._sources), initial=0))
+        self._starts = list(accumulate((source.rows for source in self._sources[:-1]), initial=0))
         self._readers: dict[int, ExampleReader | None] = {}
 
     def examples(self, rows: Sequence[int]) -> dict[int, Example]:
@@ -44,10 +45,9 @@ class SourceRows:
         found: dict[int, Example] = {}
         for row, wanted in ids.items():
             place = self._index.manifest.kept.place(row)
-            for number in range(len(self._sources)):
-                if self._starts[number] <= place < self._starts[number + 1]:
-                    position = self._sources[number].first_row + place - self._starts[number]
-                    self._look(number, position, {wanted: row}, found)
+            number = bisect_right(self._starts, place) - 1
+            position = self._sources[number].first_row + place - self._starts[number]
+            self._look(number, position, {wanted: row}, found)
         for number, source in enumerate(self._sources):  # after a purge rows lie elsewhere
             missing = {wanted: row for row, wanted in ids.items() if row not in found}
             if not missing:

@@ -83,7 +83,8 @@ def merge_indexes(
         if appended is not None:
             sources[-1] = (appended,)
         fields["sources"] = [each.model_dump(mode="json") for group in sources for each in group]
-        fields["labels"]["names"] = _label_names(indexes)
+        named = [(f"index {index.path}", index.manifest.labels.names) for index in indexes]
+        fields["labels"]["names"] = united_label_names(named)
         fields["columns"] = {}
         labels, norms = _write_columns(draft, fields, indexes, columns)
         for view in first.manifest.views:
@@ -287,22 +288,24 @@ def _rescaled(index: Index, name: str, number: int, exponent: int) -> Array:
     return stored
 
 
-def _label_names(indexes: Sequence[Index]) -> dict[str, str] | None:
-    """Names of the labels, from whichever index names them.
+def united_label_names(named: Sequence[tuple[str, Mapping[str, str] | None]]) -> dict[str, str] | None:
+    """Unite the names of labels.
+
+    Args:
+        named: Whose they are, for the message, and names by label; None where none are given.
 
     Returns:
-        Names by label; None where no index has any.
+        Names by label; None where nobody gives any.
 
     Raises:
-        MergeMismatchError: If two indexes call a label by two names.
+        MergeMismatchError: If two call a label by two names.
     """
     names: dict[str, str] = {}
-    for index in indexes:
-        for label, name in (index.manifest.labels.names or {}).items():
+    for what, theirs in named:
+        for label, name in (theirs or {}).items():
             if names.setdefault(label, name) != name:
                 raise MergeMismatchError(
-                    f"label {label} is called {names[label]!r} in one index and {name!r} in {index.name!r}; labels "
-                    "must mean the same in all of them"
+                    f"{what}: label {label} is called {name!r}, elsewhere {names[label]!r}; labels must mean the same"
                 )
     return names or None
 

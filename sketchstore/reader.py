@@ -156,11 +156,12 @@ def _directory(path: str | os.PathLike[str]) -> Path:
         raise IndexNotFoundError(f"there is no index directory at {directory}. Build one with `indexer build`.")
     if directory.name.endswith(PARTIAL_SUFFIX):
         raise UnpublishedIndexError(f"{directory} is an unfinished build. Finish it with `indexer build --resume`.")
-    inside = sorted(file.parent.name for file in directory.glob(f"*/{MANIFEST}") if file.parent.name != DERIVED)
-    if not (directory / MANIFEST).exists() and inside:
-        raise IndexNotFoundError(f"{directory} is a folder of indexes: {listed(inside)}. Name one of them.")
-    if not (directory / MANIFEST).exists() and not any(directory.glob("*/")):
-        raise IndexNotFoundError(f"{directory} has no {MANIFEST}: it is not an index directory.")
+    if not (directory / MANIFEST).exists():
+        inside = sorted(file.parent.name for file in directory.glob(f"*/{MANIFEST}") if file.parent.name != DERIVED)
+        if inside:
+            raise IndexNotFoundError(f"{directory} is a folder of indexes: {listed(inside)}. Name one of them.")
+        if not any(directory.glob("*/")):
+            raise IndexNotFoundError(f"{directory} has no {MANIFEST}: it is not an index directory.")
     return directory
 
 

@@ -312,9 +312,10 @@ def test_the_table_has_the_share_lost_and_each_querys_own_margin_drop(mlp, tmp_p
         (("infoloss", "infogain"), ("infogain", "infoloss")),
     ],
 )
-def test_the_noise_is_tuned_of_what_is_asked(mlp, scaled, methods: tuple[str, ...], tuned: tuple[str, ...]):
+def test_the_noise_is_tuned_of_what_is_asked(scaled, margin, methods: tuple[str, ...], tuned: tuple[str, ...]):
     assert tuned_methods(methods) == tuned
     noises = {method: NOISES[method] for method in NOISES if method.removesuffix("_approx") in tuned}
-    rankers = information_rankers(mlp, Attributor(scaled, engine="brute_force"), noises)
-    assert {method for method in methods if method in (*NOISES, "infoloss_own_label", "random")} <= {*rankers}
+    of_logit, of_margin = (Attributor(index, engine="brute_force") for index in (scaled, margin))
+    rankers = information_rankers(of_logit, of_margin, noises)
+    assert {method for method in methods if method in WITH_NOISE} <= {*rankers}
     assert ("infoloss" in rankers) == ("infoloss" in tuned)

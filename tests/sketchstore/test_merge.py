@@ -141,7 +141,7 @@ SHORT = Build(
         ({"measurement": Measurement(name="custom")}, "measurement custom"),
         ({"dtype": "float16"}, "dtype float16"),
         ({"build": SHORT}, "compute_dtype bfloat16, index .*first has float32"),
-        ({"label_names": {"0": "another"}}, "label 0 is called 'class 0' in one index and 'another' in 'second'"),
+        ({"label_names": {"0": "another"}}, "second: label 0 is called 'another', elsewhere 'class 0'"),
     ],
 )
 def test_indexes_whose_rows_do_not_compare_are_refused(tmp_path, changes, match):
